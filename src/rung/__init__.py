@@ -1,0 +1,62 @@
+"""Rung finds the rank, the alpha and the target modules that a QLoRA fine-tune needs, and proves its answer.
+
+>>> import rung
+>>> result = rung.tune(data="train.jsonl")  # doctest: +SKIP
+
+`import rung` is quick: what needs torch is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import (
+    DataError,
+    InputError,
+    ModelError,
+    RecipeError,
+    RungError,
+    StudyError,
+    TargetError,
+    TrainingError,
+)
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+
+if TYPE_CHECKING:
+    from rung.api import Result, tune
+    from rung.recipe import Recipe, read_recipe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Candidate",
+    "DataError",
+    "InputError",
+    "LeverSpace",
+    "Measurement",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "RungError",
+    "Scores",
+    "StudyError",
+    "TargetError",
+    "TrainingError",
+    "Verdict",
+    "read_recipe",
+    "tune",
+]
+
+_LATER = {"Recipe": "rung.recipe", "Result": "rung.api", "read_recipe": "rung.recipe", "tune": "rung.api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'rung' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,120 @@
+"""The command line. Results on standard output, everything else on standard error.
+
+Exit codes: 0 done; 2 the user's input is wrong; 1 anything else. What is heavy is imported inside the commands, so that
+`rung --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rung import __version__
+from rung.errors import RecipeError, RungError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _rung(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Find the rank, the alpha and the target modules that a QLoRA fine-tune needs."""
+    if version:
+        typer.echo(f"rung {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def tune(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    model: Annotated[str | None, typer.Option(help="A hub id, a folder or a GGUF file.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A JSONL file of prompt and completion; or pronounce, price.")
+    ] = None,
+    validation: Annotated[str | None, typer.Option(help="A JSONL file to judge by; else a tenth of the data.")] = None,
+    test: Annotated[str | None, typer.Option(help="A JSONL file opened once, at the end; else a tenth.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Passes over the training rows for a candidate. [1]")] = None,
+    margin: Annotated[float | None, typer.Option(help="The relative gain in loss that is worth having. [0.01]")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="attention, mlp, all-linear, or module names. [attention]")
+    ] = None,
+    ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. [8,16,32,64]")] = None,
+    learning_rates: Annotated[
+        str | None, typer.Option("--learning-rates", "--lr", help="The grid; by default four around a guess.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step. [8]")] = None,
+    quantization: Annotated[str | None, typer.Option(help="The base: nf4 or none. [nf4]")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16 or fp32; by default what the machine is fast at.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the order of rows and the first weights. [0]")] = None,
+    study: Annotated[str | None, typer.Option(help="The study's name; by default made of data and model.")] = None,
+    studies: Annotated[Path, typer.Option(help="The folder that holds the studies.")] = Path("studies"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+) -> None:
+    """Race adapters over one frozen model, climb the rank ladder, and say which setting to use.
+
+    The same command goes on with a study that was interrupted.
+    """
+    from rung.api import tune as run
+
+    result = run(
+        recipe,
+        study=study,
+        studies=studies,
+        model=model,
+        data=data,
+        validation=validation,
+        test=test,
+        budget=budget,
+        margin=margin,
+        targets=targets,
+        ranks=_numbers(ranks, int, "--ranks"),
+        learning_rates=_numbers(learning_rates, float, "--learning-rates"),
+        batch_size=batch_size,
+        quantization=quantization,
+        precision=precision,
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.document, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(result)
+    console.print(
+        f"Adapter:  {result.adapter}\nEvidence: {result.folder / 'result.json'}", soft_wrap=True, highlight=False
+    )
+
+
+def _numbers(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        example = "8,16,32" if kind is int else "5e-4,1e-3"
+        raise RecipeError(
+            f"{option}: '{text}' is no list of numbers; write them with commas, such as {example}."
+        ) from None
+
+
+def main() -> None:
+    """What `rung` runs."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except RungError as error:
+        errors.print(f"rung: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        errors.print("rung: interrupted; what was measured is kept, and the same command goes on.", soft_wrap=True)
+        raise SystemExit(1) from None

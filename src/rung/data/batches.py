@@ -1,0 +1,81 @@
+"""The one deterministic order: which rows are in which step, decided by the seed and the data alone.
+
+Every candidate of a study sees these batches, in this order, in whatever pack it is trained: that is what makes two of
+them comparable row by row. Rows are shuffled for each pass, sorted by length within windows of 16 batches, cut into
+batches, and the batches of a window shuffled again: little padding, and still a random order.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rung.data.render import Example
+
+WINDOW = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's rows. B rows, T tokens (padded at the end), M completion tokens in all.
+
+    `ids` is (B, T), int64. `positions` (M,) are the places in the flattened (B·T) whose *next* token is of a
+    completion, `labels` (M,) those next tokens, and `rows` (M,) the row each belongs to. `tokens` counts the real
+    tokens. A causal model never looks at what stands after a token, so the padding needs no mask.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    rows: Tensor
+    tokens: int
+
+
+def steps_per_pass(rows: int, batch_size: int) -> int:
+    return math.ceil(rows / batch_size)
+
+
+def order(lengths: Sequence[int], batch_size: int, seed: int, number: int) -> list[list[int]]:
+    """The batches of the pass `number` as row numbers: every row once; only one batch may be short."""
+    draw = random.Random(f"order:{seed}:{number}")
+    rows = list(range(len(lengths)))
+    draw.shuffle(rows)
+    batches: list[list[int]] = []
+    for start in range(0, len(rows), batch_size * WINDOW):
+        window = sorted(rows[start : start + batch_size * WINDOW], key=lambda row: lengths[row])
+        cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        draw.shuffle(cut)
+        batches += cut
+    return batches
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches for scoring, where the order says nothing: sorted by length."""
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+
+def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+    """The tensors of one batch."""
+    width = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), width, dtype=torch.int64)
+    positions: list[int] = []
+    labels: list[int] = []
+    rows: list[int] = []
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        positions += range(row * width + example.prompt - 1, row * width + len(example.ids) - 1)
+        labels += example.ids[example.prompt :]
+        rows += [row] * example.completion
+    return Batch(
+        ids.to(device),
+        torch.tensor(positions, device=device),
+        torch.tensor(labels, device=device),
+        torch.tensor(rows, device=device),
+        sum(len(example.ids) for example in examples),
+    )

@@ -1,0 +1,1 @@
+"""The packed engine: many adapters trained at once over one frozen base."""

@@ -1,0 +1,128 @@
+"""The words that every layer shares: what is tried, what was measured, what that showed.
+
+Frozen values on the standard library alone, so that the strategies stay pure and `import rung` stays fast.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["trained", "diverged"]
+Outcome = Literal["better", "no_worthwhile_gain", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One setting of every lever, plus a seed.
+
+    The update is `scale · B A` with A of (rank, in) and B of (out, rank). `targets` is a word (`attention`, `mlp`,
+    `all-linear`) or module names joined by commas.
+    """
+
+    rank: int
+    alpha: float
+    targets: str
+    learning_rate: float
+    use_rslora: bool = False
+    seed: int = 0
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / √rank under rsLoRA (Kalajdzievski, 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    @property
+    def id(self) -> str:
+        """A name that is readable, unique among candidates, and fit for a folder: `r8-a16-attention-lr1e-03-s0`."""
+        rate = f"{self.learning_rate:.6g}"
+        parts = [f"r{self.rank}", f"a{self.alpha:g}", self.targets.replace(",", "+").replace("*", "x"), f"lr{rate}"]
+        if self.use_rslora:
+            parts.append("rslora")
+        return "-".join([*parts, f"s{self.seed}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The loss of each validation row, in the order of the file: what paired comparisons are made of.
+
+    `losses` are sums over a row's completion tokens, in nats; `tokens` counts those tokens, the end token included.
+    """
+
+    losses: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.losses) != len(self.tokens) or not self.tokens:
+            raise ValueError(f"{len(self.losses)} losses for {len(self.tokens)} rows")
+
+    @property
+    def mean(self) -> float:
+        """Nats per completion token, over all rows."""
+        return math.fsum(self.losses) / sum(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a runner found out about one candidate at one point of its training.
+
+    `fraction` is the share of the full budget that the candidate has been trained for, in (0, 1]; the learning rate
+    has decayed to zero at 1; `steps` and `tokens` count from the start of its training. `scores` is None where the
+    candidate diverged. `seconds` is its share of the time of the heat's pack, scoring included, and
+    `peak_memory_bytes` the most that the process held during it.
+    """
+
+    candidate: Candidate
+    fraction: float
+    steps: int
+    tokens: int
+    status: Status
+    scores: Scores | None
+    parameters: int
+    adapter_bytes: int
+    peak_memory_bytes: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Nats per completion token on the validation rows; infinite where the candidate diverged."""
+        return self.scores.mean if self.scores else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one comparison showed: how much lower the loss of `to` is, in nats per token, with its interval."""
+
+    lever: str
+    before: Any
+    to: Any
+    gain: float
+    low: float
+    high: float
+    margin: float
+    outcome: Outcome
+    rows: int
+    seeds: int
+    says: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of `result.json`, where `before` is called `from`."""
+        found = asdict(self)
+        return {"lever": found.pop("lever"), "from": found.pop("before"), **found}
+
+
+@dataclass(frozen=True, slots=True)
+class LeverSpace:
+    """The values that a strategy may try."""
+
+    ranks: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    targets: str
+    alpha_ratio: float = 2
+
+    def candidate(self, rank: int, learning_rate: float, seed: int = 0) -> Candidate:
+        return Candidate(rank, rank * self.alpha_ratio, self.targets, learning_rate, seed=seed)

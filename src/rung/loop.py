@@ -1,0 +1,174 @@
+"""The loop that ties strategy, runner and ledger together: ask, train, write down, until the question is answered.
+
+It is the same for a new study and for one that was interrupted. The strategy is asked with what the ledger holds, so
+whatever has been measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from rung.data.read import Splits, read_splits
+from rung.errors import StudyError
+from rung.levers import Candidate, LeverSpace, Scores, Verdict
+from rung.model.load import Base, load_base
+from rung.recipe import Recipe, read_recipe
+from rung.result import document, manifest
+from rung.runner.local import LocalRunner
+from rung.runner.protocol import Runner, Tick
+from rung.search.climb import Climb, rate_grid
+from rung.search.strategy import Decision, Strategy
+from rung.study.files import StudyFolder, write_json
+from rung.study.ledger import Ledger
+
+
+class Observer(Protocol):
+    """Hears what happens, in order; shows it or not."""
+
+    def note(self, text: str) -> None:
+        """Something has begun, or has been found."""
+
+    def verdict(self, verdict: Verdict) -> None:
+        """A comparison has been judged."""
+
+    def left(self, candidate: Candidate, why: str) -> None:
+        """A candidate is not trained on."""
+
+    def heat(self, decision: Decision, full_tokens: int) -> None:
+        """The decision's heat is about to run; a candidate's full budget has so many tokens."""
+
+    def tick(self, tick: Tick) -> None:
+        """A step of the heat is done."""
+
+
+def tune(
+    recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Any]:
+    """Answer the recipe's question in the study folder, or go on with answering it.
+
+    Returns:
+        The document that is also in `result.json`.
+
+    Raises:
+        InputError: before anything is written.
+        TrainingError: no candidate could be trained to the end.
+    """
+    begun = clock()
+    splits = read_splits(recipe.data, recipe.validation, recipe.test)
+    observer.note(f"loading {recipe.model}")
+    base = load_base(recipe.model, recipe.quantization, recipe.precision)
+    recipe = _resolve(recipe, base)
+    _check_same(recipe, folder, splits)
+    runner = LocalRunner(base, splits, recipe, folder)
+    space = LeverSpace(recipe.ranks, recipe.learning_rates or (), recipe.targets)
+    runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0]))
+    ledger = Ledger(folder)
+    if not folder.manifest.exists():
+        write_json(folder.manifest, manifest(recipe, base, splits))
+        folder.recipe.write_text(recipe.as_yaml(), encoding="utf-8")
+    observer.note(_describe(recipe, base, runner))
+    return answer(Climb(space, recipe.margin), runner, ledger, observer, base, recipe, lambda: clock() - begun)
+
+
+def answer(
+    strategy: Strategy,
+    runner: Runner,
+    ledger: Ledger,
+    observer: Observer,
+    base: Base,
+    recipe: Recipe,
+    elapsed: Callable[[], float],
+) -> dict[str, Any]:
+    """Ask the strategy and do as it says, until it recommends; then open the test split, once."""
+    counted = 0.0
+
+    def keep_time() -> float:
+        nonlocal counted
+        more, counted = elapsed() - counted, elapsed()
+        return ledger.add_seconds(more)
+
+    baseline = ledger.baseline() or _first_baseline(runner, ledger, observer)
+    heard: set[object] = set()
+    while True:
+        decision = strategy.decide(baseline, ledger.history())
+        _tell(decision, ledger, observer, heard)
+        if decision.heat is None:
+            break
+        observer.heat(decision, runner.full_tokens)
+        for measurement in runner.run(decision.heat, observer.tick):
+            ledger.record(measurement)
+        keep_time()
+    assert decision.recommended is not None, "a strategy without a heat recommends"
+    tests = {}
+    for candidate in (None, decision.recommended):
+        who = candidate.id if candidate else "untuned"
+        if (found := ledger.test(who)) is None:
+            observer.note(f"test split: {'the untuned model' if candidate is None else candidate.id}")
+            ledger.record_test(who, found := runner.test(candidate))
+        tests[who] = found
+    found = document(ledger, recipe, base.source, decision, baseline, tests, keep_time(), runner.full_tokens)
+    write_json(ledger.folder.result, found)
+    return found
+
+
+def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:
+    observer.note("scoring the untuned model")
+    scores = runner.baseline()
+    ledger.record_baseline(scores)
+    observer.note(f"the untuned model's validation loss is {scores.mean:.3f} nats a token")
+    return scores
+
+
+def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[object]) -> None:
+    """Pass on what is new in a decision."""
+    for verdict in decision.verdicts:
+        if verdict not in heard:
+            heard.add(verdict)
+            observer.verdict(verdict)
+    for candidate, why in decision.left:
+        if candidate not in heard:
+            heard.add(candidate)
+            ledger.record_left(candidate)
+            observer.left(candidate, why)
+
+
+def _resolve(recipe: Recipe, base: Base) -> Recipe:
+    """The recipe with what depends on the model and the machine filled in."""
+    rates = recipe.learning_rates or rate_grid(base.model.config.get_text_config().hidden_size)
+    precision = "bf16" if str(base.dtype) == "torch.bfloat16" else "fp32"
+    return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
+
+
+def _check_same(recipe: Recipe, folder: StudyFolder, splits: Splits) -> None:
+    """A study folder answers one question.
+
+    Raises:
+        StudyError: the folder belongs to another recipe, to other data, or to something else.
+    """
+    if not folder.manifest.exists():
+        if folder.path.is_file():
+            raise StudyError(f"'{folder.path}' is a file, so it cannot be a study's folder; give another --study.")
+        return
+    before, now = read_recipe(folder.recipe).model_dump(), recipe.model_dump()
+    other = [key for key in now if before[key] != now[key]]
+    if other:
+        changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in other)
+        raise StudyError(
+            f"The study '{folder.path}' asks another question ({changes}); give this one a --study of its own."
+        )
+    digest = json.loads(folder.manifest.read_text(encoding="utf-8"))["data_sha256"]
+    if digest != splits.digest:
+        raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
+
+
+def _describe(recipe: Recipe, base: Base, runner: LocalRunner) -> str:
+    stored = base.footprint_bytes / 1e6
+    return (
+        f"{Path(recipe.model).name} in {recipe.quantization} ({stored:,.0f} MB), computing in {recipe.precision} on "
+        f"{base.device.type}; {recipe.data}: {len(runner.train):,} training and {len(runner.validation):,} "
+        f"validation rows, {runner.full_tokens:,} tokens a candidate"
+    )

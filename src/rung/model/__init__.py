@@ -1,0 +1,1 @@
+"""The frozen base model: loading it, and naming its parts."""

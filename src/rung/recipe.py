@@ -1,0 +1,145 @@
+"""The recipe: the YAML file in which a user writes a study down.
+
+Every field has a default, so that an empty recipe is the embedded default. A wrong key or value is answered with its
+line and the remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rung.errors import RecipeError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_DATA = "pronounce"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Recipe(BaseModel):
+    """One question: this model, this data, these levers, this budget.
+
+    `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price` or a JSONL
+    file, and without `validation` and `test` both are split off it by a hash of each prompt. `budget` counts passes
+    over the training rows that a candidate gets in full. `margin` is the smallest relative gain in validation loss
+    that is worth having. Without `learning_rates`, a grid is laid around a guess from the model's width.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = DEFAULT_MODEL
+    quantization: Literal["nf4", "none"] = "nf4"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    data: str = DEFAULT_DATA
+    validation: str | None = None
+    test: str | None = None
+    max_tokens: PositiveInt = 512
+    budget: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: PositiveInt = 8
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16, 32, 64)
+    learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    targets: Annotated[str, Field(min_length=1)] = "attention"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    pack_width: PositiveInt = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_climb(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(ranks) != sorted(set(ranks)):
+            raise ValueError("write the ranks from small to large, each once, such as [8, 16, 32]")
+        return ranks
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_climb(cls, rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if rates is None:
+            return None
+        if list(rates) != sorted(set(rates)) or not all(0 < rate < 1 for rate in rates):
+            raise ValueError(
+                "write learning rates between 0 and 1 from small to large, each once, such as [5e-4, 1e-3]"
+            )
+        return rates
+
+    @property
+    def default_study(self) -> str:
+        """The study's name where the user gives none: data and model, fit for a folder."""
+        name = f"{Path(self.data).stem}-{Path(self.model).name}".lower()
+        return re.sub(r"[^a-z0-9.]+", "-", name).strip("-")
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as a string; people who write learning rates mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_recipe(path: Path | None = None, **options: Any) -> Recipe:
+    """The recipe in `path`, with the `options` that are not None laid over it.
+
+    Data files named in the recipe are found beside it; those given as options, from the current folder.
+
+    Raises:
+        RecipeError: the file is not there, is no mapping, or has a key or a value that cannot be.
+    """
+    written, lines = _read_yaml(path) if path else ({}, {})
+    for field in ("data", "validation", "test", "model"):
+        value = written.get(field)
+        if path and isinstance(value, str) and (path.parent / value).exists():
+            written[field] = str(path.parent / value)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return Recipe(**{**written, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if key in given or not path:
+            where = f"--{key.replace('_', '-')}"
+        else:
+            where = f"{path}, line {lines.get(key, 1)}, '{key}'"
+        raise RecipeError(f"{where}: {_remedy(first, key)}.") from None
+
+
+def _remedy(error: Any, key: str) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"there is no such key; the keys are {', '.join(Recipe.model_fields)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}, but it says {error['input']!r}"
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping in the file, and the line of each of its keys."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe {path} cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(
+            f"{path}{where}: this is not YAML ({getattr(error, 'problem', error)}); write 'key: value' lines."
+        ) from None
+    if node is None:
+        return {}, {}
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines, and this is none.")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    loader = _Loader("")
+    found: dict[str, Any] = loader.construct_document(node)
+    return found, lines

@@ -1,0 +1,1 @@
+"""Execution: heats in, measurements out."""

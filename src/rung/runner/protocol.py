@@ -1,0 +1,50 @@
+"""The protocol between the loop and whatever trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from rung.levers import Candidate, Measurement, Scores
+from rung.search.strategy import Heat
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A sign of life, after each training step.
+
+    `tokens` have been trained on in the step, over all candidates, and `tokens_left` are still to come in the heat.
+    `alive` of the `started` candidates of the pack are still in it.
+    """
+
+    tokens: int
+    alive: int
+    started: int
+    tokens_left: int
+
+
+class Runner(Protocol):
+    """Trains and measures. It never judges.
+
+    Promises: a candidate ends as it would have ended alone, whatever it shared a pack with and however often it was
+    paused (the packing law); one that diverges is measured as diverged and harms no other; what a heat has measured
+    can be gone on from, by another process too.
+    """
+
+    @property
+    def full_tokens(self) -> int:
+        """The training tokens of one candidate's full budget."""
+        ...
+
+    def baseline(self) -> Scores:
+        """The untuned model on the validation rows."""
+        ...
+
+    def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
+        """Train the heat's candidates to its end and measure them, in the heat's order."""
+        ...
+
+    def test(self, candidate: Candidate | None) -> dict[str, float]:
+        """The test split's loss and metrics: of a candidate trained to its end, or of the untuned model."""
+        ...

@@ -1,0 +1,1 @@
+"""Judgement: which candidates to try, and what their measurements show. Pure Python, no tensors, no files."""

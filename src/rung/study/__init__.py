@@ -1,0 +1,1 @@
+"""What is kept of a study: the ledger and the folder."""

@@ -1,0 +1,77 @@
+"""The study folder: where everything of a study lies, and how scores are kept.
+
+::
+
+    studies/<name>/
+      recipe.yaml  manifest.json  study.db  result.json
+      candidates/<id>/adapter/  candidates/<id>/checkpoint/
+      scores/<id>@<fraction>.parquet  scores/untuned.parquet
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rung.atomic import write_bytes, write_text
+from rung.levers import Candidate, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """The paths of one study."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def adapter(self, candidate: Candidate) -> Path:
+        return self.path / "candidates" / candidate.id / "adapter"
+
+    def checkpoint(self, candidate: Candidate) -> Path:
+        return self.path / "candidates" / candidate.id / "checkpoint" / "state.safetensors"
+
+    def scores(self, candidate: Candidate | None = None, fraction: float = 1.0) -> Path:
+        name = f"{candidate.id}@{fraction:.3f}" if candidate else "untuned"
+        return self.path / "scores" / f"{name}.parquet"
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """One row for each validation row, in order: `loss` in nats, float64, and `tokens`."""
+    buffer = io.BytesIO()
+    table = {"loss": pa.array(scores.losses, pa.float64()), "tokens": pa.array(scores.tokens, pa.int32())}
+    pq.write_table(pa.table(table), buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_scores(path: Path) -> Scores:
+    table = pq.read_table(path).to_pydict()
+    return Scores(tuple(table["loss"]), tuple(table["tokens"]))

@@ -1,0 +1,146 @@
+"""The ledger: what has been tried, in an Optuna storage, so that Optuna's own tools can look into it.
+
+A candidate is a trial; its measurements are the trial's attributes, its losses the trial's intermediate values, by
+step. The rows' scores lie beside the database as Parquet, and are written first: a measurement that the database knows
+of is whole.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from rung.levers import Candidate, Measurement, Scores
+from rung.study.files import StudyFolder, read_scores, write_scores
+
+_BASELINE = "baseline"
+
+
+class Ledger:
+    """One study's part of the database. It is made when it is not there."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self.folder = folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{folder.database}")
+        self._study = optuna.create_study(storage=storage, study_name=folder.name, load_if_exists=True)
+        found = self._study.get_trials(deepcopy=False)
+        self._trials = {
+            t.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, t._trial_id)
+            for t in found
+            if "candidate" in t.user_attrs
+        }
+
+    def record_baseline(self, scores: Scores) -> None:
+        """Keep the untuned model's scores."""
+        write_scores(self.folder.scores(), scores)
+        self._study.set_user_attr(_BASELINE, scores.mean)
+
+    def baseline(self) -> Scores | None:
+        """The untuned model's scores, if they have been recorded."""
+        return read_scores(self.folder.scores()) if _BASELINE in self._study.user_attrs else None
+
+    def record(self, measurement: Measurement) -> None:
+        """Keep one measurement for good."""
+        candidate = measurement.candidate
+        if measurement.scores:
+            write_scores(self.folder.scores(candidate, measurement.fraction), measurement.scores)
+        trial = self._trials.get(candidate.id) or self._begin(candidate)
+        kept = {
+            key: getattr(measurement, key)
+            for key in (
+                "fraction",
+                "steps",
+                "tokens",
+                "status",
+                "parameters",
+                "adapter_bytes",
+                "peak_memory_bytes",
+                "seconds",
+            )
+        }
+        kept["loss"] = measurement.scores.mean if measurement.scores else None
+        if measurement.scores:
+            trial.report(measurement.loss, measurement.steps)
+        trial.set_user_attr("measurements", [*trial.user_attrs.get("measurements", []), kept])
+        if measurement.status == "diverged":
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif measurement.fraction == 1:
+            self._study.tell(trial, measurement.loss)
+
+    def record_left(self, candidate: Candidate) -> None:
+        """Keep that a candidate is not trained on."""
+        trial = self._trials[candidate.id]
+        if self._state(trial) == TrialState.RUNNING:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def history(self) -> list[Measurement]:
+        """Every measurement, as it was recorded."""
+        return [
+            _measurement(self.folder, levers, kept)
+            for trial in self._study.get_trials(deepcopy=False)
+            if (levers := trial.user_attrs.get("candidate"))
+            for kept in trial.user_attrs.get("measurements", [])
+        ]
+
+    def record_test(self, who: str, metrics: dict[str, float]) -> None:
+        """Keep what the test split said of `who`: a candidate's id, or `untuned`."""
+        self._study.set_user_attr(f"test:{who}", metrics)
+
+    def test(self, who: str) -> dict[str, float] | None:
+        """What `record_test` kept."""
+        kept: dict[str, float] | None = self._study.user_attrs.get(f"test:{who}")
+        return kept
+
+    def add_seconds(self, seconds: float) -> float:
+        """Add to the time that the study has taken, over all its runs; returns the sum."""
+        total = self._study.user_attrs.get("wall_seconds", 0.0) + seconds
+        self._study.set_user_attr("wall_seconds", total)
+        return float(total)
+
+    def _state(self, trial: Any) -> TrialState:
+        return next(t.state for t in self._study.get_trials(deepcopy=False) if t.number == trial.number)
+
+    def _begin(self, candidate: Candidate) -> Any:
+        params = {
+            "rank": candidate.rank,
+            "alpha": float(candidate.alpha),
+            "target_modules": candidate.targets,
+            "learning_rate": candidate.learning_rate,
+            "use_rslora": candidate.use_rslora,
+            "seed": candidate.seed,
+        }
+        levers = {"id": candidate.id, **candidate.as_dict()}
+        self._study.enqueue_trial(params, user_attrs={"candidate": levers})
+        trial = self._study.ask({name: _distribution(name, value) for name, value in params.items()})
+        self._trials[candidate.id] = trial
+        return trial
+
+
+def _measurement(folder: StudyFolder, levers: dict[str, Any], kept: dict[str, Any]) -> Measurement:
+    candidate = Candidate(**{key: value for key, value in levers.items() if key != "id"})
+    fields = {key: value for key, value in kept.items() if key != "loss"}
+    measurement = Measurement(candidate=candidate, scores=None, **fields)
+    if measurement.status == "diverged":
+        return measurement
+    return replace(measurement, scores=read_scores(folder.scores(candidate, measurement.fraction)))
+
+
+def _distribution(name: str, value: Any) -> BaseDistribution:
+    """The widest range that a lever can have: Optuna wants the same one for each trial."""
+    ranges: dict[str, BaseDistribution] = {
+        "rank": IntDistribution(1, 65536, log=True),
+        "alpha": FloatDistribution(1e-3, 1e6, log=True),
+        "learning_rate": FloatDistribution(1e-9, 1.0, log=True),
+        "use_rslora": CategoricalDistribution([False, True]),
+        "seed": IntDistribution(0, 2**31 - 1),
+    }
+    return ranges.get(name) or CategoricalDistribution([value])

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.data.batches import by_length, collate, order, steps_per_pass
+from rung.data.render import Example
+
+lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
+
+
+@given(lengths_of_rows, st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))
+def test_a_pass_has_every_row_once_in_full_batches_but_one(lengths: list[int], size: int, seed: int, number: int) -> None:
+    batches = order(lengths, size, seed, number)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert len(batches) == steps_per_pass(len(lengths), size)
+    assert sum(len(batch) != size for batch in batches) <= 1
+    assert batches == order(lengths, size, seed, number)
+
+
+def test_seeds_and_passes_have_orders_of_their_own() -> None:
+    lengths = list(range(1, 101))
+    assert len({str(order(lengths, 8, seed, number)) for seed in range(3) for number in range(3)}) == 9
+
+
+def test_rows_of_like_length_stand_together() -> None:
+    lengths = [1 + i % 40 for i in range(320)]
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in order(lengths, 8, 0, 0))
+    assert padded < 1.15 * sum(lengths)
+
+
+@given(lengths_of_rows, st.integers(1, 20))
+def test_scoring_batches_have_every_row_once(lengths: list[int], size: int) -> None:
+    assert sorted(row for batch in by_length(lengths, size) for row in batch) == list(range(len(lengths)))
+
+
+def test_a_batch_knows_the_places_that_predict_a_completion() -> None:
+    batch = collate([Example((5, 6, 7, 8), 2), Example((9, 3), 1)])
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [9, 3, 0, 0]]
+    assert batch.positions.tolist() == [1, 2, 4]
+    assert batch.labels.tolist() == [7, 8, 3]
+    assert batch.rows.tolist() == [0, 0, 1]
+    assert batch.tokens == 6
+    assert torch.equal(batch.ids.flatten()[batch.positions + 1], batch.labels)
