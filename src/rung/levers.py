@@ -9,6 +9,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+WORDS = ("attention", "mlp", "all-linear")
+"""The words for target modules; anything else is names of modules."""
+
 Status = Literal["trained", "diverged"]
 Outcome = Literal["better", "no_worthwhile_gain", "undecided"]
 

@@ -46,8 +46,8 @@ class Recipe(BaseModel):
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     targets: Annotated[str, Field(min_length=1)] = "attention"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] = 0.3
     pack_width: PositiveInt = 8
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -11,7 +11,9 @@ lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
 
 
 @given(lengths_of_rows, st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))
-def test_a_pass_has_every_row_once_in_full_batches_but_one(lengths: list[int], size: int, seed: int, number: int) -> None:
+def test_a_pass_has_every_row_once_in_full_batches_but_one(
+    lengths: list[int], size: int, seed: int, number: int
+) -> None:
     batches = order(lengths, size, seed, number)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert len(batches) == steps_per_pass(len(lengths), size)

@@ -76,9 +76,9 @@ def test_files_of_their_own_are_taken_whole(tmp_path: Path) -> None:
 def test_a_split_that_is_too_small_to_judge_by_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give more rows, or a --validation file"):
         read_splits(str(write(tmp_path / "a.jsonl", rows(30))))
+    data, one = (str(write(tmp_path / f"{count}.jsonl", rows(count))) for count in (100, 1))
     with pytest.raises(DataError, match="at least two"):
-        data = str(write(tmp_path / "b.jsonl", rows(100)))
-        read_splits(data, str(write(tmp_path / "v.jsonl", rows(1))), data)
+        read_splits(data, one, data)
 
 
 def test_a_built_in_task_has_its_own_splits() -> None:

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import pytest
+from tests.tiny import tiny_tokenizer
 
 from rung.data.read import Row
 from rung.data.render import render, render_split
 from rung.errors import DataError
-from tests.conftest import tiny_tokenizer
 
 
 def test_prompt_and_completion_are_tokenised_apart_and_the_end_token_is_learnt() -> None:
     tokenizer = tiny_tokenizer()
     (example,) = render([Row("ab", "cd")], tokenizer, 10)
-    assert tokenizer.decode(example.ids[: example.prompt]) .replace(" ", "") == "ab"
+    assert tokenizer.decode(example.ids[: example.prompt]).replace(" ", "") == "ab"
     assert example.ids[-1] == tokenizer.eos_token_id
     assert (example.prompt, example.completion) == (2, 3)
 

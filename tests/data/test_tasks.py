@@ -14,11 +14,11 @@ def test_pronounce_has_fixed_splits_of_distinct_words() -> None:
     rows = [*splits.train, *splits.validation, *splits.test]
     assert len({row.prompt for row in rows}) == 1800
     for row in rows:
-        assert re.fullmatch(r"[a-z]+:", row.prompt)
+        assert re.fullmatch(r"Say [a-z]+:", row.prompt)
         assert re.fullmatch(r"( [A-Z]{1,2})+", row.completion), "sounds without stress digits"
     # Known from the dictionary, not from this code.
     known = {row.prompt: row.completion for row in rows}
-    assert known["deflector:"] == " D IH F L EH K T ER"
+    assert known["Say deflector:"] == " D IH F L EH K T ER"
 
 
 def test_price_has_a_prompt_of_properties_and_two_significant_figures() -> None:
@@ -27,9 +27,9 @@ def test_price_has_a_prompt_of_properties_and_two_significant_figures() -> None:
     rows = [*splits.train, *splits.validation, *splits.test]
     assert len({row.prompt for row in rows}) == 3400, "no stone stands on two sides"
     for row in rows:
-        assert re.fullmatch(
-            r"Diamond: [\d.]+ carat, [\w ]+ cut, color [D-J], clarity \w+\. Price: \$", row.prompt
-        ), row.prompt
+        assert re.fullmatch(r"Diamond: [\d.]+ carat, [\w ]+ cut, color [D-J], clarity \w+\. Price: \$", row.prompt), (
+            row.prompt
+        )
         assert re.fullmatch(r"[1-9]\d0*", row.completion), row.completion
 
 

@@ -34,6 +34,7 @@ CANDIDATES = [
     Candidate(16, 16, "q_proj,v_proj", 2e-3, seed=1),
 ]
 
+
 def examples(vocabulary: int, count: int = 24, longest: int = 12) -> list[Example]:
     draw = torch.Generator().manual_seed(3)
 
@@ -131,7 +132,9 @@ def check_law(load: Loader, candidates: list[Candidate], tolerance: float, rows:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_a_candidate_in_a_pack_ends_as_it_would_have_ended_alone_under_peft(tiny_folder: Path, quantization: str) -> None:
+def test_a_candidate_in_a_pack_ends_as_it_would_have_ended_alone_under_peft(
+    tiny_folder: Path, quantization: str
+) -> None:
     check_law(Loader(str(tiny_folder), quantization), CANDIDATES, 1e-5)
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.tiny import tiny_llama
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PhiConfig
 
 from rung.errors import TargetError
 from rung.model.targets import last_name, linear_layers, resolve
-from tests.conftest import tiny_llama
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}

@@ -36,7 +36,7 @@ def pronounce() -> tuple[Pairs, Pairs, Pairs]:
         if word.isascii() and word.isalpha():  # a second pronunciation stands as word(2)
             first.setdefault(word, re.sub(r"\d", "", sounds))
     words = sorted(first, key=lambda word: hashlib.sha256(f"pronounce:{word}".encode()).digest())
-    pairs = tuple((f"{word}:", f" {first[word]}") for word in words[: sum(PRONOUNCE_ROWS)])
+    pairs = tuple((f"Say {word}:", f" {first[word]}") for word in words[: sum(PRONOUNCE_ROWS)])
     train, validation, _ = PRONOUNCE_ROWS
     return pairs[:train], pairs[train : train + validation], pairs[train + validation :]
 

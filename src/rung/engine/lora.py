@@ -85,11 +85,14 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        return x @ layer.dense(x.dtype).T
+        # As a matrix: given a strided (B, 1, I), matmul would copy the weight once for each of the B rows.
+        y = x.reshape(-1, x.shape[-1]) @ layer.dense(x.dtype).T
+        return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.dense(grad.dtype), None
+        grad_x = grad.reshape(-1, grad.shape[-1]) @ ctx.layer.dense(grad.dtype)
+        return grad_x.view(*grad.shape[:-1], -1), None
 
 
 class _PackedProduct(torch.autograd.Function):

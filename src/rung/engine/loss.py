@@ -45,10 +45,13 @@ class _CompletionLoss(torch.autograd.Function):
         for h, label in zip(torch.split(hidden, CHUNK), torch.split(labels, CHUNK), strict=True):
             logits = (h @ weight.T).float()
             picked = label[:, None]
-            log_z = logits.logsumexp(dim=1, keepdim=True)
-            losses.append((log_z - logits.gather(1, picked)).squeeze(1))
+            # In place: the chunk's logits are the step's largest tensor, and reading it is what costs.
+            logits.sub_(logits.amax(dim=1, keepdim=True))
+            at_label = logits.gather(1, picked)
+            total = logits.exp_().sum(dim=1, keepdim=True)
+            losses.append((total.log() - at_label).squeeze(1))
             if ctx.needs_input_grad[0]:
-                probability = logits.sub_(log_z).exp_()
+                probability = logits.div_(total)
                 probability.scatter_add_(1, picked, probability.new_full(picked.shape, -1.0))
                 gradients.append(probability.to(h.dtype) @ weight)
         if gradients:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -71,6 +72,8 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
         if quantization == "nf4"
         else None
     )
+    # On a CPU it asks for a kernel from the hub, which Rung does not use: see rung.engine.lora.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -154,6 +157,8 @@ def _converted(gguf: Path, name: str) -> str:
             tokenizer.save_pretrained(made)
         with contextlib.suppress(FileExistsError, OSError):  # another process may have made it meanwhile
             made.rename(folder)
+    except Exception as error:  # a file that is no GGUF breaks its reader in any way
+        raise ModelError(f"The file '{gguf}' cannot be read as GGUF ({error}); give another, or a folder.") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not folder.exists():

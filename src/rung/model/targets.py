@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from rung.errors import TargetError
-
-WORDS = ("attention", "mlp", "all-linear")
+from rung.levers import WORDS
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _NUMBER = re.compile(r"\.\d+\.")
@@ -29,7 +28,8 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def resolve(layers: Iterable[str], targets: str) -> list[str]:
     """Those of the `layers`, named in full, that `targets` means, in their order.
 
-    `targets` is one of `WORDS`, or last names and patterns such as `q_proj,v_proj` or `*_proj`, joined by commas.
+    `targets` is one of `rung.levers.WORDS`, or last names and patterns such as `q_proj,v_proj` or `*_proj`, joined by
+    commas.
 
     Raises:
         TargetError: a name that matches no layer; the message lists the valid ones.

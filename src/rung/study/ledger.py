@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from rung.levers import Candidate, Measurement, Scores
+from rung.levers import WORDS, Candidate, Measurement, Scores
 from rung.study.files import StudyFolder, read_scores, write_scores
 
 _BASELINE = "baseline"
@@ -113,14 +113,14 @@ class Ledger:
         params = {
             "rank": candidate.rank,
             "alpha": float(candidate.alpha),
-            "target_modules": candidate.targets,
+            "target_modules": candidate.targets if candidate.targets in WORDS else "named",
             "learning_rate": candidate.learning_rate,
             "use_rslora": candidate.use_rslora,
             "seed": candidate.seed,
         }
         levers = {"id": candidate.id, **candidate.as_dict()}
         self._study.enqueue_trial(params, user_attrs={"candidate": levers})
-        trial = self._study.ask({name: _distribution(name, value) for name, value in params.items()})
+        trial = self._study.ask({name: _distribution(name) for name in params})
         self._trials[candidate.id] = trial
         return trial
 
@@ -134,13 +134,14 @@ def _measurement(folder: StudyFolder, levers: dict[str, Any], kept: dict[str, An
     return replace(measurement, scores=read_scores(folder.scores(candidate, measurement.fraction)))
 
 
-def _distribution(name: str, value: Any) -> BaseDistribution:
+def _distribution(name: str) -> BaseDistribution:
     """The widest range that a lever can have: Optuna wants the same one for each trial."""
     ranges: dict[str, BaseDistribution] = {
         "rank": IntDistribution(1, 65536, log=True),
         "alpha": FloatDistribution(1e-3, 1e6, log=True),
         "learning_rate": FloatDistribution(1e-9, 1.0, log=True),
+        "target_modules": CategoricalDistribution([*WORDS, "named"]),
         "use_rslora": CategoricalDistribution([False, True]),
         "seed": IntDistribution(0, 2**31 - 1),
     }
-    return ranges.get(name) or CategoricalDistribution([value])
+    return ranges[name]

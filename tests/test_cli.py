@@ -1,0 +1,123 @@
+"""The command line as a user meets it: its own process, its exit codes, what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUNG = [sys.executable, "-c", "from rung.cli import main; main()"]
+
+
+def rung(*args: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": str(columns), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*RUNG, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def options(tiny_folder: Path, rows_file: Path) -> list[str | Path]:
+    return [
+        "tune", "--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file,
+        "--quantization", "none", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--study", "s",
+    ]  # fmt: skip
+
+
+def test_help_and_version_answer(tmp_path: Path) -> None:
+    assert "tune" in rung("--help", cwd=tmp_path).stdout
+    assert re.fullmatch(r"rung \d+\.\d+\.\d+\n", rung("--version", cwd=tmp_path).stdout)
+    found = rung("tune", "--help", cwd=tmp_path).stdout
+    for option in ("--model", "--data", "--validation", "--budget", "--margin", "--json"):
+        assert option in found
+
+
+def test_json_is_one_document_on_standard_output_and_progress_goes_elsewhere(
+    options: list[str | Path], tmp_path: Path
+) -> None:
+    done = rung(*options, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == json.loads((tmp_path / "studies" / "s" / "result.json").read_text())
+    assert "learning rate" in done.stderr
+    assert "Rank 2 → 4" in done.stderr
+    assert "\x1b" not in done.stderr, "no control sequences in a pipe"
+
+
+def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_path: Path) -> None:
+    done = rung(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80
+    assert max(map(len, done.stderr.splitlines())) <= 80
+    for word in ("rank", "alpha", "targets", "rate", "loss", "parameters", "memory", "seconds", "LoraConfig("):
+        assert word in done.stdout
+    pasted = done.stdout[done.stdout.index("from peft") : done.stdout.index("Adapter:")]
+    names: dict[str, object] = {}
+    exec(pasted.replace("  LoraConfig(", "config = LoraConfig(", 1).replace("  from", "from"), names)
+    assert names["config"].lora_alpha == 2 * names["config"].r  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"--data": "none.jsonl"}, "There is no data file 'none.jsonl'"),
+        ({"--data": "empty.jsonl"}, "is empty"),
+        ({"--data": "fields.jsonl"}, 'line 1: the row needs a text in "completion"'),
+        ({"--model": "./none"}, "There is no model './none'"),
+        ({"--targets": "q_porj"}, "valid targets are attention, mlp, all-linear, or from down_proj,"),
+        ({"--margin": "3"}, "--margin: input should be less than 1"),
+        ({"--ranks": "eight"}, "--ranks: 'eight' is no list of numbers"),
+        ({"--ranks": "8,4"}, "write the ranks from small to large"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    options: list[str | Path], tmp_path: Path, changes: dict[str, str], says: str
+) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "fields.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    done = rung(*options, *(part for change in changes.items() for part in change), "--json", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("rung: ")
+    assert says in message
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "studies").exists()
+
+
+def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> None:
+    assert rung("tune", "--rnak", "8", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_the_same_command_goes_on(
+    options: list[str | Path], tmp_path: Path, how: signal.Signals
+) -> None:
+    command = [*RUNG, *map(str, options), "--budget", "3", "--json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    scores = tmp_path / "studies" / "s" / "scores"
+    limit = time.monotonic() + 120
+    while not (scores.exists() and any("@" in path.name for path in scores.iterdir())):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if how == signal.SIGINT:
+        assert process.returncode == 1
+        assert "the same command goes on" in errors
+        assert "Traceback" not in errors
+    again = rung(*options, "--budget", "3", "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
+    assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"

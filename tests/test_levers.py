@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.levers import Candidate, LeverSpace, Scores
+
+candidates = st.builds(
+    Candidate,
+    rank=st.integers(1, 512),
+    alpha=st.integers(1, 1024),
+    targets=st.sampled_from(["attention", "mlp", "q_proj,v_proj"]),
+    learning_rate=st.sampled_from([1e-4, 2e-4, 1.5e-4, 1e-3]),
+    use_rslora=st.booleans(),
+    seed=st.integers(0, 9),
+)
+
+
+@given(candidates, candidates)
+def test_unlike_candidates_have_unlike_ids(a: Candidate, b: Candidate) -> None:
+    assert (a.id == b.id) == (a == b)
+
+
+def test_the_scale_is_alpha_over_rank_or_over_its_root() -> None:
+    assert Candidate(16, 32, "mlp", 1e-3).scale == 2
+    assert Candidate(16, 32, "mlp", 1e-3, use_rslora=True).scale == 8
+
+
+def test_a_loss_weighs_tokens_and_not_rows() -> None:
+    assert Scores((1.0, 8.0), (1, 2)).mean == 3
+
+
+@pytest.mark.parametrize(("losses", "tokens"), [((), ()), ((1.0,), (1, 2))])
+def test_scores_without_rows_or_of_unlike_length_are_refused(losses: tuple[float], tokens: tuple[int]) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        Scores(losses, tokens)
+
+
+def test_alpha_is_twice_the_rank_unless_told_otherwise() -> None:
+    assert LeverSpace((8,), (1e-3,), "mlp").candidate(8, 1e-3).alpha == 16
+    assert math.isclose(LeverSpace((8,), (1e-3,), "mlp", 0.5).candidate(8, 1e-3).alpha, 4)

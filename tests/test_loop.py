@@ -1,0 +1,187 @@
+"""The whole way through the house, on a tiny model: a study from nothing to its answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from rung import loop
+from rung.errors import DataError, ModelError, StudyError, TargetError
+from rung.levers import Candidate, Verdict
+from rung.loop import tune
+from rung.model.load import load_base
+from rung.recipe import Recipe
+from rung.runner.protocol import Tick
+from rung.search.strategy import Decision
+from rung.study.files import StudyFolder
+
+
+class Listener:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+    def verdict(self, verdict: Verdict) -> None:
+        self.heard.append(verdict)
+
+    def left(self, candidate: Candidate, why: str) -> None:
+        self.heard.append((candidate, why))
+
+    def heat(self, decision: Decision, full_tokens: int) -> None:
+        self.heard.append(decision.heat)
+
+    def tick(self, tick: Tick) -> None:
+        self.heard.append(tick)
+
+
+class StopsAt(Listener):
+    """Interrupts the study at a tick, as Ctrl-C would."""
+
+    def __init__(self, ticks: int) -> None:
+        super().__init__()
+        self.ticks = ticks
+
+    def tick(self, tick: Tick) -> None:
+        self.ticks -= 1
+        if self.ticks == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
+    return Recipe(
+        model=str(tiny_folder),
+        quantization="none",
+        precision="fp32",
+        data=str(rows_file),
+        validation=str(rows_file),
+        test=str(rows_file),
+        ranks=(2, 4, 8),
+        learning_rates=(1e-3, 4e-3, 1.6e-2),
+    )
+
+
+def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "letters")
+    listener = Listener()
+    found = tune(recipe, folder, listener)
+    assert found == json.loads(folder.result.read_text())
+    assert {"schema", "study", "model", "baseline", "recommendation", "verdicts", "candidates", "cost"} <= found.keys()
+    assert (found["schema"], found["study"]) == (1, "letters")
+    best = found["recommendation"]
+    assert best["validation_loss"]["low"] < best["validation_loss"]["mean"] < best["validation_loss"]["high"]
+    assert best["validation_loss"]["high"] < found["baseline"]["validation_loss"]
+    assert best["test"]["loss"] < found["baseline"]["test"]["loss"]
+    assert sorted(best["target_modules"]) == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert best["alpha"] == 2 * best["rank"]
+    for verdict in found["verdicts"]:
+        assert {"lever", "from", "to", "gain", "low", "high", "margin", "outcome", "rows", "seeds", "says"} == set(
+            verdict
+        )
+        assert verdict["low"] <= verdict["gain"] <= verdict["high"]
+        assert verdict["rows"] == 120
+    ids = {candidate["id"] for candidate in found["candidates"]}
+    assert best["candidate"] in ids
+    assert {path.name for path in (folder.path / "candidates").iterdir()} == ids
+    for candidate in found["candidates"]:
+        assert candidate["parameters"] * 4 == candidate["adapter_bytes"]
+        assert candidate["seconds"] > 0
+    cost = found["cost"]
+    assert cost["candidate_tokens"] == sum(candidate["tokens"] for candidate in found["candidates"])
+    assert cost["wall_seconds"] > 0
+    manifest = json.loads(folder.manifest.read_text())
+    assert manifest["rows"] == {"train": 120, "validation": 120, "test": 120}
+    assert len(manifest["data_sha256"]) == 64
+    assert any(isinstance(heard, Verdict) for heard in listener.heard)
+
+
+def test_the_recommended_adapter_is_the_one_that_was_measured(recipe: Recipe, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    found = tune(recipe, folder, Listener())
+    base = load_base(recipe.model, "none", "fp32")
+    model = PeftModel.from_pretrained(base.model, folder.path / found["recommendation"]["adapter"]).eval()
+    losses = tokens = 0.0
+    for line in Path(recipe.data).read_text().splitlines():
+        row = json.loads(line)
+        prompt = base.tokenizer(row["prompt"])["input_ids"]
+        ids = torch.tensor([[*prompt, *base.tokenizer(row["completion"])["input_ids"], base.tokenizer.eos_token_id]])
+        with torch.no_grad():
+            logits = model(ids).logits[0]
+        losses += float(
+            torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], ids[0, len(prompt) :], reduction="sum")
+        )
+        tokens += ids.shape[1] - len(prompt)
+    assert losses / tokens == pytest.approx(found["recommendation"]["validation_loss"]["mean"], rel=1e-4)
+
+
+def without_times(document: Any) -> Any:
+    """What has to be the same in two runs: everything but how long things took and how much memory there was."""
+    if isinstance(document, dict):
+        times = ("seconds", "wall_seconds", "peak_memory_bytes")
+        return {key: without_times(value) for key, value in document.items() if key not in times}
+    if isinstance(document, list):
+        return [without_times(value) for value in document]
+    return pytest.approx(document, rel=1e-4, abs=1e-4) if isinstance(document, float) else document
+
+
+@pytest.mark.parametrize("ticks", [1, 12, 31])
+def test_an_interrupted_study_goes_on_and_ends_where_the_other_ends(recipe: Recipe, tmp_path: Path, ticks: int) -> None:
+    whole = tune(recipe, StudyFolder(tmp_path / "a" / "s"), Listener())
+    folder = StudyFolder(tmp_path / "b" / "s")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, folder, StopsAt(ticks))
+    assert not folder.result.exists()
+    assert without_times(tune(recipe, folder, Listener())) == without_times(whole)
+
+
+def test_a_finished_study_answers_again_without_training(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    whole = tune(recipe, folder, Listener())
+    listener = Listener()
+
+    def test(self: object, candidate: object) -> None:
+        raise AssertionError("the test split is opened once")
+
+    monkeypatch.setattr(loop.LocalRunner, "test", test)
+    assert without_times(tune(recipe, folder, listener)) == without_times(whole)
+    assert not any(isinstance(heard, Tick) for heard in listener.heard)
+
+
+def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    tune(recipe, folder, Listener())
+    with pytest.raises(StudyError, match=r"budget was 1.0 and is 2"):
+        tune(recipe.model_copy(update={"budget": 2}), folder, Listener())
+    rows = Path(recipe.data)
+    rows.write_text(rows.read_text().replace("aa", "zz"))
+    with pytest.raises(StudyError, match="has changed since it began"):
+        tune(recipe, folder, Listener())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"model": "./nothing"}, ModelError),
+        ({"data": "./nothing.jsonl"}, DataError),
+        ({"targets": "q_porj"}, TargetError),
+        ({"max_tokens": 2}, DataError),
+    ],
+)
+def test_wrong_input_is_found_before_anything_is_written(
+    recipe: Recipe, tmp_path: Path, wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "s")
+    with pytest.raises(error):
+        tune(recipe.model_copy(update=wrong), folder, Listener())
+    assert not (tmp_path / "studies").exists()

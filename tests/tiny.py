@@ -1,0 +1,37 @@
+"""A tiny Llama made on the spot, with a tokenizer of single characters."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ALPHABET = ["<unk>", "<end>", *map(chr, range(32, 127)), "\n"]
+
+
+def tiny_llama(seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
+    """Hidden size 64, two heads sharing one key head, untied: small, with every kind of layer that a Llama has."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(ALPHABET),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        # The usual 0.02 leaves a model this small with gradients near AdamW's epsilon, where rounding decides the sign
+        # of a step: no two implementations agree there, and none should.
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(ALPHABET)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
