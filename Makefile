@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-fast check bench clean
 
 demo: .venv/demo
-	$(BIN)/rung tune
+	$(BIN)/rung tune --budget 0.75
 
 test: .venv/demo
 	$(BIN)/pytest -m "not gpu" --durations=8

@@ -24,15 +24,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_INTERRUPTED = 130
+"""The exit code that Typer makes of Ctrl-C."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rung {__version__}")
+        raise typer.Exit
+
 
 @app.callback()
 def _rung(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """Find the rank, the alpha and the target modules that a QLoRA fine-tune needs."""
-    if version:
-        typer.echo(f"rung {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -115,6 +123,8 @@ def main() -> None:
     except RungError as error:
         errors.print(f"rung: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
         errors.print("rung: interrupted; what was measured is kept, and the same command goes on.", soft_wrap=True)
         raise SystemExit(1) from None

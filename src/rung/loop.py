@@ -99,7 +99,9 @@ def answer(
         if decision.heat is None:
             break
         observer.heat(decision, runner.full_tokens)
-        for measurement in runner.run(decision.heat, observer.tick):
+        measurements = runner.run(decision.heat, observer.tick)
+        assert tuple(m.candidate for m in measurements) == decision.heat.candidates
+        for measurement in measurements:
             ledger.record(measurement)
         keep_time()
     assert decision.recommended is not None, "a strategy without a heat recommends"

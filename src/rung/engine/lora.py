@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes.functional
 import torch
 from torch import Tensor, nn
+
+from rung.model.load import dense_weight
 
 
 class FrozenLinear(nn.Module):
@@ -36,11 +37,7 @@ class FrozenLinear(nn.Module):
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weight as a matrix of (O, I)."""
-        weight = self.base.weight
-        state: Any = getattr(weight, "quant_state", None)
-        if state is None:
-            return weight.detach().to(dtype)
-        return bitsandbytes.functional.dequantize_4bit(weight.data, state).to(dtype)  # type: ignore[no-any-return]
+        return dense_weight(self.base, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import logging
 import os
 import shutil
 import tempfile
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes.functional
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -72,8 +72,6 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
         if quantization == "nf4"
         else None
     )
-    # On a CPU it asks for a kernel from the hub, which Rung does not use: see rung.engine.lora.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -166,9 +164,13 @@ def _converted(gguf: Path, name: str) -> str:
     return str(folder)
 
 
-def dense_linear(module: nn.Linear) -> bool:
-    """Whether the layer's weight is a plain matrix of (out, in)."""
-    return getattr(module.weight, "quant_state", None) is None
+def dense_weight(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
+    """The layer's weight as a matrix of (out, in): dequantised anew where it is kept in 4 bits."""
+    state: Any = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        return layer.weight.detach().to(dtype)
+    weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state)
+    return weight.to(dtype)
 
 
 @contextlib.contextmanager

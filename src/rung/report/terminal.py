@@ -136,6 +136,7 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         *(Text(line) for line in lines),
         Text(),
         _table(found),
+        Text(),
         *(Text(note, style="dim") for note in notes),
         Text(),
         *(_sentence(verdict) for verdict in found["verdicts"]),
@@ -160,7 +161,7 @@ def lora_config(best: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     for name in ("rank", "alpha"):
         table.add_column(name, justify="right")
     table.add_column("targets", overflow="fold")

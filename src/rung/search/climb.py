@@ -257,11 +257,14 @@ def _verdict(
     worth = margin * before.mean
     outcome = judge(gain, worth)
     what = " → ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    says = {
-        "better": f"better by {gain.mean:.3f} nats a token ({gain.low:.3f} to {gain.high:.3f})",
-        "no_worthwhile_gain": f"no worthwhile gain: {gain.high:.3f} at most, and {worth:.3f} would be worth it",
-        "undecided": f"undecided: {gain.low:.3f} to {gain.high:.3f}, and {worth:.3f} would be worth it",
-    }[outcome]
+    if outcome == "better":
+        says = f"better by {gain.mean:.3f} nats a token ({gain.low:.3f} to {gain.high:.3f})"
+    elif gain.high < 0:
+        says = f"no worthwhile gain: worse by {-gain.mean:.3f} nats a token ({-gain.high:.3f} to {-gain.low:.3f})"
+    elif outcome == "no_worthwhile_gain":
+        says = f"no worthwhile gain: at most {gain.high:.3f} nats a token, and {worth:.3f} would be worth it"
+    else:
+        says = f"undecided: a gain of {gain.low:.3f} to {gain.high:.3f}, and {worth:.3f} would be worth it"
     return Verdict(
         lever,
         *values,

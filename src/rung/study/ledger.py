@@ -32,12 +32,7 @@ class Ledger:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(f"sqlite:///{folder.database}")
         self._study = optuna.create_study(storage=storage, study_name=folder.name, load_if_exists=True)
-        found = self._study.get_trials(deepcopy=False)
-        self._trials = {
-            t.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, t._trial_id)
-            for t in found
-            if "candidate" in t.user_attrs
-        }
+        self._trials = self._find_trials()
 
     def record_baseline(self, scores: Scores) -> None:
         """Keep the untuned model's scores."""
@@ -85,9 +80,8 @@ class Ledger:
     def history(self) -> list[Measurement]:
         """Every measurement, as it was recorded."""
         return [
-            _measurement(self.folder, levers, kept)
+            _measurement(self.folder, trial.user_attrs["candidate"], kept)
             for trial in self._study.get_trials(deepcopy=False)
-            if (levers := trial.user_attrs.get("candidate"))
             for kept in trial.user_attrs.get("measurements", [])
         ]
 
@@ -106,6 +100,13 @@ class Ledger:
         self._study.set_user_attr("wall_seconds", total)
         return float(total)
 
+    def _find_trials(self) -> dict[str, Any]:
+        """The trial of each candidate, by its id."""
+        return {
+            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id)
+            for trial in self._study.get_trials(deepcopy=False)
+        }
+
     def _state(self, trial: Any) -> TrialState:
         return next(t.state for t in self._study.get_trials(deepcopy=False) if t.number == trial.number)
 
@@ -119,10 +120,18 @@ class Ledger:
             "seed": candidate.seed,
         }
         levers = {"id": candidate.id, **candidate.as_dict()}
-        self._study.enqueue_trial(params, user_attrs={"candidate": levers})
-        trial = self._study.ask({name: _distribution(name) for name in params})
-        self._trials[candidate.id] = trial
-        return trial
+        # In one transaction: asking for an enqueued trial takes two, and a process killed between them would leave one
+        # that the next candidate is given.
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions={name: _distribution(name) for name in params},
+                user_attrs={"candidate": levers},
+            )
+        )
+        self._trials = self._find_trials()
+        return self._trials[candidate.id]
 
 
 def _measurement(folder: StudyFolder, levers: dict[str, Any], kept: dict[str, Any]) -> Measurement:
