@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,7 @@ result
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     outputs = notebook.cells[0].outputs
     (answer,) = [output for output in outputs if output.output_type == "execute_result"]
-    assert "Use rank" in answer["data"]["text/plain"]
+    assert "Use rank" in re.sub(r"\x1b\[[\d;]*m", "", answer["data"]["text/plain"])
     assert "text/html" in answer["data"]
     progress = "".join(
         output.get("text", "") + output.get("data", {}).get("text/plain", "")

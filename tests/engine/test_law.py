@@ -7,6 +7,7 @@ bitsandbytes (see rung.engine.lora), and both sides evaluate in the middle of th
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import pytest
 import torch
 
 from rung.data.batches import Batch, collate, order
-from rung.data.render import Example
+from rung.data.read import read_splits
+from rung.data.render import Example, render
 from rung.engine.checkpoint import load_checkpoint, peft_config, save_checkpoint
 from rung.engine.optimizer import schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
-from rung.model.load import Base, load_base
+from rung.model.load import Base, dense_weight, load_base
 from rung.model.targets import last_name
 from rung.recipe import DEFAULT_MODEL
 
@@ -58,9 +60,14 @@ class Alone:
     """One candidate under PEFT and torch.optim.AdamW: the usual way."""
 
     def __init__(self, model: Any, candidate: Candidate, state: AdapterState) -> None:
-        for module in model.modules():
+        for name, module in list(model.named_modules()):
             if isinstance(module, bitsandbytes.nn.Linear4bit):
                 module.support_avx512bf16_for_cpu = False
+                if module.compute_dtype == torch.float64:  # where bitsandbytes' own product returns NaN
+                    plain = torch.nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+                    plain.weight = torch.nn.Parameter(dense_weight(module, torch.float64), requires_grad=False)
+                    model.set_submodule(name, plain)
+        model.set_attn_implementation("eager")  # what the pack uses for short rows: another kernel rounds otherwise
         names = sorted({last_name(key[:-2]) for key in state.weights})
         config = peft_config(candidate, names)
         config.inference_mode = False
@@ -70,7 +77,7 @@ class Alone:
         for key, tensor in state.weights.items():
             module = self.model.get_submodule(f"base_model.model.{key[:-2]}")
             parameter = (module.lora_A if key.endswith(".A") else module.lora_B)["default"].weight
-            parameter.data.copy_(tensor)
+            parameter.data = tensor.clone()
             self.factors[key] = parameter
         self.optimizer = torch.optim.AdamW(self.factors.values(), lr=candidate.learning_rate, weight_decay=DECAY)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: schedule(step, STEPS, WARMUP))
@@ -78,7 +85,9 @@ class Alone:
     def loss(self, batch: Batch) -> torch.Tensor:
         labels = torch.full(batch.ids.shape, -100)
         labels.view(-1)[batch.positions + 1] = batch.labels
-        return self.model(input_ids=batch.ids, labels=labels).loss
+        # What the model's own loss is, but for its rounding of the logits to float32.
+        logits = self.model(input_ids=batch.ids).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     def step(self, batch: Batch) -> None:
         self.model.train()
@@ -101,11 +110,25 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 class Loader:
     """Loads the same weights afresh each time: once for the pack, once for each oracle."""
 
-    def __init__(self, model: str, quantization: str) -> None:
-        self.model, self.quantization = model, quantization
+    def __init__(self, model: str, quantization: str, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.quantization, self.dtype = model, quantization, dtype
 
     def __call__(self) -> Base:
-        return load_base(self.model, self.quantization, "fp32")
+        base = load_base(self.model, self.quantization, "fp32")
+        base.model.to(self.dtype) if self.quantization == "none" else base.model.apply(self._cast)
+        return replace(base, dtype=self.dtype)
+
+    def _cast(self, module: torch.nn.Module) -> None:
+        """Give what is not quantised the dtype; bitsandbytes dequantises to the dtype of the input."""
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(self.dtype)
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype = self.dtype
+
+    def states(self, trainer: Trainer, candidates: list[Candidate]) -> list[AdapterState]:
+        fresh = [fresh_state(trainer.frozen, candidate, SEED) for candidate in candidates]
+        return [AdapterState(0, {key: t.to(self.dtype) for key, t in state.tensors.items()}) for state in fresh]
 
 
 def check_law(load: Loader, candidates: list[Candidate], tolerance: float, rows: list[Example] | None = None) -> None:
@@ -113,7 +136,7 @@ def check_law(load: Loader, candidates: list[Candidate], tolerance: float, rows:
     trainer = Trainer(load())
     rows = rows or examples(trainer.model.config.vocab_size)
     steps = batches(rows)
-    states = [fresh_state(trainer.frozen, candidate, SEED) for candidate in candidates]
+    states = load.states(trainer, candidates)
     with Pack(trainer.frozen, candidates, states, DECAY, CLIP) as pack:
         for number, batch in enumerate(steps):
             if number == STEPS // 2:
@@ -140,7 +163,10 @@ def test_a_candidate_in_a_pack_ends_as_it_would_have_ended_alone_under_peft(
 
 @pytest.mark.slow
 def test_the_law_holds_on_the_real_model_in_nf4() -> None:
-    check_law(Loader(DEFAULT_MODEL, "nf4"), CANDIDATES[:3], 1e-5)
+    """In float64: in float32 PEFT is off from itself by 6e-5 when only its attention kernel changes (docs/log.md)."""
+    load = Loader(DEFAULT_MODEL, "nf4", torch.float64)
+    rows = render(read_splits("pronounce").train[:24], load().tokenizer, 99)
+    check_law(load, CANDIDATES[:2], 1e-5, rows)
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
@@ -160,7 +186,7 @@ def test_forward_and_gradients_are_those_of_peft(tiny_folder: Path, quantization
         alone.model.train()
         loss = alone.loss(batch)
         loss.backward()
-        assert float(losses[k]) == pytest.approx(float(loss), rel=1e-6)
+        assert float(losses[k].detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
         for key, parameter in alone.factors.items():
             name, factor = key[:-2], key[-1]
             stacked = gradients[name, factor][k]

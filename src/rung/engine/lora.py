@@ -47,8 +47,8 @@ class FrozenLinear(nn.Module):
 class PackedLoraLinear(nn.Module):
     """A frozen linear layer with the adapters of K candidates, for rows grouped by candidate.
 
-    `A` (K, R, I) and `B` (K, O, R) are float32 parameters, `scale` is (K, 1, 1). The products are computed in the
-    dtype of the input: with bfloat16, as PEFT does under autocast.
+    `A` (K, R, I) and `B` (K, O, R) are parameters, `scale` is (K, 1, 1), all of one dtype: float32, or float64 in a
+    test. The products are computed in the dtype of the input: with bfloat16, as PEFT does under autocast.
     """
 
     scale: Tensor
@@ -115,8 +115,8 @@ class _PackedProduct(torch.autograd.Function):
         g = grad.reshape(-1, grad.shape[-1])
         g_KNO = g.view(K, -1, g.shape[-1])
         gh_KNR = torch.bmm(g_KNO, b)
-        grad_A = torch.bmm(gh_KNR.transpose(1, 2).contiguous(), x_KNI).float()
-        grad_B = torch.bmm(g_KNO.transpose(1, 2), h_KNR).float() * scale
+        grad_A = torch.bmm(gh_KNR.transpose(1, 2).contiguous(), x_KNI).to(scale.dtype)
+        grad_B = torch.bmm(g_KNO.transpose(1, 2), h_KNR).to(scale.dtype) * scale
         if not ctx.needs_input_grad[0]:
             return None, grad_A, grad_B, None, None
         grad_x = g @ ctx.layer.dense(g.dtype)

@@ -27,7 +27,7 @@ def completion_loss(hidden: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         weight: (V, D), the frozen output head.
 
     Returns:
-        (M,) float32, in nats.
+        (M,) in nats; float32, or float64 where the states are.
     """
     loss: Tensor = _CompletionLoss.apply(hidden, labels, weight)  # type: ignore[no-untyped-call]
     return loss
@@ -43,7 +43,7 @@ class _CompletionLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         losses, gradients = [], []
         for h, label in zip(torch.split(hidden, CHUNK), torch.split(labels, CHUNK), strict=True):
-            logits = (h @ weight.T).float()
+            logits = (h @ weight.T).to(torch.promote_types(h.dtype, torch.float32))
             picked = label[:, None]
             # In place: the chunk's logits are the step's largest tensor, and reading it is what costs.
             logits.sub_(logits.amax(dim=1, keepdim=True))

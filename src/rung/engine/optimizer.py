@@ -32,7 +32,7 @@ class PackedAdamW:
     """AdamW over stacked parameters, each (K, …) float32.
 
     Args:
-        parameters: the stacked factors; updated in place.
+        parameters: the stacked factors, float32 (float64 in the tests); updated in place.
         learning_rates: one for each of the K candidates.
         weight_decay: decoupled, as in AdamW.
         clip_norm: the greatest norm of a candidate's whole gradient.
@@ -64,8 +64,8 @@ class PackedAdamW:
         clip = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)
         self.steps += 1
         rates = self.learning_rates * share
-        shrink = (1 - rates * self.weight_decay).float()
-        move = (-rates / (1 - BETAS[0] ** self.steps)).float()
+        shrink = 1 - rates * self.weight_decay
+        move = -rates / (1 - BETAS[0] ** self.steps)
         root = math.sqrt(1 - BETAS[1] ** self.steps)
         for p, g, first, second in zip(self.parameters, gradients, self.first, self.second, strict=True):
             g.mul_(_over(clip, g))
@@ -86,4 +86,4 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 def _over(values: Tensor, like: Tensor) -> Tensor:
     """(K,) ─▶ (K, 1, …), to multiply a stacked parameter."""
-    return values.view(-1, *[1] * (like.dim() - 1))
+    return values.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -29,6 +29,10 @@ class AdapterState:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.tensors.values())).dtype
+
+    @property
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in self.tensors.items() if name.endswith(FACTORS)}
 
@@ -149,7 +153,7 @@ class Pack:
             module = self.frozen.layers[name]
             ranks = [c.rank if name in self._names[c.id] else 0 for c in candidates]
             device = module.base.weight.device
-            scale = torch.tensor([c.scale for c in candidates], device=device)
+            scale = torch.tensor([c.scale for c in candidates], dtype=states[0].dtype, device=device)
             stacks = {
                 suffix: [_stack(states, f"{name}.{f}", suffix, ranks, module.base).to(device) for f in FACTORS]
                 for suffix in ("", ".first", ".second")
@@ -169,7 +173,8 @@ class Pack:
 def _stack(states: Sequence[AdapterState], key: str, suffix: str, ranks: Sequence[int], base: nn.Linear) -> Tensor:
     """The candidates' tensors in one, padded with zeros to the widest rank."""
     down = key.endswith(".A")
-    stack = torch.zeros(len(states), *((max(ranks), base.in_features) if down else (base.out_features, max(ranks))))
+    shape = (max(ranks), base.in_features) if down else (base.out_features, max(ranks))
+    stack = torch.zeros(len(states), *shape, dtype=states[0].dtype)
     for own, state, rank in zip(stack, states, ranks, strict=True):
         if rank:
             (own[:rank] if down else own[:, :rank]).copy_(state.tensors[key + suffix])
