@@ -108,6 +108,14 @@ def test_the_grid_grows_where_the_best_rate_stands_at_its_edge(best: float, foun
     assert decision.recommended.learning_rate == pytest.approx(found)
 
 
+def test_the_grid_does_not_grow_where_its_edge_is_flat() -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        return 1.5 + (0.2 if candidate.learning_rate > 3e-3 else 0.0) + (1 - fraction)
+
+    _, _, history = run(world, noise=0.2)
+    assert min(m.candidate.learning_rate for m in history if m.candidate.rank == 8) == 1e-3
+
+
 def test_a_grid_that_never_turns_ends_all_the_same() -> None:
     decision, _, _ = run(hill(1e-9, steep=0.01))
     assert decision.recommended is not None

@@ -1,7 +1,8 @@
 """The climb: the learning rate, then the rank ladder, then the recommendation.
 
 1. *Learning rate.* A grid of rates at the lowest rank. One look at a third of the budget lets hopeless ones leave; the
-   others go on to the end. Where the best stands at an edge of the grid, the grid grows by a factor of two.
+   others go on to the end. Where the best stands at an edge of the grid, and is better than its neighbour there, the
+   grid grows by a factor of two.
 2. *Rank.* The rungs up to the third in one pack, alpha twice the rank; the first rung is the grid's winner itself.
    Further rungs one at a time, while the upper bound of the last doubling's gain reaches the margin. Each rung is
    tried at the best rate so far and at half of it, for the best rate can fall as the rank grows: on *pronounce*, rank
@@ -99,7 +100,8 @@ class _Rates:
         if self.heat:
             return
         if not finished:
-            raise TrainingError("Every learning rate of the grid diverged; give lower ones with --learning-rates.")
+            why = ", ".join(f"{candidate.learning_rate:g}: {reason}" for candidate, reason in self.left)
+            raise TrainingError(f"No learning rate of the grid lasted ({why}); give lower ones with --learning-rates.")
         self.best = min(finished, key=_by_loss)
         self.verdicts += [
             climb.compare(
@@ -162,19 +164,30 @@ class _Rates:
             finished = [m for c in candidates if (m := self.known[c, 1.0]).scores]
             if not finished or len(space.learning_rates) == 1 or extension == EXTENSIONS:
                 break
-            best = min(finished, key=_by_loss).candidate.learning_rate
-            if best == high:
-                high = beyond = float(f"{best * 2:.6g}")
-            elif best == low:
-                low = beyond = float(f"{best / 2:.6g}")
+            best = min(finished, key=_by_loss)
+            rate = best.candidate.learning_rate
+            if rate == high:
+                high = beyond = float(f"{rate * 2:.6g}")
+            elif rate == low:
+                low = beyond = float(f"{rate / 2:.6g}")
             else:
                 break
-            if not 0 < beyond < 1:
+            if not 0 < beyond < 1 or self._flat(best, finished):
                 break
             candidates.append(space.candidate(space.ranks[0], beyond))
         failed = [self.known[c, 1.0] for c in candidates if not self.known[c, 1.0].scores]
         self.left += [(m.candidate, "it diverged") for m in failed]
         return finished
+
+    def _flat(self, edge: Measurement, finished: list[Measurement]) -> bool:
+        """Whether the rate next to the edge was trained to the end too, and is not shown to be worse."""
+        rates = {*self.climb.space.learning_rates, *(m.candidate.learning_rate for m in finished)}
+        rate = edge.candidate.learning_rate
+        beside = min(rates - {rate}, key=lambda other: abs(math.log(other / rate)))
+        for m in finished:
+            if m.candidate.learning_rate == beside:
+                return self.climb.compare("learning_rate", m, edge, (beside, rate), self.family).outcome != "better"
+        return False
 
 
 class _Ladder:
