@@ -32,4 +32,4 @@ bench: .venv/demo
 	touch $@
 
 clean:
-	rm -rf .venv studies
+	rm -rf .venv

@@ -62,6 +62,7 @@ def tune(
         str | None, typer.Option("--learning-rates", "--lr", help="The grid; by default four around a guess.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step. [8]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. [512]")] = None,
     quantization: Annotated[str | None, typer.Option(help="The base: nf4 or none. [nf4]")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16 or fp32; by default what the machine is fast at.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the order of rows and the first weights. [0]")] = None,
@@ -89,6 +90,7 @@ def tune(
         ranks=_numbers(ranks, int, "--ranks"),
         learning_rates=_numbers(learning_rates, float, "--learning-rates"),
         batch_size=batch_size,
+        max_tokens=max_tokens,
         quantization=quantization,
         precision=precision,
         seed=seed,

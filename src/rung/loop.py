@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from rung.atomic import write_text
 from rung.data.read import Splits, read_splits
 from rung.errors import StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
@@ -68,9 +69,12 @@ def tune(
     runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0]))
     ledger = Ledger(folder)
     if not folder.manifest.exists():
+        # The manifest last: it says that the study has begun.
+        write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, splits))
-        folder.recipe.write_text(recipe.as_yaml(), encoding="utf-8")
     observer.note(_describe(recipe, base, runner))
+    if runner.left_out:
+        observer.note(f"{runner.left_out:,} rows are longer than max_tokens = {recipe.max_tokens} and are left out")
     return answer(Climb(space, recipe.margin), runner, ledger, observer, base, recipe, lambda: clock() - begun)
 
 

@@ -22,8 +22,9 @@ from rung.study.ledger import Ledger
 SCHEMA = 1
 LIBRARIES = ("rung", "torch", "transformers", "peft", "bitsandbytes", "optuna", "safetensors", "scipy")
 NOT_COVERED = (
-    "One seed for each candidate: the intervals cover the choice of validation rows, not of the seed.",
-    "Rates and ranks were tried at alpha = 2 · rank and on the targets given; the rate was chosen at the lowest rank.",
+    "One seed and one data set: the intervals cover the choice of validation rows, not of the seed.",
+    "The best rate of a rank was picked on the same validation rows, which flatters ranks tried at more rates.",
+    "Alpha was 2 · rank throughout, on the targets given.",
 )
 
 
@@ -66,6 +67,7 @@ def document(
             {
                 "id": candidate.id,
                 **_levers(candidate),
+                "target_modules": _target_modules(ledger, candidate),
                 "seed": candidate.seed,
                 "status": "left" if candidate in left and m.scores else m.status,
                 **({"why": left[candidate]} if candidate in left else {}),
@@ -127,6 +129,8 @@ def _bounds(scores: Scores | None) -> dict[str, float] | None:
 
 
 def _target_modules(ledger: Ledger, candidate: Candidate) -> list[str]:
-    """The module names as the adapter's own configuration has them."""
+    """The module names as the adapter's own configuration has them; none where the candidate left no adapter."""
     path = ledger.folder.adapter(candidate) / "adapter_config.json"
+    if not path.exists():
+        return []
     return list(json.loads(path.read_text(encoding="utf-8"))["target_modules"])

@@ -20,8 +20,9 @@ def rows(count: int, word: str = "p") -> list[object]:
 
 def test_rows_are_read_in_order_and_blank_lines_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"prompt": "a", "completion": "b", "more": 1}\n\n{"prompt": "ü", "completion": "d"}\n')
-    assert read_rows(path) == (Row("a", "b"), Row("ü", "d"))
+    text = '\ufeff{"prompt": "a", "completion": "b", "more": 1}\r\n\n{"prompt": "ü\u2028", "completion": "d"}\n'
+    path.write_text(text, encoding="utf-8")
+    assert read_rows(path) == (Row("a", "b"), Row("ü\u2028", "d"))
 
 
 @pytest.mark.parametrize(

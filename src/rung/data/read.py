@@ -82,7 +82,8 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         DataError: see `read_splits`; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which also splits at characters that JSON allows inside a text, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(
             f"There is no data file '{path}'; give the path of a JSONL file, or one of {', '.join(TASKS)}."

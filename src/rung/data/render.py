@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,3 @@ def render_split(rows: Sequence[Row], tokenizer: Any, max_tokens: int, name: str
             "raise max_tokens or shorten the rows."
         )
     return examples
-
-
-def token_count(examples: Iterable[Example]) -> int:
-    return sum(len(example.ids) for example in examples)

@@ -31,19 +31,13 @@ def load_checkpoint(path: Path) -> AdapterState | None:
         return AdapterState(int(file.metadata()["step"]), {name: file.get_tensor(name) for name in names})
 
 
-def save_adapter(folder: Path, candidate: Candidate, state: AdapterState, base: str) -> int:
-    """Write a folder that `PeftModel.from_pretrained(model, folder)` loads; `base` is where the model is from.
-
-    Returns:
-        The size of the weights in bytes.
-    """
+def save_adapter(folder: Path, candidate: Candidate, state: AdapterState, base: str) -> None:
+    """Write a folder that `PeftModel.from_pretrained(model, folder)` loads; `base` is where the model is from."""
     weights = {f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor for key, tensor in state.weights.items()}
-    data = save(weights, metadata={"format": "pt"})
-    write_bytes(folder / "adapter_model.safetensors", data)
+    write_bytes(folder / "adapter_model.safetensors", save(weights, metadata={"format": "pt"}))
     config = peft_config(candidate, sorted({last_name(key[:-2]) for key in state.weights}), base)
     fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_text(folder / "adapter_config.json", json.dumps(fields, indent=2, sort_keys=True))
-    return len(data)
 
 
 def peft_config(candidate: Candidate, target_modules: list[str], base: str | None = None) -> LoraConfig:

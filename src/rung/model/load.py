@@ -21,7 +21,7 @@ from typing import Any
 import bitsandbytes.functional
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from rung.errors import ModelError
@@ -86,6 +86,8 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
             ) from None
     model.requires_grad_(False)
     model.eval()
+    # The model's own would add to greedy writing what it likes: a repetition penalty, beams.
+    model.generation_config = GenerationConfig()
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop.")
     return Base(model, tokenizer, source, dtype)
@@ -134,8 +136,8 @@ def _packaged_gguf() -> Path | None:
 
 def _converted(gguf: Path, name: str) -> str:
     """The cached folder of a GGUF file, made when it is not there. The weights are kept in bfloat16."""
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:1".encode()).hexdigest()[:12]
+    with gguf.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     folder = cache_folder() / "models" / f"{name}-{key}"
     if folder.exists():
         return str(folder)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from rung.data.batches import collate, order, steps_per_pass
 from rung.data.read import Splits
-from rung.data.render import Example, render_split
+from rung.data.render import render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint
 from rung.engine.memory import keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import schedule
@@ -39,7 +40,10 @@ class LocalRunner:
         self.device = base.device
         self.train = render_split(splits.train, base.tokenizer, recipe.max_tokens, "training")
         self.validation = render_split(splits.validation, base.tokenizer, recipe.max_tokens, "validation")
-        self._test_rows = splits.test
+        # Rendered now, so that a split that cannot be used is found now; it is opened by `test`.
+        self._test = render_split(splits.test, base.tokenizer, recipe.max_tokens, "test")
+        rows = len(splits.train) + len(splits.validation) + len(splits.test)
+        self.left_out = rows - len(self.train) - len(self.validation) - len(self._test)
         lengths = [len(example.ids) for example in self.train]
         per_pass = steps_per_pass(len(lengths), recipe.batch_size)
         self.steps = max(1, round(recipe.budget * per_pass))
@@ -76,17 +80,15 @@ class LocalRunner:
         return [found[candidate] for candidate in heat.candidates]
 
     def test(self, candidate: Candidate | None) -> dict[str, float]:
-        recipe = self.recipe
-        rows = render_split(self._test_rows, self.trainer.base.tokenizer, recipe.max_tokens, "test")
         if candidate is None:
-            return self._tested(rows, None)
+            return self._tested(None)
         state = load_checkpoint(self.folder.checkpoint(candidate))
         assert state is not None, "a candidate is tested after it has been trained"
         with Pack(self.trainer.frozen, [candidate], [state]) as pack:
-            return self._tested(rows, pack)
+            return self._tested(pack)
 
-    def _tested(self, rows: Sequence[Example], pack: Pack | None) -> dict[str, float]:
-        tokenizer = self.trainer.base.tokenizer
+    def _tested(self, pack: Pack | None) -> dict[str, float]:
+        rows, tokenizer = self._test, self.trainer.base.tokenizer
         wanted = [tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True) for row in rows]
         loss = self.trainer.score(rows, pack)[0].mean
         return {"loss": loss, **text_metrics(self.trainer.write(rows), wanted)}
@@ -118,6 +120,9 @@ class LocalRunner:
         peak, seconds = peak_bytes(self.device), (time.perf_counter() - begun) / len(members)
         measurements = []
         for candidate, state, score in ended:
+            if not math.isfinite(score.mean):  # the last step was one too many
+                diverged[candidate] = stop
+                continue
             save_checkpoint(self.folder.checkpoint(candidate), state)
             save_adapter(self.folder.adapter(candidate), candidate, state, self.trainer.base.source)
             measurements.append(self._measurement(candidate, heat.until, stop, score, peak, seconds))

@@ -53,7 +53,7 @@ class Climb:
 
     def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
         known = {(m.candidate, m.fraction): m for m in history}
-        rates = _Rates(self, baseline, known)
+        rates = _Rates(self, known)
         if rates.heat:
             ahead = rates.ahead + 2 * (min(len(self.space.ranks), FIRST_RUNGS) - 1)
             return Decision(tuple(rates.verdicts), tuple(rates.left), rates.heat, ahead=ahead)
@@ -84,7 +84,7 @@ class Climb:
 class _Rates:
     """The learning-rate phase, as far as the measurements go: a heat to ask for, or the best."""
 
-    def __init__(self, climb: Climb, baseline: Scores, known: dict[tuple[Candidate, float], Measurement]) -> None:
+    def __init__(self, climb: Climb, known: dict[tuple[Candidate, float], Measurement]) -> None:
         self.climb, self.known = climb, known
         space = climb.space
         self.family = len(space.learning_rates) + EXTENSIONS
@@ -93,7 +93,7 @@ class _Rates:
         self.heat: Heat | None = None
         self.ahead = 0.0
         grid = [space.candidate(space.ranks[0], rate) for rate in space.learning_rates]
-        alive = self._look(baseline, grid)
+        alive = self._look(grid)
         if self.heat:
             return
         finished = self._finish(alive)
@@ -115,7 +115,7 @@ class _Rates:
             if m is not self.best
         ]
 
-    def _look(self, baseline: Scores, grid: list[Candidate]) -> list[Candidate]:
+    def _look(self, grid: list[Candidate]) -> list[Candidate]:
         """The candidates of the grid that go on past the look."""
         if len(grid) == 1:
             return grid
@@ -130,8 +130,6 @@ class _Rates:
             assert look is not None
             if look.scores is None:
                 self.left.append((look.candidate, "it diverged"))
-            elif look.loss >= baseline.mean:
-                self.left.append((look.candidate, "it is no better than the untuned model"))
             elif verdict := self._beaten(look, [other for other in looks if other and other.scores]):
                 self.verdicts.append(verdict)
                 self.left.append((look.candidate, f"at the look {verdict.to:g} was better by {verdict.gain:.3f}"))
@@ -239,15 +237,14 @@ class _Ladder:
         return self.climb.compare("rank", before, to, values, len(self.climb.space.ranks))
 
     def _cheapest(self, climbed: list[Measurement]) -> Measurement:
-        """The lowest rung that no other is shown to be worthwhile better than."""
-        best = min(climbed, key=_by_loss)
-        for rung in climbed[: climbed.index(best)]:
-            verdict = self._compare(rung, best)
-            if verdict not in self.verdicts:
-                self.verdicts.append(verdict)
-            if verdict.outcome != "better":
+        """The lowest rung that no other is shown to be worthwhile better than; says what beats each below it."""
+        for rung in climbed:
+            against = [self._compare(rung, other) for other in climbed if other is not rung]
+            if not (beaten := [verdict for verdict in against if verdict.outcome == "better"]):
                 return rung
-        return best
+            if not any(verdict in self.verdicts for verdict in beaten):
+                self.verdicts.append(max(beaten, key=lambda verdict: verdict.gain))
+        raise AssertionError("no rung is worse than itself: the best is beaten by none")
 
 
 def _by_loss(measurement: Measurement) -> tuple[float, int, float]:
