@@ -23,19 +23,22 @@ World = Callable[[Candidate, float], float]
 """The true loss of a candidate at a fraction of the budget; infinite where it diverges."""
 
 
-def measure(world: World, candidate: Candidate, fraction: float, noise: float = 0.02) -> Measurement:
-    """The rows are as hard for one candidate as for another; what each adds of its own is `noise` a token."""
+def measure(world: World, candidate: Candidate, fraction: float, noise: float | dict[int, float]) -> Measurement:
+    """The rows are as hard for one candidate as for another; what each adds of its own is `noise`, or its rank's."""
+    spread = noise[candidate.rank] if isinstance(noise, dict) else noise
     truth = world(candidate, fraction)
     scores = None
     if math.isfinite(truth):
         hard, own = random.Random("rows"), random.Random(f"{candidate.id}@{fraction}")
-        losses = (5 * max(0.0, truth + hard.gauss(0, 0.3) + own.gauss(0, noise)) for _ in range(ROWS))
+        losses = (5 * max(0.0, truth + hard.gauss(0, 0.3) + own.gauss(0, spread)) for _ in range(ROWS))
         scores = Scores(tuple(losses), (5,) * ROWS)
     status = "trained" if scores else "diverged"
     return Measurement(candidate, fraction, 10, 100, status, scores, candidate.rank * 1000, 4000, 1, 1.0)  # type: ignore[arg-type]
 
 
-def run(world: World, space: LeverSpace = SPACE, noise: float = 0.02) -> tuple[Decision, list[Heat], list[Measurement]]:
+def run(
+    world: World, space: LeverSpace = SPACE, noise: float | dict[int, float] = 0.02
+) -> tuple[Decision, list[Heat], list[Measurement]]:
     """The climb to its end, held to the promises of the protocol on its way."""
     climb, history, heats = Climb(space), [], []
     verdicts: tuple[object, ...] = ()
@@ -77,6 +80,18 @@ def test_it_finds_the_rate_and_stays_low_where_rank_gains_nothing() -> None:
         (8, 16, "no_worthwhile_gain"),
         (16, 32, "no_worthwhile_gain"),
     ]
+
+
+def test_a_rung_that_any_other_is_shown_to_beat_is_not_recommended() -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        return hill(2e-3)(candidate, fraction) - {8: 0.0, 16: 0.04, 32: 0.06, 64: 0.06}[candidate.rank]
+
+    # Rank 32 is best on average, but so noisy that nothing is shown by it; rank 16 is surely better than rank 8.
+    decision, _, _ = run(world, noise={8: 0.01, 16: 0.01, 32: 0.8, 64: 0.8})
+    shown = {(v.before, v.to): v.outcome for v in decision.verdicts if v.lever == "rank"}
+    assert shown[8, 16] == "better"
+    assert shown[16, 32] == "undecided"
+    assert decision.recommended == SPACE.candidate(16, 2e-3)
 
 
 def test_it_climbs_while_doubling_is_worth_it_and_no_further() -> None:
