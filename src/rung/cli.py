@@ -52,20 +52,26 @@ def tune(
     ] = None,
     validation: Annotated[str | None, typer.Option(help="A JSONL file to judge by; else a tenth of the data.")] = None,
     test: Annotated[str | None, typer.Option(help="A JSONL file opened once, at the end; else a tenth.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Passes over the training rows for a candidate. [1]")] = None,
-    margin: Annotated[float | None, typer.Option(help="The relative gain in loss that is worth having. [0.01]")] = None,
-    targets: Annotated[
-        str | None, typer.Option(help="attention, mlp, all-linear, or module names. [attention]")
+    budget: Annotated[
+        float | None, typer.Option(help="Passes over the training rows for a candidate. (default: 1)")
     ] = None,
-    ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. [8,16,32,64]")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="attention, mlp, all-linear, or module names. (default: attention)")
+    ] = None,
+    ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. (default: 8,16,32,64)")] = None,
     learning_rates: Annotated[
         str | None, typer.Option("--learning-rates", "--lr", help="The grid; by default four around a guess.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a step. [8]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. [512]")] = None,
-    quantization: Annotated[str | None, typer.Option(help="The base: nf4 or none. [nf4]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step. (default: 8)")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. (default: 512)")] = None,
+    quantization: Annotated[str | None, typer.Option(help="The base: nf4 or none. (default: nf4)")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16 or fp32; by default what the machine is fast at.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the order of rows and the first weights. [0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides the order of rows and the first weights. (default: 0)")
+    ] = None,
     study: Annotated[str | None, typer.Option(help="The study's name; by default made of data and model.")] = None,
     studies: Annotated[Path, typer.Option(help="The folder that holds the studies.")] = Path("studies"),
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
@@ -101,7 +107,10 @@ def tune(
     console = Console()
     console.print(result)
     console.print(
-        f"Adapter:  {result.adapter}\nEvidence: {result.folder / 'result.json'}", soft_wrap=True, highlight=False
+        f"Adapter:  {result.adapter}\nEvidence: {result.folder / 'result.json'}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
 
 
