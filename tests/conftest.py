@@ -27,7 +27,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_base(tiny_folder: Path) -> Base:
     """The tiny Llama in float32, not quantised."""
-    return load_base(str(tiny_folder), quantization="none", precision="fp32")
+    return load_base(str(tiny_folder), quantization="fp32", precision="fp32")
 
 
 @pytest.fixture

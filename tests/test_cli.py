@@ -27,7 +27,7 @@ def rung(*args: str | Path, cwd: Path, columns: int = 80) -> subprocess.Complete
 def options(tiny_folder: Path, rows_file: Path) -> list[str | Path]:
     return [
         "tune", "--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file,
-        "--quantization", "none", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--study", "s",
+        "--quantization", "fp32", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--study", "s",
     ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
         ({"--data": "empty.jsonl"}, "is empty"),
         ({"--data": "fields.jsonl"}, 'line 1: the row needs a text in "completion"'),
         ({"--model": "./none"}, "There is no model './none'"),
-        ({"--targets": "q_porj"}, "valid targets are attention, mlp, all-linear, or from down_proj,"),
+        ({"--targets": "q_porj"}, "valid targets are attention, mlp, all-linear, lm_head, or from down_proj,"),
         ({"--margin": "3"}, "--margin: input should be less than 1"),
         ({"--ranks": "eight"}, "--ranks: 'eight' is no list of numbers"),
         ({"--ranks": "8,4"}, "write the ranks from small to large"),

@@ -60,7 +60,7 @@ class StopsAt(Listener):
 def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
     return Recipe(
         model=str(tiny_folder),
-        quantization="none",
+        quantization="fp32",
         precision="fp32",
         data=str(rows_file),
         validation=str(rows_file),
@@ -107,7 +107,7 @@ def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe
 def test_the_recommended_adapter_is_the_one_that_was_measured(recipe: Recipe, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "s")
     found = tune(recipe, folder, Listener())
-    base = load_base(recipe.model, "none", "fp32")
+    base = load_base(recipe.model, "fp32", "fp32")
     model = PeftModel.from_pretrained(base.model, folder.path / found["recommendation"]["adapter"]).eval()
     losses = tokens = 0.0
     for line in Path(recipe.data).read_text().splitlines():

@@ -67,8 +67,12 @@ def tune(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step. (default: 8)")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. (default: 512)")] = None,
-    quantization: Annotated[str | None, typer.Option(help="The base: nf4 or none. (default: nf4)")] = None,
-    precision: Annotated[str | None, typer.Option(help="bf16 or fp32; by default what the machine is fast at.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="The base: nf4, nf4-single, int8, bf16, fp32. (default: nf4)")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="bf16, fp16, fp32; by default what the machine is fast at.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Decides the order of rows and the first weights. (default: 0)")
     ] = None,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 WORDS = ("attention", "mlp", "all-linear")
-"""The words for target modules; anything else is names of modules."""
+"""The words for groups of target modules; anything else is names of modules, but for `lm_head`, the output head."""
 
 Status = Literal["trained", "diverged"]
 Outcome = Literal["better", "no_worthwhile_gain", "undecided"]
@@ -20,8 +20,9 @@ Outcome = Literal["better", "no_worthwhile_gain", "undecided"]
 class Candidate:
     """One setting of every lever, plus a seed.
 
-    The update is `scale · B A` with A of (rank, in) and B of (out, rank). `targets` is a word (`attention`, `mlp`,
-    `all-linear`) or module names joined by commas.
+    The update is `scale · B A` with A of (rank, in) and B of (out, rank). `targets` is words (`attention`, `mlp`,
+    `all-linear`, `lm_head`), module names or patterns, joined by commas or plus signs. `dropout` is the share of an
+    adapter's inputs that are zeroed in training.
     """
 
     rank: int
@@ -29,6 +30,7 @@ class Candidate:
     targets: str
     learning_rate: float
     use_rslora: bool = False
+    dropout: float = 0.0
     seed: int = 0
 
     @property
@@ -43,6 +45,8 @@ class Candidate:
         parts = [f"r{self.rank}", f"a{self.alpha:g}", self.targets.replace(",", "+").replace("*", "x"), f"lr{rate}"]
         if self.use_rslora:
             parts.append("rslora")
+        if self.dropout:
+            parts.append(f"d{self.dropout:g}")
         return "-".join([*parts, f"s{self.seed}"])
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,8 +79,8 @@ class Measurement:
 
     `fraction` is the share of the full budget that the candidate has been trained for, in (0, 1]; the learning rate
     has decayed to zero at 1; `steps` and `tokens` count from the start of its training. `scores` is None where the
-    candidate diverged. `seconds` is its share of the time of the heat's pack, scoring included, and
-    `peak_memory_bytes` the most that the process held during it.
+    candidate diverged; `reason` says then why, and `steps` when. `seconds` is its share of the time of the heat's
+    pack, scoring included, and `peak_memory_bytes` the most that the process held during it.
     """
 
     candidate: Candidate
@@ -89,6 +93,7 @@ class Measurement:
     adapter_bytes: int
     peak_memory_bytes: int
     seconds: float
+    reason: str = ""
 
     @property
     def loss(self) -> float:

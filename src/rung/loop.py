@@ -16,7 +16,8 @@ from rung.atomic import write_text
 from rung.data.read import Splits, read_splits
 from rung.errors import StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
-from rung.model.load import Base, load_base
+from rung.model.load import PRECISIONS, Base, load_base
+from rung.model.targets import stacked_experts
 from rung.recipe import Recipe, read_recipe
 from rung.result import document, manifest
 from rung.runner.local import LocalRunner
@@ -73,6 +74,8 @@ def tune(
         write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, splits))
     observer.note(_describe(recipe, base, runner))
+    if experts := stacked_experts(base.model):
+        observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     if runner.left_out:
         observer.note(f"{runner.left_out:,} rows are longer than max_tokens = {recipe.max_tokens} and are left out")
     return answer(Climb(space, recipe.margin), runner, ledger, observer, base, recipe, lambda: clock() - begun)
@@ -145,7 +148,7 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
 def _resolve(recipe: Recipe, base: Base) -> Recipe:
     """The recipe with what depends on the model and the machine filled in."""
     rates = recipe.learning_rates or rate_grid(base.model.config.get_text_config().hidden_size)
-    precision = "bf16" if str(base.dtype) == "torch.bfloat16" else "fp32"
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype == base.dtype)
     return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
 
 

@@ -33,8 +33,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = DEFAULT_MODEL
-    quantization: Literal["nf4", "none"] = "nf4"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    quantization: Literal["nf4", "nf4-single", "int8", "bf16", "fp32"] = "nf4"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     data: str = DEFAULT_DATA
     validation: str | None = None
     test: str | None = None

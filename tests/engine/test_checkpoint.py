@@ -29,13 +29,13 @@ def trained(trainer: Trainer, candidate: Candidate) -> AdapterState:
     ],
     ids=lambda candidate: candidate.id,
 )
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", ["fp32", "nf4"])
 def test_peft_loads_the_adapter_and_gives_the_same_logits(
     tiny_folder: Path, tmp_path: Path, candidate: Candidate, quantization: str
 ) -> None:
     trainer = Trainer(load_base(str(tiny_folder), quantization, "fp32"))
     state = trained(trainer, candidate)
-    save_adapter(tmp_path / "adapter", candidate, state, str(tiny_folder))
+    save_adapter(tmp_path / "adapter", candidate, state, trainer.frozen, str(tiny_folder))
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
         untuned = trainer.model(ids).logits
@@ -53,7 +53,7 @@ def test_peft_loads_the_adapter_and_gives_the_same_logits(
 def test_the_adapters_configuration_is_in_pefts_words(tiny_base: object, tiny_folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny_base)  # type: ignore[arg-type]
     candidate = Candidate(4, 8, "attention", 1e-3)
-    save_adapter(tmp_path, candidate, trained(trainer, candidate), str(tiny_folder))
+    save_adapter(tmp_path, candidate, trained(trainer, candidate), trainer.frozen, str(tiny_folder))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8, "LORA")
     assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]

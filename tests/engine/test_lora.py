@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rung.engine.lora import FrozenLinear, PackedLoraLinear
+from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, Turn
+from rung.errors import ModelError
 
 
 def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> FrozenLinear:
@@ -20,48 +21,100 @@ def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> Fro
     return FrozenLinear(layer.to("cpu").requires_grad_(False))
 
 
-@settings(max_examples=25, deadline=None)
+def part(start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float32) -> Part:
+    A, B = torch.randn(candidates, rank, 64), torch.randn(candidates, 48, rank)
+    return Part(start, start + candidates, A.to(dtype), B.to(dtype), torch.zeros_like(A), torch.zeros_like(B))
+
+
+def turn(stop: int, start: int = 0) -> Turn:
+    return Turn(start, stop, torch.zeros((), requires_grad=True))
+
+
+def factors(parts: list[Part], stop: int, start: int = 0) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """Each candidate's A and B, ready for the plain twin; None where it has none."""
+    found: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * (stop - start)
+    for p in parts:
+        for k in range(max(p.start, start), min(p.stop, stop)):
+            own = (p.A[k - p.start].detach().requires_grad_(), p.B[k - p.start].detach().requires_grad_())
+            found[k - start] = own
+    return found
+
+
+@settings(max_examples=40, deadline=None)
 @given(
-    candidates=st.integers(1, 5),
+    sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=4),
     batch=st.integers(1, 3),
     tokens=st.integers(1, 6),
-    rank=st.integers(1, 9),
     bias=st.booleans(),
     four_bit=st.booleans(),
+    data=st.data(),
 )
 def test_forward_and_gradients_are_those_of_the_plain_twin(
-    candidates: int, batch: int, tokens: int, rank: int, bias: bool, four_bit: bool
+    sizes: list[tuple[int, int]], batch: int, tokens: int, bias: bool, four_bit: bool, data: st.DataObject
 ) -> None:
+    """Of any mixture of ranks, with candidates that do not target the layer (rank 0), for any stretch of the pack."""
     frozen = make(bias, four_bit)
-    torch.manual_seed(candidates)
-    A, B = torch.randn(candidates, rank, 64), torch.randn(candidates, 48, rank)
-    layer = PackedLoraLinear(frozen, A, B, torch.rand(candidates) + 0.5)
-    x = torch.randn(candidates * batch, tokens, 64, requires_grad=True)
-    weights = torch.randn(candidates * batch, tokens, 48)
-    found = []
-    for forward in (layer, layer.plain):
-        x.grad = layer.A.grad = layer.B.grad = None
-        y = forward(x)
-        (y * weights).sum().backward()
-        assert x.grad is not None
-        found.append((y.detach(), x.grad, layer.A.grad, layer.B.grad))
-    for fast, plain in zip(*found, strict=True):
-        assert torch.allclose(fast, plain, rtol=1e-4, atol=1e-4)
+    torch.manual_seed(batch)
+    parts, stop = [], 0
+    for count, rank in sizes:
+        if rank:
+            parts.append(part(stop, count, rank))
+        stop += count
+    start = data.draw(st.integers(0, stop - 1))
+    stop = data.draw(st.integers(start + 1, stop))
+    layer, own = PackedLoraLinear(frozen, parts, turn(stop, start)), factors(parts, stop, start)
+    x = torch.randn((stop - start) * batch, tokens, 64, requires_grad=True)
+    weights = torch.randn((stop - start) * batch, tokens, 48)
+    y = layer(x)
+    (y * weights).sum().backward()
+    fast = (y.detach(), x.grad)
+    x.grad = None
+    twin = layer.plain(x, own)
+    (twin * weights).sum().backward()
+    for one, other in zip(fast, (twin.detach(), x.grad), strict=True):
+        assert one is not None
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+    for p in parts:
+        for k in range(p.start, p.stop):
+            factor = own[k - start] if start <= k < stop else None
+            for collected, wanted in zip((p.grad_A, p.grad_B), factor or (None, None), strict=True):
+                found = collected[k - p.start]
+                if wanted is None:
+                    assert not found.any(), "no gradient reaches a candidate that has no rows here"
+                else:
+                    assert wanted.grad is not None
+                    assert torch.allclose(found, wanted.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_to_a_wider_rank_changes_nothing_and_has_no_gradient() -> None:
-    frozen = make(False, True)
-    A, B = torch.randn(1, 3, 64), torch.randn(1, 48, 3)
-    wide_A, wide_B = torch.zeros(1, 8, 64), torch.zeros(1, 48, 8)
-    wide_A[:, :3], wide_B[:, :, :3] = A, B
-    narrow, wide = (PackedLoraLinear(frozen, a, b, torch.ones(1)) for a, b in ((A, B), (wide_A, wide_B)))
-    x = torch.randn(2, 5, 64)
-    assert torch.allclose(narrow(x), wide(x), atol=1e-6)
-    wide(x).square().sum().backward()
-    assert wide.A.grad is not None
-    assert wide.B.grad is not None
-    assert not wide.A.grad[:, 3:].any()
-    assert not wide.B.grad[:, :, 3:].any()
+def test_rows_that_are_still_the_same_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the first adapted layer the input needs no gradient: one candidate's rows stand for all."""
+    frozen, parts = make(True, True), [part(0, 3, 4), part(3, 1, 2)]
+    layer, own = PackedLoraLinear(frozen, parts, turn(4)), factors(parts, 4)
+    x = torch.randn(2, 5, 64).repeat(4, 1, 1)
+    weights = torch.randn(8, 5, 48)
+    y = layer(x)
+    (y * weights).sum().backward()
+    twin = layer.plain(x, own)
+    (twin * weights).sum().backward()
+    assert torch.allclose(y, twin, rtol=1e-5, atol=1e-5)
+    for p in parts:
+        for k in range(p.start, p.stop):
+            factor = own[k]
+            assert factor is not None
+            assert factor[0].grad is not None
+            assert torch.allclose(p.grad_A[k - p.start], factor[0].grad, rtol=1e-4, atol=1e-4)
+    # Rows that differ, and need no gradient because nothing does, are not taken for the same.
+    with torch.no_grad():
+        different = torch.randn(8, 5, 64)
+        assert torch.allclose(layer(different), layer.plain(different, own), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_is_given_other_rows_than_the_pass_has_says_so() -> None:
+    layer = PackedLoraLinear(make(False, False), [part(0, 2, 4)], turn(2))
+    layer.turn.tokens = 12
+    assert layer(torch.randn(4, 3, 64)).shape == (4, 3, 48)
+    with pytest.raises(ModelError, match="sees 7 tokens of 12, so an adapter on it cannot be packed"):
+        layer(torch.randn(7, 64))
 
 
 def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() -> None:
@@ -86,10 +139,21 @@ def test_the_frozen_product_is_the_dequantised_weight_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_the_input_keeps_its_dtype(four_bit: bool) -> None:
-    layer = PackedLoraLinear(make(True, four_bit), torch.randn(2, 4, 64), torch.randn(2, 48, 4), torch.ones(2))
+def test_the_input_keeps_its_dtype_and_the_gradients_are_float32(four_bit: bool) -> None:
+    own = part(0, 2, 4, torch.bfloat16)
+    layer = PackedLoraLinear(make(True, four_bit), [own], turn(2))
     y = layer(torch.randn(2, 3, 64, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
-    assert layer.A.grad is not None
-    assert layer.A.grad.dtype == torch.float32
+    assert own.grad_A.dtype == torch.float32
+    assert own.grad_A.any()
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_a_weight_that_is_held_gives_the_same_bits(four_bit: bool) -> None:
+    frozen, x = make(True, four_bit), torch.randn(3, 64)
+    before = frozen(x)
+    frozen.keep(torch.float32)
+    assert torch.equal(frozen(x), before)
+    frozen.keep(None)
+    assert torch.equal(frozen(x), before)

@@ -2,34 +2,84 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from rung.engine import loss as module
-from rung.engine.loss import completion_loss, plain_completion_loss
+from rung.engine.lora import FrozenLinear, Part
+from rung.engine.loss import Head, HeadAdapter, completion_loss, plain_completion_loss
+
+D, V, R = 16, 50, 3
+
+
+def head(bias: bool = False, factor: float = 1.0, cap: float | None = None) -> Head:
+    torch.manual_seed(0)
+    return Head(FrozenLinear(nn.Linear(D, V, bias=bias).requires_grad_(False)), factor, cap)
+
+
+def adapter(tokens: int, dropout: float) -> HeadAdapter:
+    A, B = torch.randn(1, R, D), torch.randn(1, V, R)
+    part = Part(0, 1, A, B, torch.zeros_like(A), torch.zeros_like(B), dropout)
+    return HeadAdapter(part, torch.rand(tokens, D) >= dropout if dropout else None)
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 8, 20])
-def test_loss_and_gradient_are_those_of_cross_entropy(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "made", [head(), head(bias=True), head(factor=0.25), head(cap=3.0), head(True, 0.5, 2.0)],
+    ids=["plain", "bias", "factor", "cap", "all"],
+)  # fmt: skip
+@pytest.mark.parametrize("adapted", [(), (1,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_loss_and_gradients_are_those_of_cross_entropy(
+    tokens: int, made: Head, adapted: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "CHUNK", 8)
     torch.manual_seed(tokens)
-    weight, labels = torch.randn(50, 16), torch.randint(0, 50, (tokens,))
-    factors = torch.rand(tokens)
-    found = []
-    for loss in (completion_loss, plain_completion_loss):
-        hidden = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        losses = loss(hidden, labels, weight)
-        (losses * factors).sum().backward()
-        found.append((losses.detach(), hidden.grad))
-    for fast, plain in zip(*found, strict=True):
-        assert torch.allclose(fast, plain, rtol=1e-5, atol=1e-6)
+    labels, factors = torch.randint(0, V, (tokens,)), torch.tensor([0.5, 2.0, 1.0])
+    adapters = [adapter(tokens, dropout) if k in adapted else None for k in range(3)]
+    hidden = torch.randn(3 * tokens, D, requires_grad=True)
+    losses, total = completion_loss(hidden, labels, factors, made, adapters)
+    (2 * total).backward()
+    assert losses.shape == (3, tokens)
+    assert not losses.requires_grad
+    assert hidden.grad is not None
+    for k, (own, grad) in enumerate(zip(hidden.detach().chunk(3), hidden.grad.chunk(3), strict=True)):
+        own.requires_grad_()
+        found = adapters[k]
+        if found is not None:
+            found.part.A.requires_grad_()
+            found.part.B.requires_grad_()
+        wanted = plain_completion_loss(own, labels, made, found)
+        (2 * factors[k] * wanted.sum()).backward()
+        assert torch.allclose(losses[k], wanted.detach(), rtol=1e-5, atol=1e-6)
+        assert own.grad is not None
+        assert torch.allclose(grad, own.grad, rtol=1e-4, atol=1e-5)
+        if found is not None:
+            for collected, factor in ((found.part.grad_A, found.part.A), (found.part.grad_B, found.part.B)):
+                assert factor.grad is not None
+                assert torch.allclose(collected, factor.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_of_the_head_learns_where_the_states_need_no_gradient() -> None:
+    own = adapter(4, 0.0)
+    anchor = torch.zeros((), requires_grad=True)
+    _, total = completion_loss(torch.randn(4, D), torch.arange(4), torch.ones(1), head(), [own], anchor)
+    total.backward()
+    assert own.part.grad_A.any()
+    assert own.part.grad_B.any()
 
 
 def test_huge_logits_do_not_overflow() -> None:
+    weight = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
     hidden = torch.full((2, 4), 1e4, requires_grad=True)
-    losses = completion_loss(hidden, torch.tensor([0, 1]), torch.tensor([[1.0] * 4, [-1.0] * 4]))
-    assert losses.tolist() == [0.0, 80000.0]
+    losses, _ = completion_loss(hidden, torch.tensor([0, 1]), torch.ones(1), Head(FrozenLinear(layer)), [None])
+    assert losses.tolist() == [[0.0, 80000.0]]
 
 
 def test_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad():
-        losses = completion_loss(torch.randn(3, 4), torch.tensor([0, 1, 2]), torch.randn(5, 4))
+        inputs: tuple[Tensor, Tensor, Tensor] = (torch.randn(3, D), torch.tensor([0, 1, 2]), torch.ones(1))
+        losses, total = completion_loss(*inputs, head(), [None])
     assert losses.grad_fn is None
+    assert total.grad_fn is None

@@ -8,43 +8,100 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup
 
+from rung.engine import optimizer as module
 from rung.engine.optimizer import PackedAdamW, schedule
+
+
+def packed(start: list[torch.Tensor], rates: list[float], decay: float = 0.0, scaling: bool = False) -> PackedAdamW:
+    rows = [row.clone().requires_grad_() for row in start]
+    return PackedAdamW(rows, [torch.zeros_like(row) for row in start], rates, decay, 1.0, scaling)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_every_candidate_is_moved_as_torch_adamw_with_clipping_moves_it_alone(decay: float) -> None:
     torch.manual_seed(0)
     rates = [1e-3, 5e-2, 3e-4]
-    start = [torch.randn(3, 4, 5), torch.randn(3, 6)]
-    gradients = [[torch.randn_like(p) * scale for p in start] for scale in (0.01, 1, 30, 1, 0.1, 5)]
-    stacked = [p.clone().requires_grad_() for p in start]
-    packed = PackedAdamW(stacked, rates, decay, 1.0)
+    start = [torch.randn(size) for size in (20, 20, 6)]
+    gradients = [[torch.randn_like(row) * scale for row in start] for scale in (0.01, 1, 30, 1, 0.1, 5)]
+    optimizer = packed(start, rates, decay)
     for gradient in gradients:
-        for p, g in zip(stacked, gradient, strict=True):
-            p.grad = g.clone()
-        norms = packed.step(0.7)
-        wanted = [math.sqrt(sum(float(g[k].square().sum()) for g in gradient)) for k in range(3)]
-        assert norms.tolist() == pytest.approx(wanted, rel=1e-5)
-        assert all(p.grad is None for p in stacked)
+        for own, g in zip(optimizer.gradients, gradient, strict=True):
+            own.copy_(g)
+        norms = optimizer.step([0.7] * 3)
+        assert norms.tolist() == pytest.approx([float(g.norm()) for g in gradient], rel=1e-5)
+        assert all(row.grad is None for row in optimizer.rows)
     for k, rate in enumerate(rates):
-        own = [p[k].clone().requires_grad_() for p in start]
-        alone = torch.optim.AdamW(own, lr=0.7 * rate, weight_decay=decay)
+        alone = start[k].clone().requires_grad_()
+        adamw = torch.optim.AdamW([alone], lr=0.7 * rate, weight_decay=decay)
         for gradient in gradients:
-            for p, g in zip(own, gradient, strict=True):
-                p.grad = g[k].clone()
-            torch.nn.utils.clip_grad_norm_(own, 1.0)
-            alone.step()
-        for p, q in zip(stacked, own, strict=True):
-            assert torch.allclose(p[k], q, rtol=1e-6, atol=1e-7)
+            alone.grad = gradient[k].clone()
+            torch.nn.utils.clip_grad_norm_([alone], 1.0)
+            adamw.step()
+        assert torch.allclose(optimizer.rows[k], alone, rtol=1e-6, atol=1e-7)
+        assert optimizer.progress[k].updates == len(gradients)
 
 
-def test_a_gradient_that_is_not_finite_spoils_its_own_candidate_only() -> None:
-    p = torch.zeros(2, 3, requires_grad=True)
-    packed = PackedAdamW([p], [0.1, 0.1], 0.0, 1.0)
-    p.grad = torch.tensor([[1.0, 1.0, 1.0], [1.0, math.nan, 1.0]])
-    norms = packed.step(1.0)
+def test_a_gradient_that_is_not_finite_moves_nobody() -> None:
+    optimizer = packed([torch.zeros(3), torch.zeros(3)], [0.1, 0.1])
+    optimizer.gradients[0].fill_(1.0)
+    optimizer.gradients[1].copy_(torch.tensor([1.0, math.nan, 1.0]))
+    norms = optimizer.step([1.0, 1.0])
     assert torch.isfinite(norms).tolist() == [True, False]
-    assert torch.isfinite(p[0]).all()
+    assert optimizer.rows[0].any()
+    assert not optimizer.rows[1].any()
+    assert [p.updates for p in optimizer.progress] == [1, 0]
+
+
+def test_what_is_restored_goes_on_as_if_nothing_had_happened() -> None:
+    torch.manual_seed(0)
+    start, gradients = [torch.randn(5)], [torch.randn(5) for _ in range(6)]
+    whole, first = packed(start, [0.1]), packed(start, [0.1])
+    for g in gradients:
+        whole.gradients[0].copy_(g)
+        whole.step([1.0])
+    for g in gradients[:3]:
+        first.gradients[0].copy_(g)
+        first.step([1.0])
+    second = packed([first.rows[0].detach()], [0.1])
+    second.restore(0, first.progress[0])
+    for name, moment in first.moments(0).items():
+        second.moments(0)[name].copy_(moment)
+    for g in gradients[3:]:
+        second.gradients[0].copy_(g)
+        second.step([1.0])
+    assert torch.equal(second.rows[0], whole.rows[0])
+
+
+def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each candidate's on its own: halved where its gradient overflowed, doubled after enough good steps."""
+    monkeypatch.setattr(module, "PATIENCE", 3)
+    torch.manual_seed(0)
+    overflows = [(True, False), (False, False), (False, True), (False, False), (False, False), (True, False)]
+    optimizer = packed([torch.ones(4), torch.ones(4)], [0.1, 0.1], scaling=True)
+    steps = [(torch.randn(4), torch.randn(4)) for _ in overflows]
+    for step, over in zip(steps, overflows, strict=True):
+        for k in range(2):
+            scaled = step[k] * optimizer.progress[k].loss_scale
+            optimizer.gradients[k].copy_(torch.full_like(scaled, math.inf) if over[k] else scaled)
+        optimizer.step([1.0, 1.0])
+    for k in range(2):
+        alone = torch.ones(4, requires_grad=True)
+        adamw, scaler = (
+            torch.optim.AdamW([alone], lr=0.1, weight_decay=0.0),
+            torch.amp.GradScaler("cpu", growth_interval=3),
+        )
+        for step, over in zip(steps, overflows, strict=True):
+            adamw.zero_grad()
+            scaler.scale((alone * step[k]).sum()).backward()
+            if over[k]:
+                assert alone.grad is not None
+                alone.grad.fill_(math.inf)
+            scaler.unscale_(adamw)
+            torch.nn.utils.clip_grad_norm_([alone], 1.0)
+            scaler.step(adamw)
+            scaler.update()
+        assert optimizer.progress[k].loss_scale == scaler.get_scale()
+        assert torch.allclose(optimizer.rows[k], alone, rtol=1e-6)
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5))

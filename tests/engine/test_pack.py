@@ -12,12 +12,13 @@ from rung.levers import Candidate
 SMALL, LARGE = Candidate(4, 8, "attention", 1e-3), Candidate(8, 16, "all-linear", 1e-3)
 
 
-def test_freezing_covers_every_linear_layer_of_the_blocks_and_changes_no_output() -> None:
+def test_freezing_covers_every_linear_layer_and_changes_no_output() -> None:
     model = tiny_llama()
     ids = torch.arange(12)[None]
     before = model(ids).logits
     frozen = freeze(model)
-    assert len(frozen.layers) == 14
+    assert len(frozen.layers) == 15
+    assert frozen.head == "lm_head"
     assert torch.allclose(model(ids).logits, before, atol=1e-6)
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -62,7 +63,7 @@ def test_a_pack_is_put_in_and_taken_out_without_a_trace() -> None:
         assert len(pack) == 2
         assert sum(isinstance(m, PackedLoraLinear) for m in model.modules()) == 14
     assert sum(isinstance(m, PackedLoraLinear) for m in model.modules()) == 0
-    assert sum(isinstance(m, FrozenLinear) for m in model.modules()) == 14
+    assert sum(isinstance(m, FrozenLinear) for m in model.modules()) == 15
     assert torch.equal(model(ids).logits, before)
 
 
@@ -74,7 +75,8 @@ def test_a_state_goes_in_and_comes_out_bit_by_bit_in_any_company() -> None:
             tensor.add_(torch.rand_like(tensor))
     for order in ([SMALL], [SMALL, LARGE], [LARGE, SMALL]):
         with Pack(frozen, order, [states[c] for c in order]) as pack:
-            for index, candidate in enumerate(order):
+            assert set(pack.candidates) == set(order)
+            for index, candidate in enumerate(pack.candidates):
                 back = pack.state(index).tensors
                 assert back.keys() == states[candidate].tensors.keys()
                 assert all(torch.equal(back[key], states[candidate].tensors[key]) for key in back)

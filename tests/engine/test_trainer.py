@@ -55,7 +55,7 @@ def test_a_step_returns_each_candidates_own_loss(tiny_base: Base) -> None:
 def test_it_writes_what_it_would_write_one_prompt_at_a_time(tiny_base: Base) -> None:
     trainer = Trainer(tiny_base)
     examples = render(ROWS, tiny_base.tokenizer, 99)
-    together = trainer.write(examples)
+    (together,) = trainer.write(examples)
     assert len(together) == len(ROWS)
     longest = max(example.completion for example in examples)
     for example, text in zip(examples, together, strict=True):

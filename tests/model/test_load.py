@@ -1,53 +1,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.tiny import ALPHABET, tiny_llama, tiny_tokenizer
-
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": len(ALPHABET),
-    "pad_token_id": 1,
-}
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GraniteConfig,
-    PretrainedConfig,
-)
+from tests.architectures import make
+from tests.tiny import tiny_llama, tiny_tokenizer
+from transformers import AutoModel
 
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.model import load as module
-from rung.model.load import load_base
+from rung.model.load import PRECISIONS, Base, dense_weight, load_base
+from rung.model.targets import linear_layers
 from rung.recipe import DEFAULT_MODEL
 
 
-def test_a_folder_is_loaded_frozen_in_the_precision_asked_for(tiny_folder: Path) -> None:
-    base = load_base(str(tiny_folder), "none", "bf16")
+@pytest.mark.parametrize("quantization", ["bf16", "fp32"])
+def test_a_folder_is_loaded_frozen_in_the_precision_asked_for(tiny_folder: Path, quantization: str) -> None:
+    base = load_base(str(tiny_folder), quantization, "bf16")
+    linear = linear_layers(base.model)
+    kept = {layer.weight.dtype for layer in linear.values()}
+    assert kept == {PRECISIONS[quantization]}
     assert base.dtype == torch.bfloat16
-    assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
+    around = {p.dtype for m in base.model.modules() if m not in linear.values() for p in m.parameters(recurse=False)}
+    assert around == {torch.bfloat16}
     assert not any(p.requires_grad for p in base.model.parameters())
     assert not base.model.training
     assert base.source == str(tiny_folder)
 
 
-def test_nf4_takes_the_linear_layers_and_leaves_the_head(tiny_folder: Path) -> None:
-    base = load_base(str(tiny_folder), "nf4", "fp32")
+@pytest.mark.parametrize(("quantization", "nested"), [("nf4", True), ("nf4-single", False)])
+def test_nf4_takes_the_linear_layers_and_leaves_the_head(tiny_folder: Path, quantization: str, nested: bool) -> None:
+    base = load_base(str(tiny_folder), quantization, "fp32")
     layer = base.model.model.layers[0].self_attn.q_proj
     assert layer.weight.dtype == torch.uint8
     assert layer.weight.quant_state.quant_type == "nf4"
-    assert layer.weight.quant_state.nested, "double quantisation"
+    assert layer.weight.quant_state.nested == nested, "double quantisation"
     assert base.model.lm_head.weight.dtype == torch.float32
-    assert base.footprint_bytes < load_base(str(tiny_folder), "none", "fp32").footprint_bytes
+    assert base.footprint_bytes < load_base(str(tiny_folder), "fp32", "fp32").footprint_bytes
+
+
+@pytest.mark.parametrize(("quantization", "off"), [("nf4", 0.1), ("int8", 0.01), ("bf16", 0.005), ("fp32", 0.0)])
+def test_the_dense_weight_is_what_was_stored_but_for_the_quantisation(
+    tiny_folder: Path, quantization: str, off: float
+) -> None:
+    layer = load_base(str(tiny_folder), quantization, "fp32").model.model.layers[0].mlp.up_proj
+    wanted = tiny_llama().model.layers[0].mlp.up_proj.weight
+    found = dense_weight(layer, torch.float32)
+    assert found.dtype == torch.float32
+    error = float((found - wanted).detach().norm() / wanted.norm())
+    assert error == 0 if off == 0 else off / 10 < error < off
+
+
+def test_an_unknown_quantization_is_answered_with_the_known_ones(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="There is no quantization 'int3'; give one of nf4, nf4-single, int8"):
+        load_base(str(tiny_folder), "int3")
 
 
 @pytest.mark.parametrize(
@@ -86,29 +95,38 @@ def test_a_gguf_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_a_model_whose_layers_are_not_linear_is_refused(tmp_path: Path) -> None:
-    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=97, n_positions=32)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_conv1d_is_the_same_matrix_as_a_plain_one(tmp_path: Path, quantization: str) -> None:
+    make("gpt2").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="no linear layers inside its blocks"):
-        Trainer(load_base(str(tmp_path), "none", "fp32"))
+    plain, four = (load_base(str(tmp_path), how, "fp32").model.transformer.h[0] for how in ("fp32", quantization))
+    for name in ("attn.c_attn", "mlp.c_proj"):
+        wanted = dense_weight(plain.get_submodule(name), torch.float32)
+        found = dense_weight(four.get_submodule(name), torch.float32)
+        assert found.shape == wanted.shape
+        assert (found - wanted).norm() < 0.15 * wanted.norm()
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Gemma2Config(head_dim=8, final_logit_softcapping=30.0, **SIZES),
-        GraniteConfig(logits_scaling=8.0, **SIZES),
-    ],
-    ids=["a cap", "a scale"],
-)
-def test_a_model_that_changes_its_logits_is_refused_rather_than_trained_wrongly(
-    config: PretrainedConfig, tmp_path: Path
+def test_a_model_that_changes_its_logits_in_a_way_unknown_is_refused_rather_than_trained_wrongly(
+    tiny_folder: Path,
 ) -> None:
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    base = load_base(str(tiny_folder), "fp32", "fp32")
+    forward = base.model.forward
+
+    def softened(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 0.9
+        return out
+
+    base.model.forward = softened
     with pytest.raises(ModelError, match="changes its logits after the output head"):
-        Trainer(load_base(str(tmp_path), "none", "fp32"))
+        Trainer(base)
+
+
+def test_a_model_without_a_head_is_refused() -> None:
+    model = AutoModel.from_config(tiny_llama().config)
+    with pytest.raises(ModelError, match="no causal language model"):
+        Trainer(Base(model, None, "headless", torch.float32))
 
 
 def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

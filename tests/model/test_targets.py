@@ -1,61 +1,121 @@
 from __future__ import annotations
 
+from typing import Any
+
+import peft
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.architectures import ARCHITECTURES, make
 from tests.tiny import tiny_llama
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, PhiConfig
 
 from rung.errors import TargetError
-from rung.model.targets import last_name, linear_layers, resolve
+from rung.model.targets import head_name, last_name, linear_layers, peft_names, resolve, stacked_experts
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}
+GROUPS: dict[str, tuple[set[str], set[str]]] = {
+    "phi3": ({"qkv_proj", "o_proj"}, {"gate_up_proj", "down_proj"}),
+    "gpt2": ({"c_attn", "c_proj"}, {"c_fc", "c_proj"}),
+    "gpt-neox": ({"query_key_value", "dense"}, {"dense_h_to_4h", "dense_4h_to_h"}),
+    "opt": ({"q_proj", "k_proj", "v_proj", "out_proj"}, {"fc1", "fc2"}),
+    # The experts of a Mixtral are one stacked parameter, and its router a plain one: nothing of its MLP is adapted.
+    "mixtral": (ATTENTION, set()),
+    # A Qwen-MoE has an expert that every token sees, with a gate of its own.
+    "qwen2-moe": (ATTENTION, MLP | {"shared_expert_gate"}),
+}
+
+
+def chosen(model: Any, targets: str) -> list[str]:
+    return resolve(linear_layers(model), targets, head_name(model))
 
 
 def names(targets: str) -> set[str]:
-    return {last_name(name) for name in resolve(linear_layers(tiny_llama()), targets)}
+    return {last_name(name) for name in chosen(tiny_llama(), targets)}
+
+
+def by_peft(model: Any, target_modules: Any) -> set[str]:
+    """The modules that PEFT adapts."""
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=target_modules, task_type="CAUSAL_LM"))
+    return {
+        name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")
+    }
 
 
 def test_the_words_mean_what_they_say_on_a_llama() -> None:
     assert names("attention") == ATTENTION
     assert names("mlp") == MLP
     assert names("all-linear") == ATTENTION | MLP
+    assert names("lm_head") == {"lm_head"}
+    assert names("attention+lm_head") == ATTENTION | {"lm_head"}
 
 
 def test_names_and_patterns_can_be_mixed() -> None:
     assert names("q_proj, v_proj") == {"q_proj", "v_proj"}
     assert names("attention,down_*") == ATTENTION | {"down_proj"}
+    assert chosen(tiny_llama(), "model.layers.1.self_attn.*_proj") == [
+        f"model.layers.1.self_attn.{name}_proj" for name in "qkvo"
+    ]
+    assert chosen(tiny_llama(), "model.layers.0.mlp.up_proj") == ["model.layers.0.mlp.up_proj"]
 
 
-def test_the_order_is_the_models_and_the_head_stays_out() -> None:
+def test_the_order_is_the_models_and_the_head_stays_out_but_by_name() -> None:
     layers = linear_layers(tiny_llama())
-    assert resolve(layers, "all-linear") == list(layers)
-    assert "lm_head" not in layers
-    assert len(layers) == 2 * 7
+    assert chosen(tiny_llama(), "all-linear") == [name for name in layers if name != "lm_head"]
+    assert "lm_head" not in chosen(tiny_llama(), "*")
+    assert len(layers) == 2 * 7 + 1
 
 
-@pytest.mark.parametrize("wrong", ["q_porj", "", "attention,nothing"])
+@pytest.mark.parametrize("wrong", ["q_porj", "", "attention,nothing", "attention++"])
 def test_an_unknown_name_is_answered_with_the_valid_ones(wrong: str) -> None:
     with pytest.raises(TargetError) as error:
         names(wrong)
-    assert "attention, mlp, all-linear" in str(error.value)
+    assert "attention, mlp, all-linear, lm_head" in str(error.value)
     for name in ATTENTION | MLP:
         assert name in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("config", "attention", "mlp"),
-    [
-        (GPTNeoXConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=32),
-         {"query_key_value", "dense"}, {"dense_h_to_4h", "dense_4h_to_h"}),
-        (PhiConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=32),
-         {"q_proj", "k_proj", "v_proj", "dense"}, {"fc1", "fc2"}),
-    ],
-)  # fmt: skip
-def test_other_architectures_are_told_apart_by_their_modules_names(
-    config: object, attention: set[str], mlp: set[str]
-) -> None:
-    with torch.device("meta"):
-        layers = linear_layers(AutoModelForCausalLM.from_config(config))
-    assert {last_name(name) for name in resolve(layers, "attention")} == attention
-    assert {last_name(name) for name in resolve(layers, "mlp")} == mlp
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_all_linear_is_what_peft_means_by_it(name: str) -> None:
+    theirs = by_peft(make(name), "all-linear")
+    if name == "mixtral":
+        # PEFT goes beyond the linear layers here and adapts the stacked experts and the router, as parameters.
+        beyond = {module for module in theirs if ".mlp." in module}
+        assert {last_name(module) for module in beyond} == {"gate", "experts", "base_layer"}
+        theirs -= beyond
+    assert set(chosen(make(name), "all-linear")) == theirs
+
+
+def test_experts_that_are_stacked_parameters_are_named_since_nothing_adapts_them() -> None:
+    assert stacked_experts(make("mixtral")) == ["model.layers.*.mlp.experts"]
+    assert stacked_experts(make("qwen2-moe")) == ["model.layers.*.mlp.experts"]
+    assert stacked_experts(make("llama")) == []
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_groups_are_told_apart_by_the_modules_names(name: str) -> None:
+    model = make(name)
+    attention, mlp = GROUPS.get(name, (ATTENTION, MLP))
+    assert {last_name(found) for found in chosen(model, "attention")} == attention
+    if mlp:
+        assert {last_name(found) for found in chosen(model, "mlp")} == mlp
+        assert not set(chosen(model, "mlp")) & set(chosen(model, "attention"))
+    else:
+        with pytest.raises(TargetError, match="no target module 'mlp'"):
+            chosen(model, "mlp")
+    assert len(chosen(model, "lm_head")) == 1
+
+
+@pytest.mark.parametrize("targets", ["attention", "mlp", "all-linear", "attention+lm_head", "lm_head"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "mixtral"])
+def test_peft_finds_the_same_modules_by_the_names_it_is_given(name: str, targets: str) -> None:
+    model = make(name)
+    wanted = chosen(model, targets)
+    assert by_peft(make(name), peft_names(linear_layers(model), wanted)) == set(wanted)
+
+
+@given(st.sets(st.sampled_from(list(linear_layers(tiny_llama()))), min_size=1))
+def test_any_choice_of_layers_has_names_that_mean_it_alone(wanted: set[str]) -> None:
+    layers = linear_layers(tiny_llama())
+    given_names = peft_names(layers, wanted)
+    assert {n for n in layers for g in given_names if n == g or n.endswith(f".{g}")} == wanted

@@ -54,9 +54,9 @@ def test_a_race_in_two_heats_ends_where_one_heat_ends_also_in_another_process(
     from rung.model.load import load_base
 
     (whole,) = runner.run(Heat("rank", (A,)), quiet)
-    first = make(load_base(str(tiny_folder), "none", "fp32"), rows_file, tmp_path / "two")
+    first = make(load_base(str(tiny_folder), "fp32", "fp32"), rows_file, tmp_path / "two")
     first.run(Heat("rank", (A, B), 1 / 3), quiet)
-    second = make(load_base(str(tiny_folder), "none", "fp32"), rows_file, tmp_path / "two")
+    second = make(load_base(str(tiny_folder), "fp32", "fp32"), rows_file, tmp_path / "two")
     (ended,) = second.run(Heat("rank", (A,)), quiet)
     assert ended.steps == whole.steps
     assert ended.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -67,7 +67,7 @@ def test_packs_as_narrow_as_one_change_nothing(tiny_folder: Path, rows_file: Pat
 
     losses = []
     for width in (1, 8):
-        base = load_base(str(tiny_folder), "none", "fp32")
+        base = load_base(str(tiny_folder), "fp32", "fp32")
         runner = make(base, rows_file, tmp_path / str(width), pack_width=width)
         losses.append([m.loss for m in runner.run(Heat("rank", (A, B)), quiet)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

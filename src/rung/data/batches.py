@@ -35,6 +35,20 @@ class Batch:
     rows: Tensor
     tokens: int
 
+    def part(self, first: int, last: int) -> Batch:
+        """The rows `first` to `last`, padded as they are here. `tokens` counts the padding then."""
+        rows, width = self.ids.shape
+        if (first, last) == (0, rows):
+            return self
+        own = (self.rows >= first) & (self.rows < last)
+        return Batch(
+            self.ids[first:last],
+            self.positions[own] - first * width,
+            self.labels[own],
+            self.rows[own] - first,
+            (last - first) * width,
+        )
+
 
 def steps_per_pass(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)

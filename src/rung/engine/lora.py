@@ -1,81 +1,189 @@
 """The linear layers of the packed engine, and the plain twin that the tests hold them to.
 
 A pack's rows come grouped by candidate. `PackedLoraLinear` multiplies all of them by the frozen weight at once, which
-is dequantised once for the whole pack, and then each group by its own A and B:
+is dequantised once for the whole pack, and then each candidate's rows by its own A and B:
 
-    y_k = x_k Wᵀ + scale_k · (x_k A_kᵀ) B_kᵀ                   (Hu et al., 2106.09685)
+    y_k = x_k Wᵀ + scale_k · (drop_k(x_k) A_kᵀ) B_kᵀ            (Hu et al., 2106.09685)
 
-Candidates of unlike rank are padded with zeros to the widest, and candidates that do not target a layer have rank zero
-there. A padded row of A and its column of B are both zero, so each one's gradient, a product with the other, is zero
-too, and AdamW leaves both at zero: the padding is inert, exactly.
+Candidates of one rank and one set of targets stand next to each other and make one `Part`, whose products are batched;
+nothing is padded to another's rank, and a candidate that does not target a layer costs nothing there.
 
-Both passes are written out as autograd functions, for three reasons. The weight is dequantised again in the backward
+Both passes are written out as autograd functions, for four reasons. The weight is dequantised again in the backward
 pass rather than kept (4 % of a step on two cores, against four times the memory). The layouts are contiguous, where
-autograd's own `bmm` copies strided tensors. And the frozen product must never run through bitsandbytes' own forward:
+autograd's own `bmm` copies strided tensors. The gradients of A and B go straight into the candidates' rows of one
+matrix, which is what the optimizer reads. And the frozen product must never run through bitsandbytes' own forward:
 version 0.50.2 on a CPU with AVX512-BF16 repacks the weight at the first evaluation under `no_grad`, and from then on
 drops the gradient to the layer's input, in training too.
 
-Shapes: K candidates, N rows of each (batch · tokens), I in, O out, R the widest rank.
+Below the first adapted layer all candidates' rows are the same. There the input needs no gradient, and the frozen
+product is done for one candidate and copied for the others.
+
+Shapes: K candidates, N rows of each (batch · tokens), I in, O out, R the part's rank, k its candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from rung.errors import ModelError
 from rung.model.load import dense_weight
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer that is never trained: 4-bit or plain. (…, I) ─▶ (…, O), in the dtype of its input."""
+    """A linear layer that is never trained: 4-bit, 8-bit or plain. (…, I) ─▶ (…, O), in the dtype of its input."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+        if isinstance(base, Conv1D):
+            self.in_features, self.out_features = base.weight.shape
+        else:
+            assert isinstance(base, nn.Linear)
+            self.in_features, self.out_features = base.in_features, base.out_features
+        self._kept: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """As the base keeps it. Some models ask a layer for its weight's dtype or device."""
+        weight: Any = self.base.weight
+        return weight  # type: ignore[no-any-return]
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Any = self.base.bias
+        return bias  # type: ignore[no-any-return]
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weight as a matrix of (O, I)."""
+        if self._kept is not None and self._kept.dtype == dtype:
+            return self._kept
         return dense_weight(self.base, dtype)
+
+    def keep(self, dtype: torch.dtype | None) -> None:
+        """Hold the dense weight in memory, for many small products; or, with None, let it go."""
+        self._kept = None if dtype is None else dense_weight(self.base, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
-        return y if self.base.bias is None else y + self.base.bias.to(y.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+@dataclass
+class Turn:
+    """What the layers of a pack need to know of the pass that is running.
+
+    The rows are those of the candidates `start` to `stop` of the pack, and of the places `rows` in the batch. `tokens`
+    counts all of them with their padding. `anchor` is a scalar that needs a gradient: it makes autograd ask a layer
+    for its backward pass where the layer's input needs none.
+    """
+
+    start: int
+    stop: int
+    anchor: Tensor
+    rows: Sequence[int] = ()
+    tokens: int | None = None
+    training: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Candidates `start` to `stop` of the pack, which share a rank and stand next to each other, at one layer.
+
+    `A` (k, R, I) and `B` (k, O, R) are in the dtype that is computed in, B times the candidate's scale; `grad_A` and
+    `grad_B` are where their gradients are added up, of the same shapes, in float32. `keeps` gives the dropout masks
+    (k, rows, T, I) of the candidates from `start` to `stop` for places in the batch, where there is dropout.
+    """
+
+    start: int
+    stop: int
+    A: Tensor
+    B: Tensor
+    grad_A: Tensor
+    grad_B: Tensor
+    dropout: float = 0.0
+    keeps: Callable[[int, int, Sequence[int], int], Tensor] | None = None
+
+    def cut(self, start: int, stop: int) -> Part:
+        """The share of it that is among the candidates `start` to `stop`."""
+        low, high = max(self.start, start), min(self.stop, stop)
+        if (low, high) == (self.start, self.stop):
+            return self
+        own = slice(low - self.start, high - self.start)
+        return Part(
+            low,
+            high,
+            self.A[own],
+            self.B[own],
+            self.grad_A[own],
+            self.grad_B[own],
+            self.dropout,
+            self.keeps,
+        )
 
 
 class PackedLoraLinear(nn.Module):
-    """A frozen linear layer with the adapters of K candidates, for rows grouped by candidate.
+    """A frozen linear layer with the adapters of a pack, for rows grouped by candidate.
 
-    `A` (K, R, I) and `B` (K, O, R) are parameters, `scale` is (K, 1, 1), all of one dtype: float32, or float64 in a
-    test. The products are computed in the dtype of the input: with bfloat16, as PEFT does under autocast.
+    The products are computed in the dtype of the input: with bfloat16, as PEFT does under autocast.
     """
 
-    scale: Tensor
-
-    def __init__(self, frozen: FrozenLinear, A: Tensor, B: Tensor, scale: Tensor) -> None:
+    def __init__(self, frozen: FrozenLinear, parts: Sequence[Part], turn: Turn) -> None:
         super().__init__()
         self.frozen = frozen
-        self.A = nn.Parameter(A)
-        self.B = nn.Parameter(B)
-        self.register_buffer("scale", scale.view(-1, 1, 1), persistent=False)
+        self.parts = list(parts)
+        self.turn = turn
+
+    @property
+    def weight(self) -> Tensor:
+        return self.frozen.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.frozen.bias
+
+    def active(self) -> list[Part]:
+        """The parts that the running pass has rows of."""
+        turn = self.turn
+        return [p.cut(turn.start, turn.stop) for p in self.parts if p.start < turn.stop and p.stop > turn.start]
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _PackedProduct.apply(x, self.A, self.B, self.scale, self.frozen)  # type: ignore[no-untyped-call]
-        bias = self.frozen.base.bias
-        return y if bias is None else y + bias.to(y.dtype)
+        """(K·B, T, I) or (K·N, I) ─▶ the same with O.
 
-    def plain(self, x: Tensor) -> Tensor:
-        """The plain twin: one candidate after another, differentiated by autograd."""
-        rows = x.chunk(self.A.shape[0])
-        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
+        Raises:
+            ModelError: the layer was given other rows than the pass has, as an expert is by its router.
+        """
+        turn = self.turn
+        if turn.tokens not in (None, x.shape[:-1].numel()):
+            raise ModelError(
+                f"A layer with {self.frozen.in_features} inputs sees {x.shape[:-1].numel()} tokens of {turn.tokens}, "
+                "so an adapter on it cannot be packed; leave it out of the target modules."
+            )
+        parts = self.active()
+        if not parts:
+            y: Tensor = self.frozen(x)
+            return y
+        shared = turn.width > 1 and torch.is_grad_enabled() and not x.requires_grad
+        y = _PackedProduct.apply(x, turn.anchor, self.frozen, parts, turn, shared)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def plain(self, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
+        """The plain twin: one candidate after another, with its A (R, I) and scaled B (O, R), left to autograd."""
         weight = self.frozen.dense(x.dtype)
-        bias = self.frozen.base.bias
-        y = [
-            nn.functional.linear(x_k, weight) + s * (x_k @ a.T @ b.T)
-            for x_k, a, b, s in zip(rows, A, B, self.scale, strict=True)
-        ]
-        return torch.cat(y) if bias is None else torch.cat(y) + bias.to(x.dtype)
+        y = []
+        for x_k, own in zip(x.chunk(len(factors)), factors, strict=True):
+            y_k = nn.functional.linear(x_k, weight, None if self.bias is None else self.bias.to(x.dtype))
+            y.append(y_k if own is None else y_k + x_k @ own[0].T @ own[1].T)
+        return torch.cat(y)
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -94,31 +202,62 @@ class _FrozenProduct(torch.autograd.Function):
 
 class _PackedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, scale: Tensor, layer: FrozenLinear) -> Tensor:
-        K, _, inputs = A.shape
-        weight = layer.dense(x.dtype)
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, layer: FrozenLinear, parts: Sequence[Part], turn: Turn, shared: bool
+    ) -> Tensor:
+        inputs, K = x.shape[-1], turn.width
         x_NI = x.reshape(-1, inputs)
-        y = x_NI @ weight.T
-        x_KNI = x_NI.view(K, -1, inputs)
-        # The scale goes into B, the small factor, in float32.
-        a, b = A.to(x.dtype), (B * scale).to(x.dtype)
-        h_KNR = torch.bmm(x_KNI, a.transpose(1, 2))
-        y.view(K, -1, weight.shape[0]).baddbmm_(h_KNR, b.transpose(1, 2))
-        ctx.save_for_backward(x_KNI, h_KNR, a, b, scale)
-        ctx.layer = layer
+        if shared:
+            x_NI = x_NI[: x_NI.shape[0] // K]
+            y = (x_NI @ layer.dense(x.dtype).T).repeat(K, 1)
+            x_KNI = x_NI.expand(K, -1, -1)
+        else:
+            y = x_NI @ layer.dense(x.dtype).T
+            x_KNI = x_NI.view(K, -1, inputs)
+        y_KNO = y.view(K, -1, y.shape[-1])
+        lows, keeps = [], []
+        for part in parts:
+            own = slice(part.start - turn.start, part.stop - turn.start)
+            x_k = x_KNI[own]
+            if part.dropout and turn.training:
+                assert part.keeps is not None
+                keep = part.keeps(part.start, part.stop, turn.rows, x_k.shape[1] // len(turn.rows)).view(x_k.shape)
+                keeps.append(keep)
+                x_k = drop(x_k, keep, part.dropout)
+            low = torch.bmm(x_k, part.A.mT)
+            y_KNO[own].baddbmm_(low, part.B.mT)
+            lows.append(low)
+        ctx.save_for_backward(x_NI, *lows, *keeps)
+        ctx.layer, ctx.parts, ctx.start, ctx.width = layer, parts, turn.start, K
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        x_KNI, h_KNR, a, b, scale = ctx.saved_tensors
-        K, _, inputs = x_KNI.shape
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
+        x_NI, *kept = ctx.saved_tensors
+        parts: Sequence[Part] = ctx.parts
+        lows, keeps = kept[: len(parts)], kept[len(parts) :]
         g = grad.reshape(-1, grad.shape[-1])
-        g_KNO = g.view(K, -1, g.shape[-1])
-        gh_KNR = torch.bmm(g_KNO, b)
-        grad_A = torch.bmm(gh_KNR.transpose(1, 2).contiguous(), x_KNI).to(scale.dtype)
-        grad_B = torch.bmm(g_KNO.transpose(1, 2), h_KNR).to(scale.dtype) * scale
-        if not ctx.needs_input_grad[0]:
-            return None, grad_A, grad_B, None, None
-        grad_x = g @ ctx.layer.dense(g.dtype)
-        grad_x.view(K, -1, inputs).baddbmm_(gh_KNR, a)
-        return grad_x.view(*grad.shape[:-1], inputs), grad_A, grad_B, None, None
+        g_KNO = g.view(ctx.width, -1, g.shape[-1])
+        shared = x_NI.shape[0] != g.shape[0]
+        x_KNI = x_NI.expand(ctx.width, -1, -1) if shared else x_NI.view(ctx.width, -1, x_NI.shape[-1])
+        grad_x = g @ ctx.layer.dense(g.dtype) if ctx.needs_input_grad[0] else None
+        masks = iter(keeps)
+        for part, low in zip(parts, lows, strict=True):
+            own = slice(part.start - ctx.start, part.stop - ctx.start)
+            keep = next(masks) if keeps and part.dropout else None
+            x_k = x_KNI[own] if keep is None else drop(x_KNI[own], keep, part.dropout)
+            grad_low = torch.bmm(g_KNO[own], part.B)
+            part.grad_A.add_(torch.bmm(grad_low.mT, x_k))
+            part.grad_B.add_(torch.bmm(g_KNO[own].mT, low))
+            if grad_x is not None:
+                own_grad_x = grad_x.view(ctx.width, -1, grad_x.shape[-1])[own]
+                if keep is None:
+                    own_grad_x.baddbmm_(grad_low, part.A)
+                else:
+                    own_grad_x.add_(drop(torch.bmm(grad_low, part.A), keep, part.dropout))
+        return None if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, None, None, None, None
+
+
+def drop(x: Tensor, keep: Tensor, dropout: float) -> Tensor:
+    """What dropout leaves of x, scaled up as torch.nn.functional.dropout does."""
+    return x * keep * (1 / (1 - dropout))

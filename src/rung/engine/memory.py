@@ -1,10 +1,13 @@
-"""How much memory a pack took, and how the C library is to hand it out."""
+"""How much memory a pack takes, what to do when it is not there, and how the C library is to hand it out."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -51,3 +54,81 @@ def peak_bytes(device: torch.device) -> int:
     import resource
 
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out: of a GPU, of torch on a CPU, or of Python."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's allocator on a CPU
+    "bad_alloc",  # C++
+    "could not create a memory",  # oneDNN
+    "out of memory",
+)
+
+
+class Room:
+    """How many tokens, padding and all candidates counted, one pass through the model may have.
+
+    A pass that ran out of memory is done again in halves, and after `PATIENCE` passes that went well the room doubles
+    again, up to what it was. By the packing law no result depends on it.
+    """
+
+    PATIENCE = 64
+
+    def __init__(self, tokens: int | None = None) -> None:
+        self.most = math.inf if tokens is None else tokens
+        self.tokens = self.most
+        self._patience = self.PATIENCE
+        self._good = 0
+
+    def shrink(self, tried: int) -> None:
+        """A pass of `tried` tokens did not fit."""
+        self.tokens = tried // 2
+        self._good = 0
+        # What failed twice will be tried again less often.
+        self._patience *= 2
+
+    def worked(self) -> None:
+        """A pass fitted."""
+        self._good += 1
+        if self.tokens < self.most and self._good >= self._patience:
+            self.tokens, self._good = min(2 * self.tokens, self.most), 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of a step, done in one pass: candidates `start` to `stop` on rows `first` to `last` of the batch."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def tokens(self, width: int) -> int:
+        """With their padding, for rows of `width` tokens."""
+        return (self.stop - self.start) * (self.last - self.first) * width
+
+
+def tiles(candidates: int, rows: int, width: int, room: float) -> list[Tile]:
+    """A step in as few passes as the room allows: split by candidates first, which is what costs the least, then by
+    rows. Never smaller than one row of one candidate, whatever the room.
+    """
+    together = min(candidates, int(max(1, min(room, 2**62) // (rows * width))))
+    at_once = rows if rows * width <= room else int(max(1, room // width))
+    return [
+        Tile(start, stop, first, last)
+        for start, stop in _even(candidates, together)
+        for first, last in _even(rows, at_once)
+    ]
+
+
+def _even(count: int, most: int) -> list[tuple[int, int]]:
+    """`count` in as few stretches of at most `most` as can be, as even as can be."""
+    pieces = -(-count // most)
+    edges = [round(piece * count / pieces) for piece in range(pieces + 1)]
+    return list(pairwise(edges))

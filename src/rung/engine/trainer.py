@@ -1,12 +1,14 @@
-"""Train a pack, score a pack, let one candidate write.
+"""Train a pack, score a pack, let a pack write.
 
-Everything runs through `_losses`: token ids of (B, T), repeated for the K candidates to (K·B, T), through the frozen
+Everything runs through `_states`: token ids of (B, T), repeated for the K candidates to (K·B, T), through the frozen
 model's decoder, and from there only the completion's tokens through the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +16,11 @@ from torch import Tensor
 
 from rung.data.batches import Batch, by_length, collate
 from rung.data.render import Example
-from rung.engine.lora import FrozenLinear
-from rung.engine.loss import completion_loss
+from rung.engine.blocks import checkpoint_blocks
+from rung.engine.loss import Head, HeadAdapter, completion_loss
+from rung.engine.memory import Room, Tile, is_out_of_memory, tiles
 from rung.engine.pack import Frozen, Pack, freeze
-from rung.errors import ModelError
+from rung.errors import ModelError, TrainingError
 from rung.levers import Scores
 from rung.model.load import Base
 
@@ -28,39 +31,74 @@ SHORT = 128
 class Trainer:
     """A base made ready for packs: frozen, and checked to be a model whose loss Rung computes rightly.
 
+    `training_room` and `scoring_room` say how much one pass may hold; they shrink by themselves when memory runs out.
+
     Raises:
-        ModelError: the model has no head, or does more to its logits than multiply by it.
+        ModelError: the model has no head, or does more to its logits than Rung knows of.
     """
 
     def __init__(self, base: Base) -> None:
         self.base = base
         self.model: Any = base.model
-        head = self.model.get_output_embeddings()
         decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
-        if head is None or decoder is None or decoder is self.model:
+        if self.model.get_output_embeddings() is None or decoder is None or decoder is self.model:
             raise ModelError(f"The model {base.source} is no causal language model with a decoder and an output head.")
         self.decoder: Any = decoder
-        self.head = FrozenLinear(head)
-        self.model.set_output_embeddings(self.head)
         self.frozen: Frozen = freeze(self.model)
-        if not self.frozen.layers:
-            raise ModelError(
-                f"The model {base.source} has no linear layers inside its blocks, so LoRA cannot adapt it."
-            )
+        if self.frozen.head is None or len(self.frozen.layers) < 2:
+            raise ModelError(f"The model {base.source} has no linear layers, so LoRA cannot adapt it.")
+        config = self.model.config.get_text_config()
+        self.head = Head(
+            self.frozen.layers[self.frozen.head],
+            factor=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
+        # The fused kernels cannot cap the attention's scores.
+        self._plain_only = getattr(config, "attn_logit_softcapping", None) is not None
+        self.training_room, self.scoring_room = Room(), Room()
+        self.checkpointing = False
         self._check_head()
 
-    def step(self, pack: Pack, batch: Batch, share: float) -> Tensor:
+    def step(self, pack: Pack, batch: Batch, shares: float | Sequence[float]) -> Tensor:
         """One step of every candidate in the pack: the mean loss of the batch's completion tokens, backwards, AdamW.
 
+        Args:
+            pack: in the model.
+            batch: the rows; all candidates see the same.
+            shares: of each candidate's learning rate, or one for all.
+
         Returns:
-            (K,) float32: each candidate's loss; not finite where it or its gradient is not, which means that the
-            candidate has diverged and is to be dropped.
+            (K,) float64: each candidate's loss before the step. Those that have diverged are in `pack.lost`.
+
+        Raises:
+            TrainingError: memory ran out with one row of one candidate.
         """
-        losses = self._losses(batch, len(pack)).mean(dim=1)
-        # A sum, so that no candidate's gradient knows how many others there are.
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        norms = pack.optimizer.step(share)
-        return losses.detach() + norms * 0
+        losses = self.gradients(pack, batch)
+        norms = pack.update([shares] * len(pack) if isinstance(shares, float | int) else shares)
+        # Twice what a model loses that knows nothing of its vocabulary.
+        pack.watch(losses.tolist(), norms.tolist(), limit=2 * math.log(self.head.layer.out_features))
+        return losses
+
+    def gradients(self, pack: Pack, batch: Batch) -> Tensor:
+        """Each candidate's loss (K,), with its gradient in the pack's groups."""
+        losses = torch.zeros(len(pack), dtype=torch.float64, device=self.base.device)
+
+        def begin() -> None:
+            pack.begin()
+            losses.zero_()
+
+        def work(tile: Tile) -> None:
+            part = batch.part(tile.first, tile.last)
+            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop], device=self.base.device)
+            # Divided by the whole batch's tokens, so that nothing depends on how it is split; and a sum over the
+            # candidates, so that no one's gradient knows how many others there are.
+            found, total = self._losses(part, pack, tile, scales / len(batch.labels))
+            losses[tile.start : tile.stop] += found.sum(dim=1).double() / len(batch.labels)
+            total.backward()  # type: ignore[no-untyped-call]
+
+        with self._turn(pack, training=True):
+            self._in_tiles(self.training_room, len(pack), batch, begin, work)
+        return losses
 
     @torch.no_grad()
     def score(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = 128) -> list[Scores]:
@@ -70,69 +108,174 @@ class Trainer:
         """
         width = len(pack) if pack else 1
         totals = torch.zeros(width, len(examples), dtype=torch.float64)
+        factors = torch.ones(width, device=self.base.device)
+
         for rows in by_length([len(example.ids) for example in examples], max(1, batch_size // width)):
             batch = collate([examples[row] for row in rows], self.base.device)
-            losses = self._losses(batch, width).double()
-            sums = losses.new_zeros(width, len(rows)).index_add_(1, batch.rows, losses)
+            sums = torch.zeros(width, len(rows), dtype=torch.float64, device=self.base.device)
+
+            def work(tile: Tile, batch: Batch = batch, sums: Tensor = sums) -> None:
+                part = batch.part(tile.first, tile.last)
+                losses, _ = self._losses(part, pack, tile, factors[tile.start : tile.stop])
+                own = sums[tile.start : tile.stop, tile.first : tile.last]
+                own.zero_().index_add_(1, part.rows, losses.double())
+
+            with self._turn(pack, training=False):
+                self._in_tiles(self.scoring_room, width, batch, lambda: None, work)
             totals[:, rows] = sums.cpu()
         tokens = tuple(example.completion for example in examples)
         return [Scores(tuple(row), tokens) for row in totals.tolist()]
 
     @torch.no_grad()
-    def write(self, examples: Sequence[Example], batch_size: int = 200) -> list[str]:
-        """What the model, with the pack of one that is in it or untuned, writes after each prompt; greedily.
+    def write(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = 200) -> list[list[str]]:
+        """What each candidate of the pack, or the untuned model, writes after each prompt; greedily.
 
-        It may write a quarter more tokens than the longest completion has, and stops at its end token.
+        All of them write in one batch with one cache of keys and values. Each may write a quarter more tokens than the
+        longest completion has, and stops at its end token. `batch_size` counts rows over all candidates.
+
+        Returns:
+            For each candidate, the text of each example.
         """
         tokenizer, limit = self.base.tokenizer, max(example.completion for example in examples)
-        texts = [""] * len(examples)
+        width = len(pack) if pack else 1
+        texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
-        for rows in by_length([example.prompt for example in examples], batch_size):
-            prompts = [examples[row].ids[: examples[row].prompt] for row in rows]
-            width = max(map(len, prompts))
-            ids = torch.full((len(rows), width), tokenizer.eos_token_id)
-            mask = torch.zeros_like(ids)
-            for i, prompt in enumerate(prompts):
-                ids[i, width - len(prompt) :] = torch.tensor(prompt)
-                mask[i, width - len(prompt) :] = 1
-            out = self.model.generate(
-                ids.to(self.base.device),
-                attention_mask=mask.to(self.base.device),
-                max_new_tokens=limit + limit // 4,
-                do_sample=False,
-                pad_token_id=tokenizer.eos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-            for row, text in zip(rows, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True):
-                texts[row] = text
+        with self._turn(pack, training=False), self._dense():
+            for rows in by_length([example.prompt for example in examples], max(1, batch_size // width)):
+                ids, mask = _left_padded([examples[row].ids[: examples[row].prompt] for row in rows])
+                out = self.model.generate(
+                    ids.repeat(width, 1).to(self.base.device),
+                    attention_mask=mask.repeat(width, 1).to(self.base.device),
+                    max_new_tokens=limit + limit // 4,
+                    do_sample=False,
+                    pad_token_id=tokenizer.eos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                )
+                written = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+                for place, text in enumerate(written):
+                    texts[place // len(rows)][rows[place % len(rows)]] = text
         return texts
 
-    def _losses(self, batch: Batch, width: int) -> Tensor:
-        """(K, M) float32: the loss of each completion token for each of the K = `width` candidates."""
-        size = batch.ids.numel()
+    def _losses(self, batch: Batch, pack: Pack | None, tile: Tile, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """See `completion_loss`: (K, M) for the K candidates of the tile, and the sum to differentiate."""
+        width, size = tile.stop - tile.start, batch.ids.numel()
+        adapters: list[HeadAdapter | None] = [None] * width
+        if pack:
+            pack.turn.start, pack.turn.stop = tile.start, tile.stop
+            pack.turn.rows, pack.turn.tokens = range(tile.first, tile.last), width * size
+            adapters = self._head_adapters(pack, batch)
         self._attention(batch.ids.shape[1])
         states = self.decoder(input_ids=batch.ids.repeat(width, 1), use_cache=False).last_hidden_state
         offsets = torch.arange(width, device=batch.ids.device)[:, None] * size
         places = (batch.positions + offsets).flatten()
         hidden = states.reshape(width * size, -1)[places]
-        return completion_loss(hidden, batch.labels.repeat(width), self.head.dense(hidden.dtype)).view(width, -1)
+        anchor = pack.turn.anchor if pack and any(adapters) else None
+        return completion_loss(hidden, batch.labels, factors, self.head, adapters, anchor)
+
+    def _head_adapters(self, pack: Pack, batch: Batch) -> list[HeadAdapter | None]:
+        """The adapters of the output head, for the candidates of the pack's turn that have one."""
+        turn, layer = pack.turn, pack.layers.get(self.frozen.head or "")
+        found: list[HeadAdapter | None] = [None] * turn.width
+        for part in layer.active() if layer else []:
+            for index in range(part.start, part.stop):
+                keep = None
+                if part.dropout and turn.training:
+                    assert part.keeps is not None
+                    mask = part.keeps(index, index + 1, turn.rows, batch.ids.shape[1])
+                    keep = mask.flatten(0, 2)[batch.positions]
+                found[index - turn.start] = HeadAdapter(part.cut(index, index + 1), keep)
+        return found
+
+    def _in_tiles(
+        self, room: Room, width: int, batch: Batch, begin: Callable[[], None], work: Callable[[Tile], None]
+    ) -> None:
+        """Do a batch in as few passes as the room allows; where memory runs out, do it again in smaller ones.
+
+        Raises:
+            TrainingError: one row of one candidate does not fit.
+        """
+        rows, length = batch.ids.shape
+        while True:
+            begin()
+            tried = 0
+            try:
+                for tile in tiles(width, rows, length, room.tokens):
+                    tried = tile.tokens(length)
+                    work(tile)
+                room.worked()
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, where the error no longer holds on to the pass that failed.
+            if tried > length:
+                room.shrink(tried)
+            elif room is self.training_room and not self.checkpointing:
+                self.checkpoint()
+            else:
+                raise TrainingError(
+                    f"Memory ran out with one row of {length} tokens; give shorter rows with --max-tokens, or a "
+                    "smaller model."
+                )
+
+    def checkpoint(self) -> None:
+        """From now on, keep no more of a training pass than the blocks' inputs."""
+        assert not self.checkpointing, "once is enough"
+        self.checkpointing = True
+        checkpoint_blocks(self.decoder)
+
+    @contextlib.contextmanager
+    def _turn(self, pack: Pack | None, training: bool) -> Iterator[None]:
+        """The pack's layers serve a pass of all its candidates, in training or not."""
+        if pack is None:
+            yield
+            return
+        pack.turn.start, pack.turn.stop = 0, len(pack)
+        pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, training
+        try:
+            yield
+        finally:
+            pack.turn.start, pack.turn.stop = 0, len(pack)
+            pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, False
+
+    @contextlib.contextmanager
+    def _dense(self) -> Iterator[None]:
+        """Hold the dense weights: writing multiplies every weight once for each token, by a few rows."""
+        try:
+            for layer in self.frozen.layers.values():
+                layer.keep(self.base.dtype)
+            yield
+        finally:
+            for layer in self.frozen.layers.values():
+                layer.keep(None)
 
     def _attention(self, tokens: int) -> None:
         """Choose the attention that is fast for rows of so many tokens; the function is the same."""
-        kind = "eager" if self.base.device.type == "cpu" and tokens <= SHORT else "sdpa"
+        plain = self._plain_only or (self.base.device.type == "cpu" and tokens <= SHORT)
+        kind = "eager" if plain else "sdpa"
         if self.decoder.config._attn_implementation != kind:
             self.decoder.set_attn_implementation(kind)
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Some models cap or scale their logits (Gemma 2, Cohere, Granite); Rung's loss would be wrong for them."""
+        """Some models change their logits in a way that Rung does not know of; its loss would be wrong for them."""
         ids = torch.arange(4, device=self.base.device)[None]
-        logits = self.model(input_ids=ids, use_cache=False).logits
+        self._attention(4)
+        theirs = self.model(input_ids=ids, use_cache=False).logits.float()
         states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        plain = (states @ self.head.dense(states.dtype).T).float()
-        off = (logits.float() - plain).abs().max() > 0.01 * plain.abs().max()
-        # A cap is hard to see where the logits are small.
-        if off or getattr(self.model.config, "final_logit_softcapping", None):
+        ours = self.head.logits(states[0] @ self.head.layer.dense(states.dtype).T).float()
+        if (theirs[0] - ours).abs().max() > 0.01 * ours.abs().max():
             raise ModelError(
                 f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
             )
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), padded at the front, and the mask of those that are real."""
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask

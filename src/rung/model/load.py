@@ -1,4 +1,4 @@
-"""The frozen base: the embedded default, a hub id, a folder or a GGUF file ─▶ a causal language model in NF4.
+"""The frozen base: the embedded default, a hub id, a folder or a GGUF file ─▶ a causal language model.
 
 A GGUF file is converted once, into a cache folder ($RUNG_CACHE, else ~/.cache/rung), because reading one takes some
 20 seconds and reading the converted folder takes three.
@@ -19,16 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes.functional
+import bitsandbytes
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from rung.errors import ModelError
+from rung.model.targets import linear_layers
 from rung.recipe import DEFAULT_MODEL
 
 _DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+QUANTIZATIONS = ("nf4", "nf4-single", "int8", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -54,30 +59,28 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
 
     Args:
         spec: `smollm2-135m-instruct`, a hub id, a folder with a `config.json`, or a GGUF file.
-        quantization: `nf4` (double quantisation, blocks of 64; Dettmers et al., 2305.14314) or `none`.
-        precision: what the products are computed in: `bf16`, `fp32`, or `auto` for what the machine is fast at.
+        quantization: what the linear layers are kept in: `nf4` (double quantisation, blocks of 64; Dettmers et al.,
+            2305.14314), `nf4-single` (the same, with its block scales in float32), `int8` (a scale for each row of a
+            weight; Dettmers et al., 2208.07339), `bf16` or `fp32`.
+        precision: what the products are computed in: `bf16`, `fp16`, `fp32`, or `auto` for what the machine is fast
+            at. Everything that is not a linear layer is kept in it.
 
     Raises:
         ModelError: nothing is there, or it is no causal language model that can be read.
     """
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(f"There is no quantization '{quantization}'; give one of {', '.join(QUANTIZATIONS)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(precision) or fast_dtype(device)
+    dtype = PRECISIONS.get(precision) or fast_dtype(device)
     source = _find(spec)
-    config = (
-        BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        if quantization == "nf4"
-        else None
-    )
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, quantization_config=config, device_map={"": device}
+                source,
+                dtype=PRECISIONS.get(quantization, dtype),
+                quantization_config=_quantizer(quantization, dtype),
+                device_map={"": device},
             )
         except (OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0].rstrip(".")
@@ -85,6 +88,7 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
                 f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
                 f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."
             ) from None
+    cast_around_linear_layers(model, dtype)
     model.requires_grad_(False)
     model.eval()
     # The model's own would add to greedy writing what it likes: a repetition penalty, beams.
@@ -95,10 +99,34 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
 
 
 def fast_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32."""
+    """bfloat16 where the hardware multiplies it; else float16 on a GPU and float32 on a CPU."""
     if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cast_around_linear_layers(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give every parameter outside the linear layers the dtype that is computed in. Buffers keep theirs."""
+    linear = set(linear_layers(model).values())
+    for module in model.modules():
+        if module not in linear:
+            for parameter in module.parameters(recurse=False):
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
+
+
+def _quantizer(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if quantization in PRECISIONS:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization == "nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def cache_folder() -> Path:
@@ -167,13 +195,22 @@ def _converted(gguf: Path, name: str) -> str:
     return str(folder)
 
 
-def dense_weight(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """The layer's weight as a matrix of (out, in): dequantised anew where it is kept in 4 bits."""
-    state: Any = getattr(layer.weight, "quant_state", None)
-    if state is None:
-        return layer.weight.detach().to(dtype)
-    weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state)
-    return weight.to(dtype)
+def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The layer's weight as a matrix of (out, in): dequantised anew where it is kept in 4 or 8 bits."""
+    weight: Any = layer.weight
+    if isinstance(layer, Conv1D):
+        transposed: Tensor = weight.detach().to(dtype).T
+        return transposed
+    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        # bitsandbytes moves the scales to the layer's state at its own first forward.
+        scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+        eight: Tensor = bitsandbytes.functional.int8_vectorwise_dequant(weight.data, scales)
+        return eight.to(dtype)
+    if getattr(weight, "quant_state", None) is None:
+        plain: Tensor = weight.detach().to(dtype)
+        return plain
+    four: Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    return four.to(dtype)
 
 
 @contextlib.contextmanager

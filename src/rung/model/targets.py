@@ -1,56 +1,104 @@
-"""Which modules an adapter goes on: words and names ─▶ the linear layers of any architecture."""
+"""Which modules an adapter goes on: words, names and patterns ─▶ the linear layers of any architecture.
+
+What counts as a linear layer is what PEFT's `all-linear` means: `nn.Linear`, quantised or not, and the `Conv1D` of
+GPT-2. Experts that a model keeps as one stacked parameter (Mixtral, Qwen-MoE) are none, and stay as they are; so does
+their router. The output head is a layer too, and is adapted only where it is named.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rung.errors import TargetError
 from rung.levers import WORDS
 
+HEAD = "lm_head"
+"""The word for the output head, whatever the architecture calls it."""
+
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _NUMBER = re.compile(r"\.\d+\.")
+_ROUTED = re.compile(r"\.experts\.\d+\.")
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers inside the repeated blocks, by full name: what can be adapted. The output head stays out.
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers, by full name: what can be adapted. `model` is a causal language model.
 
-    `model` is a causal language model; a quantised layer counts, as it is an `nn.Linear` too.
+    An expert that is a module of its own sees the tokens that a router sends it, and not whole rows, so it is left out.
     """
     return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and _NUMBER.search(name)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not _ROUTED.search(name)
     }
 
 
-def resolve(layers: Iterable[str], targets: str) -> list[str]:
+def head_name(model: nn.Module) -> str | None:
+    """What the model calls its output head, if it has one."""
+    find: Any = getattr(model, "get_output_embeddings", None)
+    head = find() if find else None
+    if head is None:
+        return None
+    return next((name for name, module in model.named_modules() if module is head), None)
+
+
+def stacked_experts(model: nn.Module) -> list[str]:
+    """The modules, one name for all blocks, whose weights are stacked parameters: no adapter goes on them."""
+    names = (name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.dim() == 3)
+    return list(dict.fromkeys(_NUMBER.sub(".*.", name) for name in names))
+
+
+def resolve(layers: Iterable[str], targets: str, head: str | None = None) -> list[str]:
     """Those of the `layers`, named in full, that `targets` means, in their order.
 
-    `targets` is one of `rung.levers.WORDS`, or last names and patterns such as `q_proj,v_proj` or `*_proj`, joined by
-    commas.
+    `targets` is words (`rung.levers.WORDS`, `lm_head`), names and patterns, joined by commas or plus signs. A name is
+    the last one (`q_proj`) or a full one; a pattern (`*_proj`, `model.layers.2?.*`) is matched against both. `head`
+    is the full name of the output head, which no word but `lm_head` and no pattern means.
 
     Raises:
-        TargetError: a name that matches no layer; the message lists the valid ones.
+        TargetError: a part that matches no layer; the message lists the valid ones.
     """
     names = list(layers)
     chosen: set[str] = set()
-    for part in (part.strip() for part in targets.split(",")):
-        found = {
-            name for name in names if part in ("all-linear", _kind(name)) or fnmatch.fnmatchcase(last_name(name), part)
-        }
+    for part in (part.strip() for part in re.split(r"[,+]", targets)):
+        found = {name for name in names if _means(part, name, head)}
         if not found:
-            valid = ", ".join(sorted({last_name(name) for name in names}))
-            raise TargetError(
-                f"The model has no target module '{part}'; valid targets are {', '.join(WORDS)}, or from {valid}."
-            )
+            valid = ", ".join(sorted({last_name(name) for name in names if name != head}))
+            words = ", ".join((*WORDS, HEAD) if head else WORDS)
+            raise TargetError(f"The model has no target module '{part}'; valid targets are {words}, or from {valid}.")
         chosen |= found
     return [name for name in names if name in chosen]
 
 
+def peft_names(layers: Iterable[str], chosen: Iterable[str]) -> list[str]:
+    """The `target_modules` by which PEFT finds the `chosen` of the `layers`, and no other.
+
+    Last names where they say it all, which is what people read and servers know; full names where they do not, as for
+    GPT-2, which calls a layer of the attention and one of the MLP `c_proj`.
+    """
+    wanted = set(chosen)
+    last = {last_name(name) for name in wanted}
+    meant = {name for name in layers if last_name(name) in last}
+    return sorted(last if meant == wanted else wanted)
+
+
+def _means(part: str, name: str, head: str | None) -> bool:
+    if name == head:
+        return part in (HEAD, name)
+    if part in ("all-linear", _kind(name)):
+        return True
+    return fnmatch.fnmatchcase(last_name(name), part) or fnmatch.fnmatchcase(name, part)
+
+
 def _kind(name: str) -> str:
     """`attention` where a module that holds the layer is called so; every other layer of a block is `mlp`."""
+    if not _NUMBER.search(name):
+        return "outside the blocks"
     return "attention" if _ATTENTION.search(name.rpartition(".")[0]) else "mlp"
 
 

@@ -6,12 +6,10 @@ import math
 import time
 from collections.abc import Callable
 
-import torch
-
 from rung.data.batches import collate, order, steps_per_pass
 from rung.data.read import Splits
 from rung.data.render import render_split
-from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint
+from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
 from rung.engine.memory import keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
@@ -24,15 +22,28 @@ from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 
+Member = tuple[Candidate, AdapterState]
+
 
 class LocalRunner:
     """See `Runner`. The base and the rows stay in memory; a candidate between two heats lies on the disk.
+
+    Every `checkpoint_seconds` by `clock` the candidates of the running pack are saved.
 
     Raises:
         ModelError, DataError: the model or a split cannot be used.
     """
 
-    def __init__(self, base: Base, splits: Splits, recipe: Recipe, folder: StudyFolder) -> None:
+    def __init__(
+        self,
+        base: Base,
+        splits: Splits,
+        recipe: Recipe,
+        folder: StudyFolder,
+        clock: Callable[[], float] = time.perf_counter,
+        checkpoint_seconds: float = 60.0,
+    ) -> None:
+        self.clock, self.checkpoint_seconds = clock, checkpoint_seconds
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
@@ -63,21 +74,40 @@ class LocalRunner:
 
     def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
         stop = max(1, round(heat.until * self.steps))
-        states = {c: load_checkpoint(self.folder.checkpoint(c)) or self._fresh(c) for c in heat.candidates}
-        packs: dict[int, list[Candidate]] = {}
-        for candidate in heat.candidates:
-            # A checkpoint from beyond this heat's end would be another training's; the ledger does not know it.
-            if states[candidate].step > stop:
-                states[candidate] = self._fresh(candidate)
-            packs.setdefault(states[candidate].step, []).append(candidate)
-        self._left = sum(sum(self._tokens[states[c].step : stop]) for c in heat.candidates)
-        found: dict[Candidate, Measurement] = {}
-        for members in packs.values():
-            for start in range(0, len(members), self.recipe.pack_width):
-                pack = members[start : start + self.recipe.pack_width]
-                for measurement in self._run_pack(heat, pack, [states[c] for c in pack], stop, tick):
-                    found[measurement.candidate] = measurement
+        packs = self._packs(heat, stop)
+        self._left = sum(sum(self._tokens[state.step : stop]) for pack in packs for _, state in pack)
+        found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, stop, tick)}
         return [found[candidate] for candidate in heat.candidates]
+
+    def _packs(self, heat: Heat, stop: int) -> list[list[Member]]:
+        """Who is trained together, and from where.
+
+        Candidates at the same step, in the heat's order, in packs as wide as may be. Those that were stopped within
+        this very heat make the pack that they were in, at the last step that all of them have a checkpoint of: so the
+        products have the same shapes as if nothing had happened, and the training ends at the same bits.
+        """
+        steps: dict[Candidate, list[int]] = {}
+        former: dict[Candidate, tuple[str, ...]] = {}
+        for candidate in heat.candidates:
+            folder = self.folder.checkpoint(candidate)
+            # A checkpoint from beyond this heat's end would be another training's; the ledger does not know it.
+            steps[candidate] = [step for step in saved_steps(folder) if step <= stop]
+            if steps[candidate]:
+                position = saved_position(folder, steps[candidate][-1])
+                if position["heat"] == [heat.phase, heat.until]:
+                    former[candidate] = tuple(position["pack"])
+        packs: dict[tuple[object, ...], list[Member]] = {}
+        for candidate in heat.candidates:
+            own = steps[candidate]
+            mates = [c for c in heat.candidates if former.get(c) == former.get(candidate)]
+            if candidate in former:
+                common = set(own).intersection(*(steps[mate] for mate in mates))
+                own = sorted(common) or own
+            state = load_checkpoint(self.folder.checkpoint(candidate), own[-1]) if own else None
+            state = state or self._fresh(candidate)
+            packs.setdefault((state.step, *former.get(candidate, ())), []).append((candidate, state))
+        width = self.recipe.pack_width
+        return [members[i : i + width] for members in packs.values() for i in range(0, len(members), width)]
 
     def test(self, candidate: Candidate | None) -> dict[str, float]:
         if candidate is None:
@@ -91,47 +121,74 @@ class LocalRunner:
         rows, tokenizer = self._test, self.trainer.base.tokenizer
         wanted = [tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True) for row in rows]
         loss = self.trainer.score(rows, pack)[0].mean
-        return {"loss": loss, **text_metrics(self.trainer.write(rows), wanted)}
+        return {"loss": loss, **text_metrics(self.trainer.write(rows, pack)[0], wanted)}
 
     def _fresh(self, candidate: Candidate) -> AdapterState:
         return fresh_state(self.trainer.frozen, candidate, self.recipe.seed)
 
     def _run_pack(
-        self, heat: Heat, members: list[Candidate], states: list[AdapterState], stop: int, tick: Callable[[Tick], None]
+        self, heat: Heat, members: list[Member], stop: int, tick: Callable[[Tick], None]
     ) -> list[Measurement]:
-        recipe, begun = self.recipe, time.perf_counter()
+        recipe, begun = self.recipe, self.clock()
+        saved = begun
         reset_peak(self.device)
-        diverged: dict[Candidate, int] = {}
-        first = states[0].step
-        with Pack(self.trainer.frozen, members, states, recipe.weight_decay, recipe.clip_norm) as pack:
-            for step in range(first, stop):
+        lost: dict[Candidate, tuple[int, str]] = {}
+        candidates, states = zip(*members, strict=True)
+        with Pack(self.trainer.frozen, candidates, states, recipe.weight_decay, recipe.clip_norm, recipe.seed) as pack:
+            for step in range(states[0].step, stop):
                 if not len(pack):
                     break
                 batch = collate([self.train[row] for row in self.order[step]], self.device)
-                losses = self.trainer.step(pack, batch, schedule(step, self.steps, recipe.warmup))
-                lost = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-                if lost:
-                    diverged |= {pack.candidates[i]: step + 1 for i in lost}
-                    pack.drop(lost)
-                self._left -= batch.tokens * (len(pack) + len(lost)) + len(lost) * sum(self._tokens[step + 1 : stop])
-                tick(Tick(batch.tokens * (len(pack) + len(lost)), len(pack), len(members), self._left))
+                width = len(pack)
+                self.trainer.step(pack, batch, schedule(step, self.steps, recipe.warmup))
+                lost |= {pack.candidates[i]: (step + 1, why) for i, why in pack.lost.items()}
+                if pack.lost:
+                    pack.drop(list(pack.lost))
+                gone = width - len(pack)
+                self._left -= batch.tokens * width + gone * sum(self._tokens[step + 1 : stop])
+                tick(Tick(batch.tokens * width, len(pack), len(members), self._left))
+                if self.clock() - saved > self.checkpoint_seconds and step + 1 < stop:
+                    self._save(heat, pack)
+                    saved = self.clock()
             scores = self.trainer.score(self.validation, pack) if len(pack) else []
-            ended = [(c, pack.state(i), s) for i, (c, s) in enumerate(zip(pack.candidates, scores, strict=True))]
-        peak, seconds = peak_bytes(self.device), (time.perf_counter() - begun) / len(members)
+            for candidate, score in zip(pack.candidates, scores, strict=True):
+                if not math.isfinite(score.mean):
+                    lost[candidate] = (stop, "the validation loss is not a number")
+            self._save(heat, pack)
+            for index, candidate in enumerate(pack.candidates):
+                if candidate not in lost:
+                    folder = self.folder.adapter(candidate)
+                    save_adapter(folder, candidate, pack.state(index), self.trainer.frozen, self.trainer.base.source)
+            scored = dict(zip(pack.candidates, scores, strict=True))
+        peak, seconds = peak_bytes(self.device), (self.clock() - begun) / len(members)
         measurements = []
-        for candidate, state, score in ended:
-            if not math.isfinite(score.mean):  # the last step was one too many
-                diverged[candidate] = stop
-                continue
-            save_checkpoint(self.folder.checkpoint(candidate), state)
-            save_adapter(self.folder.adapter(candidate), candidate, state, self.trainer.base.source)
-            measurements.append(self._measurement(candidate, heat.until, stop, score, peak, seconds))
-        for candidate, step in diverged.items():
-            measurements.append(self._measurement(candidate, heat.until, step, None, peak, seconds))
+        for candidate in candidates:
+            step, why = lost.get(candidate, (stop, ""))
+            own = None if why else scored[candidate]
+            measurements.append(self._measurement(candidate, heat.until, step, own, peak, seconds, why))
         return measurements
 
+    def _save(self, heat: Heat, pack: Pack) -> None:
+        """A checkpoint of every candidate of the pack, at the step where all of them stand."""
+        position = {
+            "heat": [heat.phase, heat.until],
+            "pack": [candidate.id for candidate in pack.candidates],
+            "schedule": {"steps": self.steps, "warmup": self.recipe.warmup},
+            "data": {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size},
+            "randomness": "a function of the study's seed, the candidate's seed and the step",
+        }
+        for index, candidate in enumerate(pack.candidates):
+            save_checkpoint(self.folder.checkpoint(candidate), pack.state(index), position)
+
     def _measurement(
-        self, candidate: Candidate, fraction: float, steps: int, scores: Scores | None, peak: int, seconds: float
+        self,
+        candidate: Candidate,
+        fraction: float,
+        steps: int,
+        scores: Scores | None,
+        peak: int,
+        seconds: float,
+        reason: str,
     ) -> Measurement:
         parameters = self.trainer.frozen.parameters(candidate)
         return Measurement(
@@ -145,4 +202,5 @@ class LocalRunner:
             adapter_bytes=4 * parameters,
             peak_memory_bytes=peak,
             seconds=seconds,
+            reason=reason,
         )

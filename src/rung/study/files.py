@@ -53,7 +53,7 @@ class StudyFolder:
         return self.path / "candidates" / candidate.id / "adapter"
 
     def checkpoint(self, candidate: Candidate) -> Path:
-        return self.path / "candidates" / candidate.id / "checkpoint" / "state.safetensors"
+        return self.path / "candidates" / candidate.id / "checkpoint"
 
     def scores(self, candidate: Candidate | None = None, fraction: float = 1.0) -> Path:
         name = f"{candidate.id}@{fraction:.3f}" if candidate else "untuned"

@@ -60,6 +60,7 @@ class Ledger:
                 "adapter_bytes",
                 "peak_memory_bytes",
                 "seconds",
+                "reason",
             )
         }
         kept["loss"] = measurement.scores.mean if measurement.scores else None
@@ -117,6 +118,7 @@ class Ledger:
             "target_modules": candidate.targets if candidate.targets in WORDS else "named",
             "learning_rate": candidate.learning_rate,
             "use_rslora": candidate.use_rslora,
+            "dropout": candidate.dropout,
             "seed": candidate.seed,
         }
         levers = {"id": candidate.id, **candidate.as_dict()}
@@ -151,6 +153,7 @@ def _distribution(name: str) -> BaseDistribution:
         "learning_rate": FloatDistribution(1e-9, 1.0, log=True),
         "target_modules": CategoricalDistribution([*WORDS, "named"]),
         "use_rslora": CategoricalDistribution([False, True]),
+        "dropout": FloatDistribution(0.0, 1.0),
         "seed": IntDistribution(0, 2**31 - 1),
     }
     return ranges[name]
