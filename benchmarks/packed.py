@@ -1,121 +1,367 @@
-"""Eight candidates in one pack, against the same eight trained one after another by PEFT.
+"""A pack of candidates, against the same candidates trained one after another.
 
-Same model (SmolLM2-135M-Instruct, NF4), same rows, same batches in the same order, same precision, same process. PEFT
-runs as most people run it: torch's AdamW, logits for every token, and the guard against bitsandbytes' repacking. The
-two sides take turns, so that a machine whose speed drifts is unfair to neither; the ratio is what to quote.
+Two rivals: (a) TRL's SFTTrainer with PEFT, as most people run it, and (b) PEFT in a bare loop whose output head
+multiplies completion tokens alone. The same model (SmolLM2-135M-Instruct, NF4, rank 16 on the attention), the same
+rows, the same precision. Both rivals are guarded against the repacking of bitsandbytes (see rung.engine.lora), without
+which they would train wrongly.
 
-    python benchmarks/packed.py [--precision bf16] [--steps 6] [--batch-size 8] [--candidates 8]
+Each side is a process of its own, so that none lives on another's memory and settings, and they take turns step by
+step, with the machine's matrix products in between: a machine whose speed drifts is unfair to nobody, and the ratios of
+a round are what counts. Each of K candidates costs a rival the same, so one step of one candidate is timed, and counts
+K times. With --help-rivals they get the memory settings too that Rung makes for itself (rung.engine.memory).
+
+    python benchmarks/packed.py                  the whole grid, as a table in Markdown
+    python benchmarks/packed.py --quick --json   three cells
+    python benchmarks/packed.py --cells 8x4x64   candidates × batch × length
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import logging
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import peft
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
-from rung.data.batches import Batch, collate, order
+from rung.data.batches import Batch, collate
 from rung.data.read import read_splits
-from rung.data.render import render
+from rung.data.render import Example
 from rung.engine.checkpoint import peft_config
-from rung.engine.memory import keep_freed_memory
+from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak, resident_bytes
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
-from rung.model.load import load_base
+from rung.model.load import Base, load_base
 from rung.recipe import DEFAULT_MODEL
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
+RANK, RATE = 16, 1e-3
+QUICK = [(8, 4, 64), (8, 1, 32), (1, 4, 64)]
+GRID = [(k, b, length) for k in (1, 2, 4, 8) for b in (1, 4, 8) for length in (16, 32, 64, 128)]
+PRODUCT = 2048
+"""The side of the square matrices whose product gives the machine's rate."""
+
+Cell = tuple[int, int, int]
 
 
-class Alone:
-    """One candidate at a time under PEFT."""
+def examples(tokenizer: Any, length: int, count: int) -> list[Example]:
+    """Rows of exactly `length` tokens of real text; the second half is the completion."""
+    text = "\n".join(row.prompt + row.completion for row in read_splits("pronounce").train)
+    ids = tokenizer(text)["input_ids"]
+    starts = [i * length % (len(ids) - length) for i in range(count)]
+    return [Example(tuple(ids[start : start + length]), length // 2) for start in starts]
 
-    def __init__(self, precision: str, candidate: Candidate) -> None:
-        self.base = load_base(DEFAULT_MODEL, "nf4", precision)
-        for module in self.base.model.modules():
-            if isinstance(module, bitsandbytes.nn.Linear4bit):
-                module.support_avx512bf16_for_cpu = False
-        config = peft_config(candidate, MODULES)
+
+def guarded(base: Base) -> Any:
+    """The model, with bitsandbytes kept from repacking its weights."""
+    for module in base.model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return base.model
+
+
+class Rung:
+    """K candidates in one pack."""
+
+    def __init__(self, precision: str, candidates: int) -> None:
+        self.trainer = Trainer(load_base(DEFAULT_MODEL, "nf4", precision))
+        chosen = [Candidate(RANK, 2 * RANK, "attention", RATE, seed=seed) for seed in range(candidates)]
+        states = [fresh_state(self.trainer.frozen, candidate, 0) for candidate in chosen]
+        self.pack = Pack(self.trainer.frozen, chosen, states)
+
+    def step(self, batch: Batch) -> None:
+        self.trainer.step(self.pack, batch, 1.0)
+
+
+class PeftLoop:
+    """One candidate under PEFT in a bare loop, with logits at completion tokens only."""
+
+    def __init__(self, precision: str) -> None:
+        base = load_base(DEFAULT_MODEL, "nf4", precision)
+        config = peft_config(Candidate(RANK, 2 * RANK, "attention", RATE), MODULES)
         config.inference_mode = False
-        self.model = peft.get_peft_model(self.base.model, config)
-        self.model.train()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=candidate.learning_rate)
-        # With bf16=True the Hugging Face Trainer runs under autocast, and so does this.
-        self.cast = (
-            torch.autocast("cpu", torch.bfloat16) if self.base.dtype == torch.bfloat16 else contextlib.nullcontext()
+        self.model = peft.get_peft_model(guarded(base), config).train()
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=RATE, fused=True)
+        bf16 = base.dtype == torch.bfloat16
+        self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
+            (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else contextlib.nullcontext
         )
 
     def step(self, batch: Batch) -> None:
-        labels = torch.full(batch.ids.shape, -100)
-        labels.view(-1)[batch.positions + 1] = batch.labels
-        with self.cast:
-            loss = self.model(input_ids=batch.ids, labels=labels).loss
+        inner = self.model.get_base_model()
+        with self.cast():
+            states = inner.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+            logits = inner.lm_head(states.flatten(0, 1)[batch.positions])
+        loss: Any = torch.nn.functional.cross_entropy(logits.float(), batch.labels)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
-def main() -> None:
-    """Time both sides and print them side by side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--candidates", type=int, default=8)
-    parser.add_argument(
-        "--system-malloc", action="store_true", help="leave glibc's memory settings alone, for both sides"
-    )
-    options = parser.parse_args()
-    if not options.system_malloc:
-        keep_freed_memory()  # helps both sides
+class Trl:
+    """One candidate under TRL's SFTTrainer; its own loop, which waits before each step until `step` is called."""
 
-    trainer = Trainer(load_base(DEFAULT_MODEL, "nf4", options.precision))
-    candidates = [Candidate(16, 32, "attention", 1e-3, seed=seed) for seed in range(options.candidates)]
-    rows = render(read_splits("pronounce").train, trainer.base.tokenizer, 512)
-    numbers = order([len(row.ids) for row in rows], options.batch_size, 0, 0)[: options.steps + 1]
-    batches = [collate([rows[i] for i in batch]) for batch in numbers]
-    alone = Alone(options.precision, candidates[0])
-    packed_seconds, alone_seconds = [], []
-    states = [fresh_state(trainer.frozen, candidate, 0) for candidate in candidates]
-    with Pack(trainer.frozen, candidates, states) as pack:
-        for number, batch in enumerate(batches):
+    def __init__(self, precision: str, rows: list[Example], batch_size: int) -> None:
+        from datasets import Dataset
+        from transformers import TrainerCallback
+        from trl import SFTConfig, SFTTrainer
+
+        base = load_base(DEFAULT_MODEL, "nf4", precision)
+        labels = [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+        data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": labels})
+        wait, tell = self._wait, self._tell
+
+        class Turns(TrainerCallback):  # type: ignore[misc]
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                wait()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                tell()
+
+        config = SFTConfig(
+            output_dir=tempfile.mkdtemp(),
+            max_steps=len(rows) // batch_size,
+            per_device_train_batch_size=batch_size,
+            learning_rate=RATE,
+            bf16=base.dtype == torch.bfloat16,
+            use_cpu=True,
+            gradient_checkpointing=False,  # on by default, and slower
+            max_length=None,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        lora = peft_config(Candidate(RANK, 2 * RANK, "attention", RATE), MODULES)
+        lora.inference_mode = False
+        self.trainer = SFTTrainer(
+            model=guarded(base),
+            args=config,
+            train_dataset=data,
+            processing_class=base.tokenizer,
+            peft_config=lora,
+            callbacks=[Turns()],
+        )
+
+    def serve(self) -> None:
+        """Train, a step at each line on standard input."""
+        with contextlib.redirect_stdout(sys.stderr):
+            self.trainer.train()
+
+    def _wait(self) -> None:
+        sys.stdin.readline()
+        self.begun = time.perf_counter()
+
+    def _tell(self) -> None:
+        print(json.dumps({"seconds": time.perf_counter() - self.begun}), file=sys.__stdout__, flush=True)
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """The rate of one large matrix product, in FLOP/s."""
+    a, b = torch.randn(2, PRODUCT, PRODUCT).to(dtype)
+    a @ b
+    begun = time.perf_counter()
+    for _ in range(3):
+        a @ b
+    return 3 * 2 * PRODUCT**3 / (time.perf_counter() - begun)
+
+
+def serve(side: str, cell: Cell, precision: str, steps: int) -> None:
+    """What the process of one side does: a step for each line on standard input, and at the end its memory."""
+    device = torch.device("cpu")
+    before = resident_bytes()
+    candidates, batch_size, length = cell
+    tokenizer = load_base(DEFAULT_MODEL, "nf4", precision).tokenizer
+    rows = examples(tokenizer, length, batch_size * steps)
+    give_back_freed_memory()
+    if side == "trl":
+        trl = Trl(precision, rows, batch_size)
+        reset_peak(device)
+        trl.serve()
+    else:
+        own = Rung(precision, candidates) if side == "rung" else PeftLoop(precision)
+        reset_peak(device)
+        for start in range(0, len(rows), batch_size):
+            batch = collate(rows[start : start + batch_size])
+            sys.stdin.readline()
             begun = time.perf_counter()
-            trainer.step(pack, batch, 1.0)
-            between = time.perf_counter()
-            # Each of the eight costs the same, so the same adapter stands for all of them.
-            for _ in candidates:
-                alone.step(batch)
-            if number:  # the first step of both is a warm-up
-                packed_seconds.append(between - begun)
-                alone_seconds.append(time.perf_counter() - between)
+            own.step(batch)
+            print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    peak = peak_bytes(device)
+    give_back_freed_memory()
+    print(json.dumps({"before": before, "peak": peak, "between_steps": resident_bytes()}), flush=True)
 
-    tokens = statistics.mean(batch.tokens for batch in batches[1:]) * len(candidates)
-    table = Table(title=f"{len(candidates)} candidates, one step each, {tokens:.0f} tokens in all on average")
-    for column in ("", "seconds (median)", "least", "most", "tokens/s"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, seconds in (("one pack", packed_seconds), ("PEFT, one after another", alone_seconds)):
-        middle = statistics.median(seconds)
-        table.add_row(name, f"{middle:.2f}", f"{min(seconds):.2f}", f"{max(seconds):.2f}", f"{tokens / middle:.0f}")
-    console = Console()
-    console.print(table)
-    ratios = sorted(a / p for a, p in zip(alone_seconds, packed_seconds, strict=True))
-    console.print(
-        f"one pack is {statistics.median(ratios):.2f} times as fast (step by step: {ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+class Side:
+    """One side's process, as the benchmark sees it."""
+
+    def __init__(self, name: str, cell: Cell, precision: str, steps: int, keep_memory: bool) -> None:
+        command = [sys.executable, __file__, "--serve", name, "--cells", "x".join(map(str, cell))]
+        command += ["--precision", precision, "--steps", str(steps), *(["--keep-memory"] if keep_memory else [])]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def step(self) -> float:
+        """Seconds."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self._hear()["seconds"])
+
+    def memory(self) -> dict[str, int]:
+        """After the last step."""
+        found = self._hear()
+        self.process.wait()
+        return found
+
+    def _hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the process of one side ended early: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def measure(cell: Cell, precision: str, rounds: int, help_rivals: bool) -> dict[str, Any]:
+    """Time one cell of the grid; every figure is a median over the rounds, with its least and its most.
+
+    `peak_memory_ratio` leaves activations aside: it compares what the processes hold between two steps, of the pack
+    and of PEFT's bare loop, after the C library has given back what is free. `whole_peak_ratio` compares the peaks.
+    """
+    candidates, batch_size, length = cell
+    dtype, flops = _flops(cell, precision)
+    steps = rounds + 2  # the first two are a warm-up
+    sides = {
+        name: Side(name, cell, precision, steps, name == "rung" or help_rivals) for name in ("rung", "trl", "peft")
+    }
+    found = []
+    for number in range(steps):
+        seconds = {name: side.step() for name, side in sides.items()}
+        if number > 1:
+            found.append({**seconds, "rate": gemm_rate(dtype)})
+    held = {name: side.memory() for name, side in sides.items()}
+    tokens = candidates * batch_size * length
+    return {
+        "candidates": candidates,
+        "batch": batch_size,
+        "length": length,
+        **_spread("tokens_per_second", [tokens / one["rung"] for one in found]),
+        **_spread("vs_trl", [candidates * one["trl"] / one["rung"] for one in found]),
+        **_spread("vs_peft_loop", [candidates * one["peft"] / one["rung"] for one in found]),
+        **_spread("gemm_fraction", [flops / one["rung"] / one["rate"] for one in found]),
+        "trl_tokens_per_second": round(batch_size * length / statistics.median(one["trl"] for one in found), 1),
+        "gemm_gflops": round(statistics.median(one["rate"] for one in found) / 1e9, 1),
+        "step_gflop": round(flops / 1e9, 1),
+        "peak_memory_ratio": round(held["rung"]["between_steps"] / held["peft"]["between_steps"], 3),
+        "whole_peak_ratio": round(held["rung"]["peak"] / held["peft"]["peak"], 3),
+        "memory_mb": {side: {key: round(value / 1e6) for key, value in own.items()} for side, own in held.items()},
+    }
+
+
+def _flops(cell: Cell, precision: str) -> tuple[torch.dtype, int]:
+    """The dtype that is computed in, and the operations of all matrix products of one step of the pack."""
+    candidates, batch_size, length = cell
+    ours = Rung(precision, candidates)
+    base = ours.trainer.base
+    with FlopCounterMode(display=False) as counter:
+        ours.step(collate(examples(base.tokenizer, length, batch_size)))
+    ours.pack.close()
+    return base.dtype, counter.get_total_flops()
+
+
+def _spread(name: str, values: list[float]) -> dict[str, Any]:
+    found = [float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))]
+    return {name: found[0], f"{name}_range": found[1:]}
+
+
+def machine(precision: torch.dtype) -> str:
+    """What the figures were measured on."""
+    name = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
     )
-    console.print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, {trainer.base.dtype}, batch {options.batch_size}, "
-        f"torch {torch.__version__}, peft {version('peft')}, bitsandbytes {version('bitsandbytes')}"
-    )
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "peft", "trl", "bitsandbytes"))
+    return f"{name}, {torch.get_num_threads()} threads, {precision}; Python {platform.python_version()}, {packages}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def markdown(cells: list[dict[str, Any]]) -> str:
+    """The cells as a table."""
+    lines = [
+        "| candidates × batch × length | tokens/s | × TRL + PEFT | × PEFT loop | share of the GEMM rate | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        name = f"{cell['candidates']} × {cell['batch']} × {cell['length']}"
+        shown = [_shown(cell, key) for key in ("tokens_per_second", "vs_trl", "vs_peft_loop", "gemm_fraction")]
+        held = f"{cell['peak_memory_ratio']} ({cell['whole_peak_ratio']})"
+        lines.append(f"| {name} | {' | '.join(shown)} | {held} |")
+    return "\n".join(lines)
+
+
+def _shown(cell: dict[str, Any], key: str) -> str:
+    least, most = cell[f"{key}_range"]
+    digits = 0 if key == "tokens_per_second" else 2
+    return f"{cell[key]:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
+
+
+def main() -> None:
+    """Time the cells and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three cells")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--steps", type=int, default=7, help="rounds, after two to warm up")
+    parser.add_argument("--cells", nargs="*", help="such as 8x4x64")
+    parser.add_argument("--help-rivals", action="store_true", help="give the rivals Rung's memory settings as well")
+    parser.add_argument("--serve", choices=["rung", "trl", "peft"], help=argparse.SUPPRESS)
+    parser.add_argument("--keep-memory", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    cells: list[Cell] = QUICK if options.quick else GRID
+    if options.cells:
+        cells = [(int(k), int(b), int(t)) for k, b, t in (cell.split("x") for cell in options.cells)]
+    if options.keep_memory:
+        keep_freed_memory()
+    if options.serve:
+        serve(options.serve, cells[0], options.precision, options.steps)
+        return
+    found = []
+    for cell in cells:
+        print(f"{cell[0]} × {cell[1]} × {cell[2]} …", file=sys.stderr)
+        found.append(measure(cell, options.precision, options.steps, options.help_rivals))
+    document = {
+        "machine": machine(load_base(DEFAULT_MODEL, "nf4", options.precision).dtype),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+        "cells": found,
+    }
+    if options.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print(f"{document['date']}, {document['machine']}\n`{document['command']}`\n\n{markdown(found)}")
 
 
 if __name__ == "__main__":

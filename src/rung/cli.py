@@ -59,7 +59,16 @@ def tune(
         float | None, typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)")
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(help="attention, mlp, all-linear, or module names. (default: attention)")
+        str | None,
+        typer.Option(
+            help="attention, mlp, all-linear, lm_head, or module names, joined by + or commas. (default: attention)"
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="The share of an adapter's inputs to drop in training. (default: 0)")
+    ] = None,
+    use_rslora: Annotated[
+        bool | None, typer.Option("--use-rslora/--no-rslora", help="Scale by alpha / √rank. (default: alpha / rank)")
     ] = None,
     ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. (default: 8,16,32,64)")] = None,
     learning_rates: Annotated[
@@ -97,6 +106,8 @@ def tune(
         budget=budget,
         margin=margin,
         targets=targets,
+        dropout=dropout,
+        use_rslora=use_rslora,
         ranks=_numbers(ranks, int, "--ranks"),
         learning_rates=_numbers(learning_rates, float, "--learning-rates"),
         batch_size=batch_size,

@@ -131,6 +131,9 @@ class LeverSpace:
     learning_rates: tuple[float, ...]
     targets: str
     alpha_ratio: float = 2
+    use_rslora: bool = False
+    dropout: float = 0.0
 
     def candidate(self, rank: int, learning_rate: float, seed: int = 0) -> Candidate:
-        return Candidate(rank, rank * self.alpha_ratio, self.targets, learning_rate, seed=seed)
+        alpha = rank * self.alpha_ratio
+        return Candidate(rank, alpha, self.targets, learning_rate, self.use_rslora, self.dropout, seed)

@@ -66,7 +66,13 @@ def tune(
     recipe = _resolve(recipe, base)
     _check_same(recipe, folder, splits)
     runner = LocalRunner(base, splits, recipe, folder)
-    space = LeverSpace(recipe.ranks, recipe.learning_rates or (), recipe.targets)
+    space = LeverSpace(
+        recipe.ranks,
+        recipe.learning_rates or (),
+        recipe.targets,
+        use_rslora=recipe.use_rslora,
+        dropout=recipe.dropout,
+    )
     runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0]))
     ledger = Ledger(folder)
     if not folder.manifest.exists():

@@ -45,6 +45,8 @@ class Recipe(BaseModel):
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16, 32, 64)
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     targets: Annotated[str, Field(min_length=1)] = "attention"
+    use_rslora: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: Annotated[float, Field(gt=0)] = 0.3
