@@ -10,9 +10,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import settings
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 from rung.model.load import Base, load_base
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("rung", deadline=None)
+settings.load_profile("rung")
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,7 @@ def _levers(candidate: Candidate) -> dict[str, Any]:
         "targets": candidate.targets,
         "learning_rate": candidate.learning_rate,
         "use_rslora": candidate.use_rslora,
+        "dropout": candidate.dropout,
     }
 
 

@@ -24,7 +24,7 @@ from tests.engine.oracle import (
 )
 
 from rung.data.read import read_splits
-from rung.data.render import render
+from rung.data.render import Example, render
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
 from rung.engine.memory import Room
 from rung.engine.optimizer import schedule
@@ -66,6 +66,22 @@ def test_so_it_does_with_dropout_and_with_an_adapted_head(
     tiny_folder: Path, quantization: str, candidates: list[Candidate]
 ) -> None:
     check_law(Loader(str(tiny_folder), quantization), candidates, 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)], ids=str)
+def test_in_a_narrow_precision_it_is_no_further_off_than_rounding_takes_peft_itself(
+    tiny_folder: Path, dtype: torch.dtype, tolerance: float
+) -> None:
+    """float16 with loss scaling on both sides: GradScaler's on one, each candidate's own on the other."""
+    candidates = [*CANDIDATES, DROPPING[0], HEADS[0]]
+    load = Loader(str(tiny_folder), "nf4", dtype)
+    worst = check_law(load, candidates, tolerance)
+    exact = Loader(str(tiny_folder), "nf4")
+    rows = examples(load().model.config.vocab_size)
+    for candidate in candidates:
+        narrow, wide = (train_alone(loader, candidate, rows) for loader in (load, exact))
+        own = max(relative_error(narrow[key], wide[key]) for key in wide)
+        assert worst[candidate.id] < 1.5 * own, candidate.id
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -248,6 +264,16 @@ def train(
             if pack.lost:
                 pack.drop(list(pack.lost))
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
+
+
+def train_alone(load: Loader, candidate: Candidate, rows: list[Example]) -> dict[str, torch.Tensor]:
+    """Where PEFT takes the candidate."""
+    base = load()
+    state = fresh_state(Trainer(load()).frozen, candidate, SEED)
+    alone = Alone(base, candidate, state)
+    for batch in batches(rows):
+        alone.step(batch)
+    return {key: parameter.detach() for key, parameter in alone.factors.items()}
 
 
 def assert_close(

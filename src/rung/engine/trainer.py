@@ -142,7 +142,7 @@ class Trainer:
         self._attention(SHORT)
         with self._turn(pack, training=False), self._dense():
             for rows in by_length([example.prompt for example in examples], max(1, batch_size // width)):
-                ids, mask = _left_padded([examples[row].ids[: examples[row].prompt] for row in rows])
+                ids, mask = left_padded([examples[row].ids[: examples[row].prompt] for row in rows])
                 out = self.model.generate(
                     ids.repeat(width, 1).to(self.base.device),
                     attention_mask=mask.repeat(width, 1).to(self.base.device),
@@ -270,7 +270,7 @@ class Trainer:
             )
 
 
-def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids (B, T), padded at the front, and the mask of those that are real."""
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)

@@ -151,6 +151,8 @@ def lora_config(best: Mapping[str, Any]) -> str:
     """The recommendation as a line of PEFT to paste."""
     modules = ", ".join(f'"{name}"' for name in best["target_modules"])
     extra = "    use_rslora=True,\n" if best["use_rslora"] else ""
+    if best.get("dropout"):
+        extra += f"    lora_dropout={best['dropout']:g},\n"
     return (
         "from peft import LoraConfig\n\n"
         f"LoraConfig(  # learning rate {best['learning_rate']:g}\n"

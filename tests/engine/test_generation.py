@@ -1,0 +1,55 @@
+"""Packed writing: all candidates in one batch with one cache, and each writes what PEFT's `generate` writes for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.architectures import make
+from tests.engine.oracle import Alone, packed, trained_state
+from tests.tiny import tiny_tokenizer
+
+from rung.data.read import Row
+from rung.data.render import render
+from rung.engine.trainer import Trainer, left_padded
+from rung.levers import Candidate
+from rung.model.load import Base
+
+CANDIDATES = [
+    Candidate(4, 8, "attention", 1e-3),
+    Candidate(8, 64, "all-linear", 1e-3, dropout=0.5),
+    Candidate(4, 32, "attention", 1e-3, seed=3),
+    Candidate(2, 200, "attention+lm_head", 1e-3),
+]
+ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "mistral", "qwen3"])
+def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
+    trainer = Trainer(Base(make(name), tiny_tokenizer(), name, torch.float32))
+    examples = render(ROWS, trainer.base.tokenizer, 99)
+    states = {candidate: trained_state(trainer, candidate) for candidate in CANDIDATES}
+    with packed(trainer, CANDIDATES, list(states.values())) as pack:
+        texts = trainer.write(examples, pack, batch_size=16)  # four rows of each candidate at a time
+        written = dict(zip(pack.candidates, texts, strict=True))
+    (untuned,) = trainer.write(examples)
+    longest = max(example.completion for example in examples)
+    ids, mask = left_padded([example.ids[: example.prompt] for example in examples])
+    for candidate in CANDIDATES:
+        alone = Alone(Base(make(name), None, name, torch.float32), candidate, states[candidate])
+        out = alone.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=longest + longest // 4,
+            do_sample=False,
+            pad_token_id=1,
+            eos_token_id=1,
+        )
+        theirs = trainer.base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        assert written[candidate] == theirs, candidate.id
+    assert any(texts != untuned for texts in written.values()), "an adapter has something to say"
+
+
+def test_the_dense_weights_are_held_while_writing_and_no_longer() -> None:
+    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer.write(render(ROWS, trainer.base.tokenizer, 99))
+    assert all(layer._kept is None for layer in trainer.frozen.layers.values())
