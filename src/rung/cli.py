@@ -79,6 +79,9 @@ def tune(
     quantization: Annotated[
         str | None, typer.Option(help="The base: nf4, nf4-single, int8, bf16, fp32. (default: nf4)")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What the process may hold, such as 8GB. (default: what is free)")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="bf16, fp16, fp32; by default what the machine is fast at.")
     ] = None,
@@ -114,6 +117,7 @@ def tune(
         max_tokens=max_tokens,
         quantization=quantization,
         precision=precision,
+        memory=memory,
         seed=seed,
     )
     if as_json:

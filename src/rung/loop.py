@@ -169,7 +169,8 @@ def _check_same(recipe: Recipe, folder: StudyFolder, splits: Splits) -> None:
             raise StudyError(f"'{folder.path}' is a file, so it cannot be a study's folder; give another --study.")
         return
     before, now = read_recipe(folder.recipe).model_dump(), recipe.model_dump()
-    other = [key for key in now if before[key] != now[key]]
+    # How wide the packs are changes no result (the packing law), so it may change between two runs.
+    other = [key for key in now if before[key] != now[key] and key not in ("pack_width", "memory")]
     if other:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in other)
         raise StudyError(

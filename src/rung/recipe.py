@@ -27,7 +27,9 @@ class Recipe(BaseModel):
     `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price` or a JSONL
     file, and without `validation` and `test` both are split off it by a hash of each prompt. `budget` counts passes
     over the training rows that a candidate gets in full. `margin` is the smallest relative gain in validation loss
-    that is worth having. Without `learning_rates`, a grid is laid around a guess from the model's width.
+    that is worth having. `memory`, such as `8GB`, is what the process may hold in all, by default what is free; packs
+    are as wide as it allows, up to `pack_width`. Without `learning_rates`, a grid is laid around a guess from the
+    model's width.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +53,7 @@ class Recipe(BaseModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: Annotated[float, Field(gt=0)] = 0.3
     pack_width: PositiveInt = 8
+    memory: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("ranks")
@@ -71,6 +74,13 @@ class Recipe(BaseModel):
             )
         return rates
 
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            parse_bytes(memory)
+        return memory
+
     @property
     def default_study(self) -> str:
         """The study's name where the user gives none: data and model, fit for a folder."""
@@ -79,6 +89,19 @@ class Recipe(BaseModel):
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def parse_bytes(text: str) -> int:
+    """`8GB`, `512 MB`, `6GiB` ─▶ bytes.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not found or float(found[1]) == 0:
+        raise ValueError("write a size such as 8GB or 512MB")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 class _Loader(yaml.SafeLoader):

@@ -151,7 +151,10 @@ class Group:
     def refresh(self) -> None:
         """Bring `used` up to date with the weights."""
         self.used[:, : self.split].copy_(self.weights[:, : self.split])
-        torch.mul(self.weights[:, self.split :], self.scale, out=self.used[:, self.split :])
+        # Layer by layer: narrowing the dtype takes a copy of what is multiplied.
+        for place in self.places:
+            if place.factor == "B":
+                torch.mul(place.of(self.weights), self.scale[:, :, None], out=place.of(self.used))
 
 
 class Pack:

@@ -108,23 +108,28 @@ class Trainer:
         """
         width = len(pack) if pack else 1
         totals = torch.zeros(width, len(examples), dtype=torch.float64)
-        factors = torch.ones(width, device=self.base.device)
-
         for rows in by_length([len(example.ids) for example in examples], max(1, batch_size // width)):
             batch = collate([examples[row] for row in rows], self.base.device)
-            sums = torch.zeros(width, len(rows), dtype=torch.float64, device=self.base.device)
-
-            def work(tile: Tile, batch: Batch = batch, sums: Tensor = sums) -> None:
-                part = batch.part(tile.first, tile.last)
-                losses, _ = self._losses(part, pack, tile, factors[tile.start : tile.stop])
-                own = sums[tile.start : tile.stop, tile.first : tile.last]
-                own.zero_().index_add_(1, part.rows, losses.double())
-
-            with self._turn(pack, training=False):
-                self._in_tiles(self.scoring_room, width, batch, lambda: None, work)
-            totals[:, rows] = sums.cpu()
+            totals[:, rows] = self.losses(pack, batch).cpu()
         tokens = tuple(example.completion for example in examples)
         return [Scores(tuple(row), tokens) for row in totals.tolist()]
+
+    @torch.no_grad()
+    def losses(self, pack: Pack | None, batch: Batch) -> Tensor:
+        """The summed loss of each row for each candidate, or for the untuned model: (K, B) float64."""
+        width = len(pack) if pack else 1
+        factors = torch.ones(width, device=self.base.device)
+        sums = torch.zeros(width, batch.ids.shape[0], dtype=torch.float64, device=self.base.device)
+
+        def work(tile: Tile) -> None:
+            part = batch.part(tile.first, tile.last)
+            found, _ = self._losses(part, pack, tile, factors[tile.start : tile.stop])
+            own = sums[tile.start : tile.stop, tile.first : tile.last]
+            own.zero_().index_add_(1, part.rows, found.double())
+
+        with self._turn(pack, training=False):
+            self._in_tiles(self.scoring_room, width, batch, lambda: None, work)
+        return sums
 
     @torch.no_grad()
     def write(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = 200) -> list[list[str]]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rung.data.batches import collate, order, steps_per_pass
 from rung.data.read import Splits
 from rung.data.render import render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
-from rung.engine.memory import keep_freed_memory, peak_bytes, reset_peak
+from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
+from rung.engine.plan import MemoryModel, Need, measure, memory_limit, need
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate, Measurement, Scores
 from rung.metrics import text_metrics
 from rung.model.load import Base
-from rung.recipe import Recipe
+from rung.recipe import Recipe, parse_bytes
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 
-Member = tuple[Candidate, AdapterState]
+Member = tuple[Candidate, int]
+"""A candidate and the step that it goes on from."""
 
 
 class LocalRunner:
@@ -64,6 +66,9 @@ class LocalRunner:
         # The training tokens of each step, for one candidate.
         self._tokens = [sum(lengths[row] for row in rows) for rows in self.order]
         self._left = 0
+        self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
+        self._longest = max(lengths)
+        self._measured: tuple[int, MemoryModel] | None = None
 
     @property
     def full_tokens(self) -> int:
@@ -75,12 +80,12 @@ class LocalRunner:
     def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
         stop = max(1, round(heat.until * self.steps))
         packs = self._packs(heat, stop)
-        self._left = sum(sum(self._tokens[state.step : stop]) for pack in packs for _, state in pack)
+        self._left = sum(sum(self._tokens[step:stop]) for pack in packs for _, step in pack)
         found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, stop, tick)}
         return [found[candidate] for candidate in heat.candidates]
 
     def _packs(self, heat: Heat, stop: int) -> list[list[Member]]:
-        """Who is trained together, and from where.
+        """Who is trained together, and from which step.
 
         Candidates at the same step, in the heat's order, in packs as wide as may be. Those that were stopped within
         this very heat make the pack that they were in, at the last step that all of them have a checkpoint of: so the
@@ -96,18 +101,51 @@ class LocalRunner:
                 position = saved_position(folder, steps[candidate][-1])
                 if position["heat"] == [heat.phase, heat.until]:
                     former[candidate] = tuple(position["pack"])
-        packs: dict[tuple[object, ...], list[Member]] = {}
+        alike: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
         for candidate in heat.candidates:
-            own = steps[candidate]
-            mates = [c for c in heat.candidates if former.get(c) == former.get(candidate)]
-            if candidate in former:
-                common = set(own).intersection(*(steps[mate] for mate in mates))
-                own = sorted(common) or own
-            state = load_checkpoint(self.folder.checkpoint(candidate), own[-1]) if own else None
-            state = state or self._fresh(candidate)
-            packs.setdefault((state.step, *former.get(candidate, ())), []).append((candidate, state))
-        width = self.recipe.pack_width
-        return [members[i : i + width] for members in packs.values() for i in range(0, len(members), width)]
+            own, pack = set(steps[candidate]), former.get(candidate, ())
+            mates = [steps[mate] for mate in heat.candidates if pack and former.get(mate) == pack]
+            step = max(own.intersection(*mates) or own or {0})
+            alike.setdefault((step, pack), []).append(candidate)
+        return [
+            [(candidate, step) for candidate in pack]
+            for (step, before), members in alike.items()
+            for pack in ([members] if before else self._split(members))
+        ]
+
+    def _split(self, members: Sequence[Candidate]) -> list[list[Candidate]]:
+        """Packs no wider than the recipe and the memory allow."""
+        packs, rest = [], list(members)
+        while rest:
+            at_most = rest[: self.recipe.pack_width]
+            model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
+            width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
+            packs.append(rest[:width])
+            rest = rest[width:]
+        return packs
+
+    def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
+        """What passes take; measured once, and again when a candidate adapts more layers than any before."""
+        widest = max(members, key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
+        layers = len(self.trainer.frozen.targets(widest))
+        if self._measured is None or layers > self._measured[0]:
+            self._measured = (layers, measure(self.trainer, widest, self.train))
+        return self._measured[1]
+
+    def _make_room(self, members: Sequence[Candidate]) -> None:
+        """How much a pass of these candidates may hold, in training and in scoring, by the plan."""
+        needs = [self._need(candidate) for candidate in members]
+        trainer = self.trainer
+        room = self._memory_model(members).room(needs, self._longest, self.memory)
+        if not room and not trainer.checkpointing:
+            trainer.checkpoint()
+            self._measured = None
+            room = self._memory_model(members).room(needs, self._longest, self.memory)
+        trainer.training_room = Room(max(room, self._longest))
+        trainer.scoring_room = Room(self._memory_model(members).scoring_room(needs, self._longest, self.memory))
+
+    def _need(self, candidate: Candidate) -> Need:
+        return need(self.trainer.frozen, candidate, self.trainer.base.dtype)
 
     def test(self, candidate: Candidate | None) -> dict[str, float]:
         if candidate is None:
@@ -123,8 +161,10 @@ class LocalRunner:
         loss = self.trainer.score(rows, pack)[0].mean
         return {"loss": loss, **text_metrics(self.trainer.write(rows, pack)[0], wanted)}
 
-    def _fresh(self, candidate: Candidate) -> AdapterState:
-        return fresh_state(self.trainer.frozen, candidate, self.recipe.seed)
+    def _state(self, candidate: Candidate, step: int) -> AdapterState:
+        """Where the candidate stands at that step."""
+        saved = load_checkpoint(self.folder.checkpoint(candidate), step) if step else None
+        return saved or fresh_state(self.trainer.frozen, candidate, self.recipe.seed)
 
     def _run_pack(
         self, heat: Heat, members: list[Member], stop: int, tick: Callable[[Tick], None]
@@ -133,9 +173,12 @@ class LocalRunner:
         saved = begun
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
-        candidates, states = zip(*members, strict=True)
+        candidates, first = [candidate for candidate, _ in members], members[0][1]
+        self._make_room(candidates)
+        states = [self._state(candidate, first) for candidate in candidates]
         with Pack(self.trainer.frozen, candidates, states, recipe.weight_decay, recipe.clip_norm, recipe.seed) as pack:
-            for step in range(states[0].step, stop):
+            del states  # the pack has copies
+            for step in range(first, stop):
                 if not len(pack):
                     break
                 batch = collate([self.train[row] for row in self.order[step]], self.device)

@@ -1,0 +1,188 @@
+"""How much memory a pack will take, from a few measured steps: what fits, before anything fails.
+
+A training step holds four things:
+
+- what is there anyway: the process, its libraries, the frozen base;
+- each candidate's adapter: weights, gradients, AdamW's two moments in float32, and the weights once more in the dtype
+  that is computed in;
+- the activations of one pass, which grow with its tokens N, and under plain attention with N · T too, for rows of T;
+- the adapters' own activations, x Aᵀ, which grow with N and the ranks.
+
+The first is read off, the second and the last follow from shapes; the activations are measured, on a few steps of
+real rows. Scoring keeps no activations for a backward pass, so it is measured and planned apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from scipy.optimize import nnls
+
+from rung.data.batches import Batch, collate
+from rung.data.render import Example
+from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
+from rung.engine.pack import Frozen, Pack, fresh_state
+from rung.engine.trainer import Trainer
+from rung.levers import Candidate
+
+SPARE = 0.1
+"""The share of the memory that is not planned with: what fragments, and what others take meanwhile."""
+
+_PASSES = ((1, 0.25), (4, 1.0), (8, 0.5), (12, 1.0))
+"""The measured passes: how many times `_TOKENS`, and the share of the rows' length."""
+_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes that one pass takes: `fixed`, for each token, and for each token times the tokens of its row."""
+
+    fixed: float
+    per_token: float
+    per_pair: float
+
+    def bytes(self, tokens: int, length: int) -> float:
+        """Of a pass of `tokens`, in rows of `length`."""
+        return self.fixed + tokens * (self.per_token + length * self.per_pair)
+
+    def tokens(self, room: float, length: int, more_per_token: float = 0.0) -> int:
+        """How many tokens, in rows of `length`, fit in `room` bytes."""
+        return int((room - self.fixed) // (self.per_token + length * self.per_pair + more_per_token))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one candidate adds: `state` bytes for good, and `per_token` bytes for each token of its rows in a pass."""
+
+    state: int
+    per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """What training and scoring take on this machine: `held` bytes are there before any pack."""
+
+    held: int
+    training: Activations
+    scoring: Activations
+
+    def peak(self, needs: Sequence[Need], rows: int, length: int) -> int:
+        """The most that a step of a pack of these candidates holds, on `rows` rows of `length` tokens, in one pass."""
+        tokens = len(needs) * rows * length
+        own = sum(need.state + need.per_token * rows * length for need in needs)
+        return int(self.held + own + self.training.bytes(tokens, length))
+
+    def width(self, needs: Sequence[Need], rows: int, length: int, memory: float) -> int:
+        """How many of these candidates, from the first, fit in a pack: at least one.
+
+        Their states stay; a step may be done candidate by candidate (`room`), so the activations of one are enough.
+        """
+        budget = memory * (1 - SPARE) - self.held
+        width = 0
+        for count in range(1, len(needs) + 1):
+            states = sum(need.state for need in needs[:count])
+            one_pass = max(need.per_token for need in needs[:count]) * rows * length
+            if states + one_pass + self.training.bytes(rows * length, length) > budget:
+                break
+            width = count
+        return max(1, width)
+
+    def room(self, needs: Sequence[Need], length: int, memory: float) -> int:
+        """How many tokens one training pass of a pack of these candidates may have; zero where not one row fits."""
+        left = memory * (1 - SPARE) - self.held - sum(need.state for need in needs)
+        found = self.training.tokens(left, length, max(need.per_token for need in needs))
+        return found if found >= length else 0
+
+    def scoring_room(self, needs: Sequence[Need], length: int, memory: float) -> int:
+        """The same for scoring, at least one row."""
+        left = memory * (1 - SPARE) - self.held - sum(need.state for need in needs)
+        return max(length, self.scoring.tokens(left, length))
+
+
+def need(frozen: Frozen, candidate: Candidate, dtype: torch.dtype) -> Need:
+    """What the candidate adds, from the shapes alone; `dtype` is what is computed in."""
+    layers = frozen.targets(candidate).values()
+    state = frozen.parameters(candidate) * (4 * 4 + dtype.itemsize)
+    # x Aᵀ of each layer, kept for the backward pass; with dropout, which inputs were dropped.
+    low = candidate.rank * len(layers) * dtype.itemsize
+    dropped = sum(layer.in_features for layer in layers) if candidate.dropout else 0
+    return Need(state, low + dropped)
+
+
+def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example]) -> MemoryModel:
+    """Measure what passes of a few hundred tokens take, in training and in scoring.
+
+    Args:
+        trainer: with no pack in it.
+        candidate: of the widest target modules that are to be planned for: its layers keep their inputs.
+        examples: rows of the data; the longest are taken.
+    """
+    device = trainer.base.device
+    longest = sorted(examples, key=lambda example: -len(example.ids))
+    own = need(trainer.frozen, candidate, trainer.base.dtype)
+    with Pack(trainer.frozen, [candidate], [fresh_state(trainer.frozen, candidate, 0)]) as pack:
+        batches = [_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
+        trainer.step(pack, batches[0], 0.0)  # some things are allocated once, and then held
+        training = [_peak(device, lambda b=batch: trainer.step(pack, b, 0.0)) for batch in batches]  # type: ignore[misc]
+        scored = [_peak(device, lambda b=batch: trainer.losses(pack, b)) for batch in batches]  # type: ignore[misc]
+        held = _settled(device) - own.state
+    shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
+    lean = [peak - own.per_token * tokens for peak, (tokens, _) in zip(training, shapes, strict=True)]
+    return MemoryModel(held, _fit(shapes, lean), _fit(shapes, scored))
+
+
+def memory_limit(device: torch.device) -> int:
+    """What this process may hold in all: what it has, and what is free; bounded by its control group and its limits."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held: int = torch.cuda.memory_allocated(device)
+        return held + int(free)
+    bounds: list[int] = [psutil.virtual_memory().available + resident_bytes()]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text().strip() if os.access(path, os.R_OK) else "max"
+        if text != "max":
+            bounds.append(int(text))
+    return min(bounds)
+
+
+def _settled(device: torch.device) -> int:
+    """What the process holds, after it has given back what it does not need."""
+    give_back_freed_memory()
+    held: int = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
+    return held
+
+
+def _peak(device: torch.device, work: Callable[[], object]) -> int:
+    """By how much `work` raises what the process holds, at the most."""
+    before = _settled(device)
+    reset_peak(device)
+    for _ in range(2):  # the second finds the memory in the pieces that the first has left
+        work()
+    return max(0, peak_bytes(device) - before)
+
+
+def _batch(longest: Sequence[Example], tokens: int, share: float, device: torch.device) -> Batch:
+    """About `tokens` tokens in rows of a share of the longest row's length, each with at least one to complete."""
+    length = max(2, round(len(longest[0].ids) * share))
+    rows = []
+    for i in range(max(1, round(tokens / length))):
+        example = longest[i % len(longest)]
+        ids = (example.ids * -(-length // len(example.ids)))[:length]
+        rows.append(Example(ids, max(1, min(example.prompt, length - 1))))
+    return collate(rows, device)
+
+
+def _fit(shapes: Sequence[tuple[int, int]], peaks: Sequence[float]) -> Activations:
+    """Least squares without negative terms, each pass weighted alike."""
+    rows = np.array([[1.0, tokens, tokens * length] for tokens, length in shapes])
+    found = np.array(peaks, dtype=np.float64)
+    weight = 1 / np.maximum(found, 1.0)
+    scale = rows.max(axis=0)
+    solution, _ = nnls(rows / scale * weight[:, None], found * weight)
+    return Activations(*(float(value) for value in solution / scale))
