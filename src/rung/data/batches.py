@@ -88,8 +88,8 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
         rows += [row] * example.completion
     return Batch(
         ids.to(device),
-        torch.tensor(positions, device=device),
-        torch.tensor(labels, device=device),
-        torch.tensor(rows, device=device),
+        torch.tensor(positions).to(device),
+        torch.tensor(labels).to(device),
+        torch.tensor(rows).to(device),
         sum(len(example.ids) for example in examples),
     )

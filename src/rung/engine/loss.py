@@ -133,7 +133,7 @@ class _CompletionLoss(torch.autograd.Function):
             logits.sub_(logits.amax(dim=1, keepdim=True))
             at_label = logits.gather(1, label)
             total = logits.exp_().sum(dim=1, keepdim=True)
-            losses.view(-1)[start:stop] = (total.log() - at_label).squeeze(1)
+            torch.sub(total.log(), at_label, out=losses.view(-1, 1)[start:stop])
             if not wanted:
                 continue
             # The factor comes in before the dtype narrows: it may be what keeps float16 from losing small numbers.
@@ -146,7 +146,7 @@ class _CompletionLoss(torch.autograd.Function):
                 part, x = adapter.part, adapter.inputs(h, start % M)
                 low = g @ part.B[0]
                 if gradient is not None:
-                    gradient[start:stop] += adapter.inputs(low @ part.A[0], start % M)
+                    gradient[start:stop].add_(adapter.inputs(low @ part.A[0], start % M))
                 ctx.adapted.append((part, low.T @ x, g.T @ (x @ part.A[0].T)))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)

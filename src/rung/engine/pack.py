@@ -145,7 +145,7 @@ class Group:
         shape = (len(candidates), offset)
         self.weights = torch.zeros(shape, dtype=dtype, device=device)
         self.gradients = torch.zeros_like(self.weights)
-        self.scale = torch.tensor([[c.scale] for c in candidates], dtype=dtype, device=device)
+        self.scale = torch.tensor([[c.scale] for c in candidates], dtype=dtype).to(device)
         self.used = torch.empty_like(self.weights, dtype=used_dtype)
 
     def refresh(self) -> None:

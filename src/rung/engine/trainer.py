@@ -89,7 +89,7 @@ class Trainer:
 
         def work(tile: Tile) -> None:
             part = batch.part(tile.first, tile.last)
-            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop], device=self.base.device)
+            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop]).to(self.base.device)
             # Divided by the whole batch's tokens, so that nothing depends on how it is split; and a sum over the
             # candidates, so that no one's gradient knows how many others there are.
             found, total = self._losses(part, pack, tile, scales / len(batch.labels))
