@@ -102,7 +102,7 @@ def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> Non
 def test_stopped_in_the_middle_the_same_command_goes_on(
     options: list[str | Path], tmp_path: Path, how: signal.Signals
 ) -> None:
-    command = [*RUNG, *map(str, options), "--budget", "3", "--json"]
+    command = [*RUNG, *map(str, options), "--budget", "8", "--json"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     scores = tmp_path / "studies" / "s" / "scores"
     limit = time.monotonic() + 120
@@ -117,7 +117,7 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
         assert process.returncode == 1
         assert "the same command goes on" in errors
         assert "Traceback" not in errors
-    again = rung(*options, "--budget", "3", "--json", cwd=tmp_path)
+    again = rung(*options, "--budget", "8", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
     assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"

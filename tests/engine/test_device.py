@@ -133,15 +133,13 @@ def on_gpu(name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest
         for layer, module in model.named_modules():
             if isinstance(module, nn.Linear) and layer != "lm_head":
                 in_nf4(module)
-    # It compares numbers, and there are none.
+    # They compare numbers, and there are none.
     monkeypatch.setattr(Trainer, "_check_head", lambda self: None)
-    trainer = Trainer(Base(model, None, name, dtype))
     # The attention is torch's and the model's own, and asks for a real GPU: it gives back what it was asked.
-    monkeypatch.setattr(trainer, "_attention", lambda tokens: None)
     AttentionInterface.register("given_back", lambda module, query, *_, **__: (query.transpose(1, 2), None))
     AttentionMaskInterface.register("given_back", lambda *_, **__: None)
-    trainer.decoder.set_attn_implementation("given_back")
-    return trainer
+    monkeypatch.setattr(Trainer, "_attention_kinds", lambda self: ("given_back", "given_back"))
+    return Trainer(Base(model, None, name, dtype))
 
 
 class Context:

@@ -52,7 +52,7 @@ DROPPING = [
 def test_a_candidate_in_a_pack_ends_as_it_would_have_ended_alone_under_peft(
     tiny_folder: Path, quantization: str
 ) -> None:
-    check_law(Loader(str(tiny_folder), quantization), CANDIDATES, 1e-5)
+    check_law(Loader(str(tiny_folder), quantization), CANDIDATES, 1e-5, attention="eager")
 
 
 def test_so_it_does_with_an_int8_base(tiny_folder: Path) -> None:
@@ -65,7 +65,8 @@ def test_so_it_does_with_an_int8_base(tiny_folder: Path) -> None:
 def test_so_it_does_with_dropout_and_with_an_adapted_head(
     tiny_folder: Path, quantization: str, candidates: list[Candidate]
 ) -> None:
-    check_law(Loader(str(tiny_folder), quantization), candidates, 1e-5)
+    # Dropped inputs leave gradients near AdamW's epsilon, where rounding decides; see the test in float64 below.
+    check_law(Loader(str(tiny_folder), quantization), candidates, 1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)], ids=str)
@@ -102,10 +103,16 @@ def test_so_it_does_at_the_ends_of_the_ladder(tiny_folder: Path, rank: int) -> N
 
 @pytest.mark.slow
 def test_the_law_holds_on_the_real_model_in_nf4() -> None:
-    """In float64: in float32 PEFT is off from itself by 6e-5 when only its attention kernel changes (docs/log.md)."""
+    """In float64, but for the norms, which transformers computes in float32 (docs/log.md)."""
     load = Loader(DEFAULT_MODEL, "nf4", torch.float64)
     rows = render(read_splits("pronounce").train[:24], load().tokenizer, 99)
-    check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-5, rows, dense=True)
+    check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-4, rows, dense=True)
+
+
+@pytest.mark.parametrize("quantization", ["fp32", "nf4", "int8"])
+def test_in_float64_it_is_the_same_to_the_last_digits(tiny_folder: Path, quantization: str) -> None:
+    load = Loader(str(tiny_folder), quantization, torch.float64)
+    check_law(load, [*CANDIDATES, *DROPPING[:3], *HEADS], 1e-12, dense=True)
 
 
 @pytest.mark.parametrize("quantization", ["fp32", "nf4"])

@@ -7,6 +7,7 @@ from rung.data.batches import collate
 from rung.data.read import Row
 from rung.data.render import render
 from rung.engine import trainer as module
+from rung.engine.attention import NAME
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
@@ -29,11 +30,13 @@ def test_scores_are_those_of_the_whole_models_logits_row_by_row(tiny_base: Base)
         assert scores.tokens == tuple(example.completion for example in examples)
 
 
-def test_plain_and_fused_attention_are_the_same_function(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(tiny_base)
     examples = render(ROWS, tiny_base.tokenizer, 99)
     (plain,) = trainer.score(examples)
-    assert trainer.decoder.config._attn_implementation == "eager"
+    assert trainer.decoder.config._attn_implementation == NAME
     monkeypatch.setattr(module, "SHORT", 0)
     (fused,) = trainer.score(examples)
     assert trainer.decoder.config._attn_implementation == "sdpa"

@@ -52,14 +52,13 @@ class Head:
     factor: float = 1.0
     cap: float | None = None
 
-    def logits(self, product: Tensor) -> Tensor:
-        """What comes after the product with the weight, in float32, or in float64 where the states are."""
-        z = product.to(torch.promote_types(product.dtype, torch.float32))
+    def logits_(self, z: Tensor) -> Tensor:
+        """What comes after the product with the weight, in place: z in float32, or in float64 where the states are."""
         if self.layer.bias is not None:
-            z = z + self.layer.bias
+            z.add_(self.layer.bias)
         if self.factor != 1:
-            z = z * self.factor
-        return z if self.cap is None else torch.tanh(z / self.cap) * self.cap
+            z.mul_(self.factor)
+        return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
 
     def to_product(self, grad: Tensor, logits: Tensor | None) -> Tensor:
         """The gradient to the logits ─▶ that to the product; in place. `logits` are wanted where there is a cap."""
@@ -82,7 +81,7 @@ def completion_loss(
     Args:
         hidden: (K·M, D), the states that predict, grouped by candidate.
         labels: (M,), int64: the same for each candidate.
-        factors: (K,), what each candidate's losses count for.
+        factors: (K,) float64, what each candidate's losses count for.
         head: the frozen output head.
         adapters: for each candidate its adapter of the head, or None.
         anchor: a scalar that needs a gradient, where an adapter does and the states may not.
@@ -101,7 +100,11 @@ def plain_completion_loss(hidden: Tensor, labels: Tensor, head: Head, adapter: H
     product = hidden @ head.layer.dense(hidden.dtype).T
     if adapter is not None:
         product = product + adapter.product(hidden)
-    return torch.nn.functional.cross_entropy(head.logits(product), labels, reduction="none")
+    z = product.to(torch.promote_types(product.dtype, torch.float32))
+    z = head.factor * (z if head.layer.bias is None else z + head.layer.bias)
+    if head.cap is not None:
+        z = head.cap * torch.tanh(z / head.cap)
+    return torch.nn.functional.cross_entropy(z, labels, reduction="none")
 
 
 class _CompletionLoss(torch.autograd.Function):
@@ -120,16 +123,19 @@ class _CompletionLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wanted = any(ctx.needs_input_grad)
         weight = head.layer.dense(hidden.dtype)
+        factors = factors.to(losses.dtype)
         label_of, factor_of = labels.repeat(K)[:, None], factors.repeat_interleave(M)[:, None]
         ctx.adapted = []
+        # The largest tensors of a step: made once, and worked on in place, because it is touching memory that costs.
+        narrow = hidden.new_empty(min(CHUNK, K * M), weight.shape[0])
+        wide = narrow if narrow.dtype == losses.dtype else torch.empty_like(narrow, dtype=losses.dtype)
         for start, stop, adapter in _chunks(K, M, adapters):
             h, label = hidden[start:stop], label_of[start:stop]
-            product = h @ weight.T
+            product = torch.mm(h, weight.T, out=narrow[: stop - start])
             if adapter is not None:
-                product += adapter.product(h, start % M)
-            logits = head.logits(product)
+                product.add_(adapter.product(h, start % M))
+            logits = head.logits_(wide[: stop - start].copy_(product))
             capped = logits.clone() if head.cap is not None else None
-            # In place: the chunk's logits are the step's largest tensor, and reading it is what costs.
             logits.sub_(logits.amax(dim=1, keepdim=True))
             at_label = logits.gather(1, label)
             total = logits.exp_().sum(dim=1, keepdim=True)
@@ -138,8 +144,8 @@ class _CompletionLoss(torch.autograd.Function):
                 continue
             # The factor comes in before the dtype narrows: it may be what keeps float16 from losing small numbers.
             scaled = logits.mul_(factor_of[start:stop] / total)
-            scaled.scatter_add_(1, label, -factor_of[start:stop].to(scaled.dtype))
-            g = head.to_product(scaled, capped).to(h.dtype)
+            scaled.scatter_add_(1, label, -factor_of[start:stop])
+            g = product.copy_(head.to_product(scaled, capped))
             if gradient is not None:
                 torch.mm(g, weight, out=gradient[start:stop])
             if adapter is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rung.data.batches import Batch, by_length, collate
 from rung.data.render import Example
+from rung.engine.attention import NAME, SHORT, register
 from rung.engine.blocks import checkpoint_blocks
 from rung.engine.loss import Head, HeadAdapter, completion_loss
 from rung.engine.memory import Room, Tile, is_out_of_memory, tiles
@@ -23,9 +24,6 @@ from rung.engine.pack import Frozen, Pack, freeze
 from rung.errors import ModelError, TrainingError
 from rung.levers import Scores
 from rung.model.load import Base
-
-SHORT = 128
-"""Rows of up to so many tokens take plain attention on a CPU: the fused kernel's backward pass is slower there."""
 
 
 class Trainer:
@@ -53,8 +51,8 @@ class Trainer:
             factor=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
             cap=getattr(config, "final_logit_softcapping", None),
         )
-        # The fused kernels cannot cap the attention's scores.
-        self._plain_only = getattr(config, "attn_logit_softcapping", None) is not None
+        register()
+        self._kinds = self._attention_kinds()
         self.training_room, self.scoring_room = Room(), Room()
         self.checkpointing = False
         self._check_head()
@@ -89,7 +87,7 @@ class Trainer:
 
         def work(tile: Tile) -> None:
             part = batch.part(tile.first, tile.last)
-            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop]).to(self.base.device)
+            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop], dtype=torch.float64).to(self.base.device)
             # Divided by the whole batch's tokens, so that nothing depends on how it is split; and a sum over the
             # candidates, so that no one's gradient knows how many others there are.
             found, total = self._losses(part, pack, tile, scales / len(batch.labels))
@@ -118,7 +116,7 @@ class Trainer:
     def losses(self, pack: Pack | None, batch: Batch) -> Tensor:
         """The summed loss of each row for each candidate, or for the untuned model: (K, B) float64."""
         width = len(pack) if pack else 1
-        factors = torch.ones(width, device=self.base.device)
+        factors = torch.ones(width, dtype=torch.float64, device=self.base.device)
         sums = torch.zeros(width, batch.ids.shape[0], dtype=torch.float64, device=self.base.device)
 
         def work(tile: Tile) -> None:
@@ -256,10 +254,36 @@ class Trainer:
 
     def _attention(self, tokens: int) -> None:
         """Choose the attention that is fast for rows of so many tokens; the function is the same."""
-        plain = self._plain_only or (self.base.device.type == "cpu" and tokens <= SHORT)
-        kind = "eager" if plain else "sdpa"
+        short, long = self._kinds
+        kind = short if tokens <= SHORT else long
         if self.decoder.config._attn_implementation != kind:
             self.decoder.set_attn_implementation(kind)
+
+    @torch.no_grad()
+    def _attention_kinds(self) -> tuple[str, str]:
+        """The attention for short rows and the one for long rows: the fastest that are what the model asks for.
+
+        A model may do more in its attention than softmax(q kᵀ) v: cap the scores, add a sink. So each kind is held to
+        the plain one on a few tokens, and where it gives something else the plain one stays.
+        """
+        ids = torch.arange(8, device=self.base.device)[None] % self.head.layer.out_features
+
+        def states(kind: str) -> Tensor | None:
+            try:
+                self.decoder.set_attn_implementation(kind)
+                found: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            except (ValueError, TypeError):  # a kind that the model refuses, or that refuses what the model asks
+                return None
+            return found
+
+        plain = states("eager")
+        assert plain is not None, "every model has a plain attention"
+        kept = []
+        for kind in (NAME if self.base.device.type == "cpu" else "sdpa", "sdpa"):
+            found = states(kind)
+            same = found is not None and (found - plain).abs().max() <= 0.05 * plain.abs().max()
+            kept.append(kind if same else "eager")
+        return kept[0], kept[1]
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -268,7 +292,7 @@ class Trainer:
         self._attention(4)
         theirs = self.model(input_ids=ids, use_cache=False).logits.float()
         states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        ours = self.head.logits(states[0] @ self.head.layer.dense(states.dtype).T).float()
+        ours = self.head.logits_((states[0] @ self.head.layer.dense(states.dtype).T).float())
         if (theirs[0] - ours).abs().max() > 0.01 * ours.abs().max():
             raise ModelError(
                 f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
