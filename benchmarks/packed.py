@@ -52,7 +52,11 @@ from rung.recipe import DEFAULT_MODEL
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, RATE = 16, 1e-3
 QUICK = [(8, 4, 64), (8, 1, 32), (1, 4, 64)]
-GRID = [(k, b, length) for k in (1, 2, 4, 8) for b in (1, 4) for length in (16, 32, 64)] + [(8, 8, 128)]
+GRID = [
+    *((8, batch, length) for batch in (4, 1) for length in (64, 32, 16)),
+    *((candidates, 4, 64) for candidates in (4, 2, 1)),
+    (1, 1, 32),
+]
 PRODUCT = 2048
 """The side of the square matrices whose product gives the machine's rate."""
 
