@@ -252,14 +252,15 @@ def measure(cell: Cell, precision: str, rounds: int, help_rivals: bool) -> dict[
     """
     candidates, batch_size, length = cell
     dtype, flops = _flops(cell, precision)
-    steps = rounds + 2  # the first two are a warm-up
+    # The first two are a warm-up; in the last, the side that has finished is already cleaning up beside the others.
+    steps = rounds + 3
     sides = {
         name: Side(name, cell, precision, steps, name == "rung" or help_rivals) for name in ("rung", "trl", "peft")
     }
     found = []
     for number in range(steps):
         seconds = {name: side.step() for name, side in sides.items()}
-        if number > 1:
+        if 1 < number < steps - 1:
             found.append({**seconds, "rate": gemm_rate(dtype)})
     held = {name: side.memory() for name, side in sides.items()}
     tokens = candidates * batch_size * length
@@ -336,7 +337,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three cells")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--steps", type=int, default=7, help="rounds, after two to warm up")
+    parser.add_argument("--steps", type=int, default=6, help="rounds, after two to warm up")
     parser.add_argument("--cells", nargs="*", help="such as 8x4x64")
     parser.add_argument("--help-rivals", action="store_true", help="give the rivals Rung's memory settings as well")
     parser.add_argument("--serve", choices=["rung", "trl", "peft"], help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """Train a pack, score a pack, let a pack write.
 
-Everything runs through `_states`: token ids of (B, T), repeated for the K candidates to (K·B, T), through the frozen
+Everything runs through `_losses`: token ids of (B, T), repeated for the K candidates to (K·B, T), through the frozen
 model's decoder, and from there only the completion's tokens through the head.
 """
 
