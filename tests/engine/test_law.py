@@ -106,7 +106,9 @@ def test_the_law_holds_on_the_real_model_in_nf4() -> None:
     """In float64, but for the norms, which transformers computes in float32 (docs/log.md)."""
     load = Loader(DEFAULT_MODEL, "nf4", torch.float64)
     rows = render(read_splits("pronounce").train[:24], load().tokenizer, 99)
-    check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-4, rows, dense=True)
+    worst = check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-4, rows, dense=True)
+    # The looser bound is for the third, whose dropped inputs leave more to rounding.
+    assert max(worst[candidate.id] for candidate in CANDIDATES[:2]) < 1e-5
 
 
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "int8"])
