@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-gpu test-fast check bench clean
 
 demo: .venv/demo
-	$(BIN)/rung tune --budget 0.75
+	$(BIN)/rung tune
 
 test: .venv/demo
 	$(BIN)/pytest -m "not gpu" --durations=8

@@ -27,7 +27,8 @@ def rung(*args: str | Path, cwd: Path, columns: int = 80) -> subprocess.Complete
 def options(tiny_folder: Path, rows_file: Path) -> list[str | Path]:
     return [
         "tune", "--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file,
-        "--quantization", "fp32", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--study", "s",
+        "--quantization", "fp32", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--targets", "attention",
+        "--alphas", "2r", "--study", "s",
     ]  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def test_help_and_version_answer(tmp_path: Path) -> None:
     assert "tune" in rung("--help", cwd=tmp_path).stdout
     assert re.fullmatch(r"rung \d+\.\d+\.\d+\n", rung("--version", cwd=tmp_path).stdout)
     found = rung("tune", "--help", cwd=tmp_path).stdout
-    for option in ("--model", "--data", "--validation", "--budget", "--margin", "--json"):
+    for option in ("--model", "--data", "--validation", "--budget", "--alphas", "--strategy", "--margin", "--json"):
         assert option in found
 
 
@@ -58,7 +59,7 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
     lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 80
     assert max(map(len, done.stderr.splitlines())) <= 80
-    for word in ("rank", "alpha", "targets", "rate", "loss", "parameters", "memory", "seconds", "LoraConfig("):
+    for word in ("rank", "alpha", "targets", "rate", "loss", "trained", "size", "memory", "time", "LoraConfig("):
         assert word in done.stdout
     pasted = done.stdout[done.stdout.index("from peft") : done.stdout.index("Adapter:")]
     names: dict[str, object] = {}
@@ -102,7 +103,7 @@ def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> Non
 def test_stopped_in_the_middle_the_same_command_goes_on(
     options: list[str | Path], tmp_path: Path, how: signal.Signals
 ) -> None:
-    command = [*RUNG, *map(str, options), "--budget", "8", "--json"]
+    command = [*RUNG, *map(str, options), "--passes", "8", "--json"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     scores = tmp_path / "studies" / "s" / "scores"
     limit = time.monotonic() + 120
@@ -117,7 +118,7 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
         assert process.returncode == 1
         assert "the same command goes on" in errors
         assert "Traceback" not in errors
-    again = rung(*options, "--budget", "8", "--json", cwd=tmp_path)
+    again = rung(*options, "--passes", "8", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
     assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.levers import Candidate, LeverSpace, Scores
+from rung.levers import Candidate, LeverSpace, Scores, read_alpha
 
 candidates = st.builds(
     Candidate,
@@ -40,5 +38,32 @@ def test_scores_without_rows_or_of_unlike_length_are_refused(losses: tuple[float
 
 
 def test_alpha_is_twice_the_rank_unless_told_otherwise() -> None:
-    assert LeverSpace((8,), (1e-3,), "mlp").candidate(8, 1e-3).alpha == 16
-    assert math.isclose(LeverSpace((8,), (1e-3,), "mlp", 0.5).candidate(8, 1e-3).alpha, 4)
+    assert LeverSpace((8,), (1e-3,), ("mlp",)).candidate(8, 1e-3).alpha == 16
+    assert LeverSpace((8,), (1e-3,), ("mlp",), ("0.5r",)).candidate(8, 1e-3).alpha == 4
+
+
+def test_a_space_has_every_combination_once() -> None:
+    space = LeverSpace((8, 16), (1e-3, 2e-3), ("mlp", "attention"), ("2r", "r", "rslora"))
+    assert len(set(space.candidates())) == len(space.candidates()) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2r", (32, False)),
+        ("r", (16, False)),
+        ("0.5r", (8, False)),
+        ("24", (24, False)),
+        ("rslora", (16, True)),
+        ("2r rslora", (32, True)),
+        ("32rslora", (32, True)),
+    ],
+)
+def test_an_alpha_is_a_multiple_of_the_rank_or_a_number(text: str, found: tuple[float, bool]) -> None:
+    assert read_alpha(text, 16) == found
+
+
+@pytest.mark.parametrize("text", ["", "twice", "0", "0r", "r2", "-1", ".", "rsloras", "1e3"])
+def test_anything_else_is_no_alpha(text: str) -> None:
+    with pytest.raises(ValueError, match="is no alpha"):
+        read_alpha(text, 16)

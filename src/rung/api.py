@@ -57,7 +57,7 @@ def tune(
         study: the study's name; by default made of data and model. The same call goes on with an interrupted study.
         studies: the folder that holds the studies.
         quiet: show no progress.
-        **options: keys of the recipe, laid over it: `model="…"`, `data="train.jsonl"`, `budget=2`.
+        **options: keys of the recipe, laid over it: `model="…"`, `data="train.jsonl"`, `passes=2`.
 
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.

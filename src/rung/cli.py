@@ -52,27 +52,33 @@ def tune(
     ] = None,
     validation: Annotated[str | None, typer.Option(help="A JSONL file to judge by; else a tenth of the data.")] = None,
     test: Annotated[str | None, typer.Option(help="A JSONL file opened once, at the end; else a tenth.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="Passes over the training rows for a candidate. (default: 1)")
+    passes: Annotated[
+        float | None, typer.Option(help="Over the training rows, for a candidate in full. (default: 1)")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: no end)")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="climb, grid, random, tpe. (default: climb)")] = None,
     margin: Annotated[
         float | None, typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)")
     ] = None,
     targets: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="attention, mlp, all-linear, lm_head, or module names, joined by + or commas. (default: attention)"
+            help="attention, mlp, all-linear, lm_head, or module names, joined by +; give it again for each set that "
+            "is to be tried. (default: attention, mlp, all-linear)"
         ),
+    ] = None,
+    alphas: Annotated[
+        str | None, typer.Option(help="As multiples of the rank, or numbers. (default: 2r,r,4r,rslora)")
     ] = None,
     dropout: Annotated[
         float | None, typer.Option(help="The share of an adapter's inputs to drop in training. (default: 0)")
     ] = None,
-    use_rslora: Annotated[
-        bool | None, typer.Option("--use-rslora/--no-rslora", help="Scale by alpha / √rank. (default: alpha / rank)")
-    ] = None,
     ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. (default: 8,16,32,64)")] = None,
     learning_rates: Annotated[
-        str | None, typer.Option("--learning-rates", "--lr", help="The grid; by default four around a guess.")
+        str | None,
+        typer.Option("--learning-rates", "--rates", "--lr", help="The grid; by default four around a guess."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step. (default: 8)")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. (default: 512)")] = None,
@@ -106,11 +112,13 @@ def tune(
         data=data,
         validation=validation,
         test=test,
+        passes=passes,
         budget=budget,
+        strategy=strategy,
         margin=margin,
-        targets=targets,
+        targets=tuple(targets) if targets else None,
+        alphas=tuple(alphas.split(",")) if alphas else None,
         dropout=dropout,
-        use_rslora=use_rslora,
         ranks=_numbers(ranks, int, "--ranks"),
         learning_rates=_numbers(learning_rates, float, "--learning-rates"),
         batch_size=batch_size,

@@ -5,7 +5,9 @@ Frozen values on the standard library alone, so that the strategies stay pure an
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -58,13 +60,16 @@ class Scores:
     """The loss of each validation row, in the order of the file: what paired comparisons are made of.
 
     `losses` are sums over a row's completion tokens, in nats; `tokens` counts those tokens, the end token included.
+    `sources` says which rows share a source, and so count as one where errors are taken: a number for each row, or
+    nothing where no two do.
     """
 
     losses: tuple[float, ...]
     tokens: tuple[int, ...]
+    sources: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.losses) != len(self.tokens) or not self.tokens:
+        if len(self.losses) != len(self.tokens) or not self.tokens or len(self.sources) not in (0, len(self.tokens)):
             raise ValueError(f"{len(self.losses)} losses for {len(self.tokens)} rows")
 
     @property
@@ -77,16 +82,18 @@ class Scores:
 class Measurement:
     """What a runner found out about one candidate at one point of its training.
 
-    `fraction` is the share of the full budget that the candidate has been trained for, in (0, 1]; the learning rate
-    has decayed to zero at 1; `steps` and `tokens` count from the start of its training. `scores` is None where the
-    candidate diverged; `reason` says then why, and `steps` when. `seconds` is its share of the time of the heat's
-    pack, scoring included, and `peak_memory_bytes` the most that the process held during it.
+    `fraction` is the share of the full budget that the candidate has been trained for, in (0, 1], and cooled down at
+    its end; `steps` and `tokens` count from the start of its training. `spent` counts the tokens that the heat trained
+    on for it: when it goes on later it does so from where the cooling began, so they add up to more than `tokens`.
+    `scores` is None where the candidate diverged; `reason` says then why, and `steps` when. `seconds` is its share of
+    the time of the heat's pack, scoring included, and `peak_memory_bytes` the most that the process held during it.
     """
 
     candidate: Candidate
     fraction: float
     steps: int
     tokens: int
+    spent: int
     status: Status
     scores: Scores | None
     parameters: int
@@ -125,15 +132,41 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LeverSpace:
-    """The values that a strategy may try."""
+    """The values that a strategy may try.
+
+    `ranks` and `learning_rates` from small to large; `targets` and `alphas` from where a climb begins. An alpha is
+    written as a multiple of the rank (`2r`, `r`) or as a number, with `rslora` behind it where it is scaled by √rank;
+    `rslora` alone is alpha 16, as in its paper. `pinned` says that no rate may be tried but those that are named.
+    """
 
     ranks: tuple[int, ...]
     learning_rates: tuple[float, ...]
-    targets: str
-    alpha_ratio: float = 2
-    use_rslora: bool = False
+    targets: tuple[str, ...] = ("attention",)
+    alphas: tuple[str, ...] = ("2r",)
     dropout: float = 0.0
+    pinned: bool = False
 
-    def candidate(self, rank: int, learning_rate: float, seed: int = 0) -> Candidate:
-        alpha = rank * self.alpha_ratio
-        return Candidate(rank, alpha, self.targets, learning_rate, self.use_rslora, self.dropout, seed)
+    def candidate(
+        self, rank: int, learning_rate: float, targets: str | None = None, alpha: str | None = None, seed: int = 0
+    ) -> Candidate:
+        """A setting of the space; targets and alpha are the first ones where none are given."""
+        number, use_rslora = read_alpha(alpha or self.alphas[0], rank)
+        return Candidate(rank, number, targets or self.targets[0], learning_rate, use_rslora, self.dropout, seed)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every setting of the space, with seed 0."""
+        product = itertools.product(self.ranks, self.targets, self.alphas, self.learning_rates)
+        return tuple(self.candidate(rank, rate, targets, alpha) for rank, targets, alpha, rate in product)
+
+
+def read_alpha(text: str, rank: int) -> tuple[float, bool]:
+    """What an alpha of `LeverSpace` is at a rank, and whether it is scaled by √rank.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number, _, rslora = text.strip().lower().partition("rslora")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)?(r?)", number.strip() or "16")
+    if rslora or not found or not (found[1] or found[2]) or float(found[1] or 1) == 0 or not text.strip():
+        raise ValueError(f"'{text}' is no alpha; write a multiple of the rank such as 2r, a number, or rslora")
+    return float(found[1] or 1) * (rank if found[2] else 1), "rslora" in text.lower()

@@ -14,15 +14,17 @@ from typing import Any, Protocol
 
 from rung.atomic import write_text
 from rung.data.read import Splits, read_splits
-from rung.errors import StudyError
+from rung.errors import RecipeError, StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
 from rung.model.load import PRECISIONS, Base, load_base
 from rung.model.targets import stacked_experts
-from rung.recipe import Recipe, read_recipe
+from rung.recipe import Recipe, parse_budget, read_recipe
 from rung.result import document, manifest
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Runner, Tick
-from rung.search.climb import Climb, rate_grid
+from rung.search.bayes import Tpe
+from rung.search.climb import Climb, Plan, rate_grid
+from rung.search.grid import Grid, Random
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
@@ -63,17 +65,21 @@ def tune(
     splits = read_splits(recipe.data, recipe.validation, recipe.test)
     observer.note(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
-    recipe = _resolve(recipe, base)
+    asked, recipe = recipe, _resolve(recipe, base)
     _check_same(recipe, folder, splits)
     runner = LocalRunner(base, splits, recipe, folder)
     space = LeverSpace(
         recipe.ranks,
         recipe.learning_rates or (),
         recipe.targets,
-        use_rslora=recipe.use_rslora,
-        dropout=recipe.dropout,
+        recipe.alphas,
+        recipe.dropout,
+        pinned=asked.learning_rates is not None,
     )
-    runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0]))
+    for targets in recipe.targets:
+        runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
+    if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
+        _check_budget(found[0], runner)  # before anything is written
     ledger = Ledger(folder)
     if not folder.manifest.exists():
         # The manifest last: it says that the study has begun.
@@ -84,7 +90,27 @@ def tune(
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     if runner.left_out:
         observer.note(f"{runner.left_out:,} rows are longer than max_tokens = {recipe.max_tokens} and are left out")
-    return answer(Climb(space, recipe.margin), runner, ledger, observer, base, recipe, lambda: clock() - begun)
+    strategy = make_strategy(recipe, space, _budget(recipe, runner, ledger, observer), observer)
+    return answer(strategy, runner, ledger, observer, base, recipe, lambda: clock() - begun)
+
+
+def make_strategy(recipe: Recipe, space: LeverSpace, budget: float | None, observer: Observer) -> Strategy:
+    """The recipe's strategy, so that it takes no more than `budget` full budgets of one candidate.
+
+    Without a budget a climb is as thorough as it is by default, and the others take as much as that.
+    """
+    plan = Plan() if budget is None else Plan.within(space, budget)
+    cost = plan.cost(space)
+    if recipe.strategy == "climb":
+        if budget is not None and cost > budget:
+            observer.note(f"the budget is {budget:.1f} full trainings and a climb takes {cost:.1f} at the least")
+        if not plan.decides:
+            observer.note("this budget is too small for a verdict: the answer will be a guess, marked undecided")
+        return Climb(space, recipe.margin, plan)
+    count = max(1, int(cost if budget is None else budget))
+    if recipe.strategy == "tpe":
+        return Tpe(space, float(count), seed=recipe.seed)
+    return Grid.of(space) if recipe.strategy == "grid" else Random(space, count, recipe.seed)
 
 
 def answer(
@@ -149,6 +175,28 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             heard.add(candidate)
             ledger.record_left(candidate)
             observer.left(candidate, why)
+
+
+def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) -> float | None:
+    """The recipe's budget in full budgets of one candidate. A time is turned into tokens by a measured speed, once."""
+    if recipe.budget is None:
+        return None
+    amount, unit = parse_budget(recipe.budget)
+    if unit == "seconds":
+        if (speed := ledger.speed()) is None:
+            ledger.record_speed(speed := runner.speed())
+            observer.note(f"a pack trains {speed:,.0f} tokens a second here")
+        amount *= speed
+    _check_budget(amount, runner)
+    return amount / runner.full_tokens
+
+
+def _check_budget(tokens: float, runner: Runner) -> None:
+    if tokens < runner.full_tokens:
+        raise RecipeError(
+            f"The budget is {tokens:,.0f} training tokens, and one candidate takes {runner.full_tokens:,}; give a "
+            "larger --budget, or fewer --passes."
+        )
 
 
 def _resolve(recipe: Recipe, base: Base) -> Recipe:

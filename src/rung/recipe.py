@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rung.errors import RecipeError
+from rung.levers import read_alpha
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_DATA = "pronounce"
@@ -25,8 +26,10 @@ class Recipe(BaseModel):
     """One question: this model, this data, these levers, this budget.
 
     `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price` or a JSONL
-    file, and without `validation` and `test` both are split off it by a hash of each prompt. `budget` counts passes
-    over the training rows that a candidate gets in full. `margin` is the smallest relative gain in validation loss
+    file, and without `validation` and `test` both are split off it by a hash of each prompt. A candidate's
+    full budget is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over
+    the last share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all
+    candidates together may take. `margin` is the smallest relative gain in validation loss
     that is worth having. `memory`, such as `8GB`, is what the process may hold in all, by default what is free; packs
     are as wide as it allows, up to `pack_width`. Without `learning_rates`, a grid is laid around a guess from the
     model's width.
@@ -41,16 +44,23 @@ class Recipe(BaseModel):
     validation: str | None = None
     test: str | None = None
     max_tokens: PositiveInt = 512
-    budget: Annotated[float, Field(gt=0)] = 1.0
+    passes: Annotated[float, Field(gt=0)] = 1.0
+    strategy: Literal["climb", "grid", "random", "tpe"] = "climb"
+    budget: str | None = None
     batch_size: PositiveInt = 8
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16, 32, 64)
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    targets: Annotated[str, Field(min_length=1)] = "attention"
-    use_rslora: bool = False
+    targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (
+        "attention",
+        "mlp",
+        "all-linear",
+    )
+    alphas: Annotated[tuple[str, ...], Field(min_length=1)] = ("2r", "r", "4r", "rslora")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
     clip_norm: Annotated[float, Field(gt=0)] = 0.3
     pack_width: PositiveInt = 8
     memory: str | None = None
@@ -73,6 +83,32 @@ class Recipe(BaseModel):
                 "write learning rates between 0 and 1 from small to large, each once, such as [5e-4, 1e-3]"
             )
         return rates
+
+    @field_validator("targets", "alphas", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, values: Any) -> Any:
+        several = values if isinstance(values, list | tuple) else (values,)
+        # An alpha may be written as a number.
+        return tuple(str(value) if isinstance(value, int | float) else value for value in several)
+
+    @field_validator("alphas")
+    @classmethod
+    def _alphas_can_be_read(cls, alphas: tuple[str, ...]) -> tuple[str, ...]:
+        for alpha in alphas:
+            read_alpha(alpha, 8)
+        return alphas
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget_is_a_text(cls, budget: Any) -> Any:
+        return str(budget) if isinstance(budget, int | float) else budget
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_can_be_read(cls, budget: str | None) -> str | None:
+        if budget is not None:
+            parse_budget(budget)
+        return budget
 
     @field_validator("memory")
     @classmethod
@@ -102,6 +138,21 @@ def parse_bytes(text: str) -> int:
         raise ValueError("write a size such as 8GB or 512MB")
     power = " KMGT".index(found[2].upper() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def parse_budget(text: str) -> tuple[float, Literal["tokens", "seconds"]]:
+    """`300k`, `2M tokens`, `30min`, `1.5 h` ─▶ tokens or seconds.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g)?\s*(tokens?)?\s*", text, re.IGNORECASE)
+    if found and float(found[1]):
+        return float(found[1]) * 1000 ** " kmg".index((found[2] or " ").lower()), "tokens"
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|minutes?|h|hours?)\s*", text, re.IGNORECASE)
+    if found and float(found[1]):
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0].lower()], "seconds"
+    raise ValueError("write a number of tokens such as 300k, or a time such as 30min")
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,16 +17,16 @@ from rung.data.read import Splits
 from rung.levers import Candidate, Measurement, Scores
 from rung.model.load import Base
 from rung.recipe import Recipe
-from rung.search.stats import loss_interval
+from rung.search.stats import KNOWN_ZERO, Variance, loss_estimate
 from rung.search.strategy import Decision
 from rung.study.ledger import Ledger
 
 SCHEMA = 1
 LIBRARIES = ("rung", "torch", "transformers", "peft", "bitsandbytes", "optuna", "safetensors", "scipy")
+ONE_SEED = "Seeds: each setting was trained once, so the intervals cover the choice of validation rows alone."
 NOT_COVERED = (
-    "One seed and one data set: the intervals cover the choice of validation rows, not of the seed.",
-    "The best rate of a rank was picked on the same validation rows, which flatters ranks tried at more rates.",
-    "Alpha was 2 · rank throughout, on the targets given.",
+    "Other data: one data set, in one order for each seed, and validation rows that the race has looked at.",
+    "Levers together: each was tried around the best of the others, not in all combinations.",
 )
 
 
@@ -45,7 +47,7 @@ def document(
         stretches.setdefault(measurement.candidate, []).append(measurement)
     left = dict(decision.left)
     last = {candidate: max(found, key=lambda m: m.fraction) for candidate, found in stretches.items()}
-    best = decision.recommended
+    best, noise = decision.recommended, decision.noise
     folder = ledger.folder
     return {
         "schema": SCHEMA,
@@ -59,9 +61,12 @@ def document(
             **_levers(best),
             "target_modules": _target_modules(ledger, best),
             "adapter": str(folder.adapter(best).relative_to(folder.path)),
-            "validation_loss": _bounds(last[best].scores),
+            "validation_loss": _bounds(*_of_setting(best, last, decision.noise)),
+            "seed": best.seed,
+            "adapter_validation_loss": last[best].loss,
             "test": tests[best.id],
         },
+        "noise": None if noise is None else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.freedom},
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
         "candidates": [
             {
@@ -75,7 +80,7 @@ def document(
                 "steps": m.steps,
                 "tokens": m.tokens,
                 "validation_loss": m.scores.mean if m.scores else None,
-                "validation_interval": _bounds(m.scores),
+                "validation_interval": _bounds([m.scores] if m.scores else []),
                 "parameters": m.parameters,
                 "adapter_bytes": m.adapter_bytes,
                 "peak_memory_bytes": max(found.peak_memory_bytes for found in stretches[candidate]),
@@ -85,10 +90,11 @@ def document(
         ],
         "cost": {
             "wall_seconds": wall_seconds,
-            "candidate_tokens": sum(m.tokens for m in last.values()),
+            "candidate_tokens": sum(m.spent for found in stretches.values() for m in found),
             "single_run_tokens": single_run_tokens,
         },
-        "not_covered": list(NOT_COVERED),
+        "settings": _settings(last, decision.noise),
+        "not_covered": [*([] if noise else [ONE_SEED]), *NOT_COVERED],
     }
 
 
@@ -122,11 +128,45 @@ def _levers(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _bounds(scores: Scores | None) -> dict[str, float] | None:
-    if scores is None:
+def _bounds(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> dict[str, float] | None:
+    """The mean over the seeds and its bounds at 95 %; `noise` is that of one run."""
+    if not scores:
         return None
-    found = loss_interval(scores)
+    found = loss_estimate(scores, noise.times(1 / len(scores))).interval()
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _of_setting(
+    setting: Candidate, last: Mapping[Candidate, Measurement], noise: Variance | None
+) -> tuple[list[Scores], Variance]:
+    """The scores of all seeds of a setting that came as far as any did, and the noise of a run where it applies."""
+    runs = [m for candidate, m in last.items() if replace(candidate, seed=0) == replace(setting, seed=0)]
+    furthest = max(m.fraction for m in runs)
+    scores = [m.scores for m in runs if m.fraction == furthest and m.scores]
+    return scores, noise if noise and furthest == 1 else KNOWN_ZERO
+
+
+def _settings(last: Mapping[Candidate, Measurement], noise: Variance | None) -> list[dict[str, Any]]:
+    """The candidates without their seeds: what the summary's table shows."""
+    found = []
+    for setting in dict.fromkeys(replace(candidate, seed=0) for candidate in last):
+        runs = [m for candidate, m in last.items() if replace(candidate, seed=0) == setting]
+        fraction = max(m.fraction for m in runs)
+        furthest = [m for m in runs if m.fraction == fraction]
+        diverged = any(m.scores is None for m in furthest)
+        found.append(
+            {
+                **_levers(setting),
+                "seeds": len(furthest),
+                "fraction": fraction,
+                "status": "diverged" if diverged else "left" if fraction < 1 else "trained",
+                "validation_loss": None if diverged else _bounds(*_of_setting(setting, last, noise)),
+                "parameters": furthest[0].parameters,
+                "peak_memory_bytes": max(m.peak_memory_bytes for m in runs),
+                "seconds": sum(m.seconds for m in runs),
+            }
+        )
+    return found
 
 
 def _target_modules(ledger: Ledger, candidate: Candidate) -> list[str]:

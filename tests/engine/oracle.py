@@ -22,13 +22,14 @@ from rung.data.batches import Batch, collate, order
 from rung.data.render import Example
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key
-from rung.engine.optimizer import schedule
+from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import Base, dense_weight, load_base
 
-STEPS, WARMUP, DECAY, CLIP, SEED = 20, 0.2, 0.01, 0.5, 7
+STEPS, DECAY, CLIP, SEED = 20, 0.01, 0.5, 7
+SCHEDULE = Schedule.to(STEPS, STEPS, warmup=0.2, cooldown=0.3)
 CANDIDATES = [
     Candidate(4, 8, "attention", 1e-3),
     Candidate(8, 16, "all-linear", 3e-3),
@@ -52,7 +53,7 @@ def examples(vocabulary: int, count: int = 24, longest: int = 12) -> list[Exampl
 
 def batches(rows: list[Example], size: int = 4, steps: int = STEPS) -> list[Batch]:
     lengths = [len(row.ids) for row in rows]
-    passes = [b for number in range(steps) for b in order(lengths, size, SEED, number)]
+    passes = [b for number in range(steps) for b in order(lengths, size, str(SEED), number)]
     return [collate([rows[i] for i in b]) for b in passes[:steps]]
 
 
@@ -152,7 +153,7 @@ class Alone:
             tensor.numel() for tensor in state.weights.values()
         ), "PEFT adapts these layers and no other"
         self.optimizer = torch.optim.AdamW(self.factors.values(), lr=candidate.learning_rate, weight_decay=DECAY)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: schedule(step, STEPS, WARMUP))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, SCHEDULE.share)
         self.scaler = torch.amp.GradScaler("cpu", enabled=base.dtype == torch.float16)
         narrow = base.dtype in (torch.bfloat16, torch.float16)
         self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
@@ -241,7 +242,7 @@ def train_packed(
         for number, batch in enumerate(steps):
             if number == STEPS // 2:
                 scored = dict(zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True))
-            trainer.step(pack, batch, schedule(number, STEPS, WARMUP))
+            trainer.step(pack, batch, SCHEDULE.share(number))
         ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     return ended, scored, states
 

@@ -9,9 +9,9 @@ import torch
 from tests.architectures import ARCHITECTURES
 from tests.engine.oracle import (
     CANDIDATES,
+    SCHEDULE,
     SEED,
     STEPS,
-    WARMUP,
     Alone,
     Architecture,
     Loader,
@@ -27,7 +27,6 @@ from rung.data.read import read_splits
 from rung.data.render import Example, render
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
 from rung.engine.memory import Room
-from rung.engine.optimizer import schedule
 from rung.engine.pack import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
@@ -182,7 +181,7 @@ def test_a_member_that_diverges_changes_no_bit_of_the_others(tiny_folder: Path) 
         states = [fresh_state(trainer.frozen, candidate, SEED) for candidate in members]
         with packed(trainer, members, states) as pack:
             for number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
-                trainer.step(pack, batch, schedule(number, STEPS, WARMUP))
+                trainer.step(pack, batch, SCHEDULE.share(number))
                 if pack.lost:
                     left_at = number
                     assert [pack.candidates[i] for i in pack.lost] == [wild]
@@ -213,7 +212,7 @@ def test_a_member_that_leaves_and_one_that_pauses_change_nothing(tiny_folder: Pa
     states = [fresh_state(trainer.frozen, candidate, SEED) for candidate in CANDIDATES]
     with packed(trainer, CANDIDATES, states) as pack:
         for number in range(8):
-            trainer.step(pack, steps[number], schedule(number, STEPS, WARMUP))
+            trainer.step(pack, steps[number], SCHEDULE.share(number))
         pack.drop([0, 2])
         stayed = list(pack.candidates)
         for i, candidate in enumerate(stayed):
@@ -222,7 +221,7 @@ def test_a_member_that_leaves_and_one_that_pauses_change_nothing(tiny_folder: Pa
     assert [state.step for state in paused if state] == [8, 8]
     with packed(trainer, stayed, [state for state in paused if state]) as pack:
         for number in range(8, STEPS):
-            trainer.step(pack, steps[number], schedule(number, STEPS, WARMUP))
+            trainer.step(pack, steps[number], SCHEDULE.share(number))
         ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     assert_close({candidate: whole[candidate] for candidate in stayed}, ended)
 
@@ -269,7 +268,7 @@ def train(
         trainer.checkpoint()
     with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
         for number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
-            trainer.step(pack, batch, schedule(number, STEPS, WARMUP))
+            trainer.step(pack, batch, SCHEDULE.share(number))
             if pack.lost:
                 pack.drop(list(pack.lost))
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}

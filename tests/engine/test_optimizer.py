@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import get_cosine_schedule_with_warmup
 
 from rung.engine import optimizer as module
-from rung.engine.optimizer import PackedAdamW, schedule
+from rung.engine.optimizer import PackedAdamW, Schedule
 
 
 def packed(start: list[torch.Tensor], rates: list[float], decay: float = 0.0, scaling: bool = False) -> PackedAdamW:
@@ -104,17 +103,23 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
         assert torch.allclose(optimizer.rows[k], alone, rtol=1e-6)
 
 
-@given(st.integers(1, 500), st.floats(0, 0.5))
-def test_the_schedule_rises_then_falls_to_nearly_nothing(steps: int, warmup: float) -> None:
-    shares = [schedule(step, steps, warmup) for step in range(steps)]
-    top = shares.index(max(shares))
+@given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1))
+def test_the_schedule_rises_stays_and_falls_and_always_moves(stop: int, warmup: float, cooldown: float) -> None:
+    schedule = Schedule.to(stop, 500, warmup, cooldown)
+    shares = [schedule.share(step) for step in range(stop)]
     assert all(0 < share <= 1 for share in shares)
-    assert shares[: top + 1] == sorted(shares[: top + 1])
-    assert shares[top:] == sorted(shares[top:], reverse=True)
-    assert schedule(steps, steps, warmup) == pytest.approx(0, abs=1e-12)
+    assert shares[: schedule.fork] == sorted(shares[: schedule.fork])
+    assert 0 <= schedule.fork < stop
+    assert schedule.share(stop) == pytest.approx(0, abs=1e-12)
 
 
-def test_after_the_warm_up_it_is_the_cosine_of_transformers() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, 10, 100).lr_lambdas[0]
-    assert [schedule(step, 100, 0.1) for step in range(10, 101)] == pytest.approx([theirs(s) for s in range(10, 101)])
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_before_the_fork_it_does_not_know_when_it_will_be_judged(one: int, other: int) -> None:
+    schedules = [Schedule.to(stop, 500, 0.05, 0.2) for stop in (one, other)]
+    for step in range(min(schedule.fork for schedule in schedules)):
+        assert schedules[0].share(step) == schedules[1].share(step)
+
+
+def test_the_fall_begins_at_the_plateau_and_is_steepest_at_first() -> None:
+    shares = [Schedule(2, 6, 10).share(step) for step in range(10)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1 - 0.2**0.5, 1 - 0.4**0.5, 1 - 0.6**0.5, 1 - 0.8**0.5])

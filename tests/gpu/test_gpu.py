@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.oracle import CANDIDATES, SEED, STEPS, WARMUP, batches, examples, packed, relative_error
+from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, batches, examples, packed, relative_error
 
 from rung.data.batches import Batch
 from rung.engine.memory import peak_bytes, reset_peak
-from rung.engine.optimizer import schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.plan import measure, memory_limit, need
 from rung.engine.trainer import Trainer
@@ -45,7 +44,7 @@ def train(made: Trainer, candidates: list[Candidate]) -> dict[Candidate, Adapter
     states = [fresh_state(made.frozen, candidate, SEED) for candidate in candidates]
     with packed(made, candidates, states) as pack:
         for number, batch in enumerate(batches(examples(made.model.config.vocab_size))):
-            losses = made.step(pack, to(batch, made.base.device), schedule(number, STEPS, WARMUP))
+            losses = made.step(pack, to(batch, made.base.device), SCHEDULE.share(number))
             assert all(math.isfinite(loss) for loss in losses.tolist())
             assert not pack.lost
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}

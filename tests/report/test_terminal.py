@@ -42,7 +42,7 @@ def test_in_a_pipe_every_event_is_a_line_and_progress_comes_twice_a_minute() -> 
         progress.left(HEAT.candidates[0], "it diverged")
     lines = out.getvalue().splitlines()
     assert lines[0].rstrip() == "· scoring"
-    assert lines[1].rstrip() == "· rank: rank 8, 16 at 0.001"
+    assert lines[1].rstrip() == "· rank: rank 8, 16; alpha 16, 32; attention; at 0.001"
     progresses = [line for line in lines if "tokens/s" in line]
     # 200 tokens/s; at 30 s 6,000 of the heat are left, and a budget of 6,000 after it.
     assert [line.strip() for line in progresses] == [
@@ -69,8 +69,8 @@ def candidate(rank: int, **changes: Any) -> dict[str, Any]:
     bounds = {"mean": 1.5, "low": 1.4, "high": 1.6}
     return {
         "id": f"r{rank}", "rank": rank, "alpha": 2 * rank, "targets": "attention", "learning_rate": 0.001,
-        "use_rslora": False, "status": "trained", "fraction": 1.0, "validation_loss": 1.5,
-        "validation_interval": bounds, "parameters": 460800 * rank, "peak_memory_bytes": 2.5e9,
+        "use_rslora": False, "seeds": 1,
+        "fraction": 1.0, "validation_loss": bounds, "parameters": 460800 * rank, "peak_memory_bytes": 2.5e9,
         "seconds": 61.4, **changes,
     }  # fmt: skip
 
@@ -83,9 +83,10 @@ DOCUMENT: dict[str, Any] = {
         "validation_loss": {"mean": 1.5, "low": 1.4, "high": 1.6}, "test": {"loss": 1.5, "exact_match": 0.125},
     },
     "verdicts": [{"outcome": "undecided", "says": "Rank 16 → 32: undecided."}],
-    "candidates": [
-        candidate(16), candidate(8, status="left", fraction=1 / 3),
-        candidate(32, status="diverged", validation_interval=None, validation_loss=None),
+    "noise": {"standard_deviation": 0.0213, "freedom": 4.0},
+    "settings": [
+        candidate(16, seeds=3), candidate(8, fraction=1 / 8), candidate(32, validation_loss=None),
+        candidate(64, alpha=16, use_rslora=True, targets="all-linear+lm_head", seeds=3, learning_rate=0.00015),
     ],
     "cost": {"wall_seconds": 431.0, "candidate_tokens": 100_000, "single_run_tokens": 20_000},
     "not_covered": ["One seed for each candidate."],
@@ -108,12 +109,14 @@ def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cove
     assert "Not covered: one seed for each candidate." in text
 
 
-def test_the_table_marks_the_chosen_one_the_leavers_and_the_diverged() -> None:
+def test_the_table_marks_the_chosen_one_and_says_how_far_each_came() -> None:
     rows = {line.split()[0 if line.strip()[0] != "▸" else 1]: line for line in rendered().splitlines() if "GB" in line}
     assert rows["16"].strip().startswith("▸ 16")
-    assert "1.500 ± 0.100ˡ" in rows["8"]
+    assert "100% × 3  1.500 ± 0.100" in rows["16"]
+    assert "12%  1.500 ± 0.100" in rows["8"]
     assert "diverged" in rows["32"]
-    assert "ˡ left early: its loss is the one at 33% of the budget." in rendered()
+    assert "16√" in rows["64"]
+    assert "varies by 0.021" in " ".join(rendered().split())
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -121,7 +124,7 @@ def test_nothing_is_wider_than_the_terminal_and_no_cell_is_cut(width: int) -> No
     text = rendered(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    assert "7,372,800" in text
+    assert "29.49M" in text
 
 
 def test_the_line_to_paste_is_python_that_peft_takes() -> None:

@@ -30,7 +30,7 @@ candidates = (
     Candidate(4, 8, "attention", 1e-2), Candidate(4, 8, "attention", 3e-3, dropout=0.2),
     Candidate(8, 16, "all-linear", 3e-3), Candidate(4, 1e6, "lm_head", 0.9), Candidate(2, 4, "mlp", 1e-2, seed=1),
 )
-recipe = Recipe(data=rows, validation=rows, test=rows, pack_width=3, budget=2)
+recipe = Recipe(data=rows, validation=rows, test=rows, pack_width=3, passes=2)
 base = load_base(model, "nf4", "fp32")
 runner = LocalRunner(base, read_splits(rows, rows, rows), recipe, StudyFolder(Path(folder)), checkpoint_seconds=0)
 ledger = Ledger(StudyFolder(Path(folder)))

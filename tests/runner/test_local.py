@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,40 @@ def test_the_test_split_is_scored_and_written_to(runner: LocalRunner) -> None:
     assert 0 <= untuned["exact_match"] <= tuned["exact_match"] <= 1
 
 
-@pytest.mark.parametrize(("budget", "steps"), [(0.5, 8), (1, 15), (2.4, 36), (0.0001, 1)])
-def test_the_budget_counts_passes(tiny_base: Base, rows_file: Path, tmp_path: Path, budget: float, steps: int) -> None:
-    assert make(tiny_base, rows_file, tmp_path, budget=budget).steps == steps
+@pytest.mark.parametrize(("passes", "steps"), [(0.5, 8), (1, 15), (2.4, 36), (0.0001, 1)])
+def test_the_full_budget_is_some_passes(
+    tiny_base: Base, rows_file: Path, tmp_path: Path, passes: float, steps: int
+) -> None:
+    assert make(tiny_base, rows_file, tmp_path, passes=passes).steps == steps
+
+
+def test_a_judgement_is_a_branch_and_the_training_goes_on_from_before_it(runner: LocalRunner) -> None:
+    (look,) = runner.run(Heat("rank", (A,), 2 / 3), quiet)
+    assert (look.steps, look.tokens) == (10, look.spent)
+    (end,) = runner.run(Heat("rank", (A,)), quiet)
+    # Ten steps, of which the last two cooled down; then from the eighth on to the fifteenth.
+    tokens = runner._tokens(0)
+    assert end.spent == sum(tokens[8:])
+    assert end.tokens == sum(tokens) == runner.full_tokens
+
+
+def test_candidates_of_another_seed_see_the_rows_in_another_order(runner: LocalRunner) -> None:
+    assert runner._order(0) != runner._order(1)
+    assert sorted(itertools.chain(*runner._order(0))) == sorted(itertools.chain(*runner._order(1)))
+    found = runner.run(Heat("rank", (A, replace(A, seed=1))), quiet)
+    assert found[0].scores != found[1].scores
+
+
+def test_the_same_candidate_of_two_seeds_trains_as_it_does_alone(
+    tiny_base: Base, rows_file: Path, tmp_path: Path
+) -> None:
+    both = make(tiny_base, rows_file, tmp_path / "both")
+    together = both.run(Heat("rank", (A, replace(A, seed=1), B)), quiet)
+    both.folder = StudyFolder(tmp_path / "alone")
+    alone = [both.run(Heat("rank", (c,)), quiet)[0] for c in (A, replace(A, seed=1), B)]
+    assert [m.loss for m in together] == pytest.approx([m.loss for m in alone], rel=1e-5)
+
+
+def test_the_speed_is_measured_and_leaves_nothing(runner: LocalRunner) -> None:
+    assert runner.speed() > 10
+    assert not runner.folder.path.exists()

@@ -17,7 +17,7 @@ from rung.study.ledger import Ledger
 
 SCORES = Scores((1.5, 0.1 + 0.2, 3.0), (1, 2, 3))
 CANDIDATE = Candidate(8, 16, "attention", 1e-3)
-LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
+LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
 END = replace(LOOK, fraction=1.0, steps=150, tokens=15000)
 DIVERGED = replace(LOOK, candidate=Candidate(8, 16, "attention", 1.0), status="diverged", scores=None, steps=7)
 

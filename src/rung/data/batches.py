@@ -1,7 +1,8 @@
 """The one deterministic order: which rows are in which step, decided by the seed and the data alone.
 
-Every candidate of a study sees these batches, in this order, in whatever pack it is trained: that is what makes two of
-them comparable row by row. Rows are shuffled for each pass, sorted by length within windows of 16 batches, cut into
+Every candidate of one seed sees these batches, in this order, in whatever pack it is trained: that is what makes two of
+them comparable row by row. Another seed has another order, since what training owes to chance is the order of its rows
+as much as its first weights. Rows are shuffled for each pass, sorted by length within windows of 16 batches, cut into
 batches, and the batches of a window shuffled again: little padding, and still a random order.
 """
 
@@ -54,9 +55,12 @@ def steps_per_pass(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 
 
-def order(lengths: Sequence[int], batch_size: int, seed: int, number: int) -> list[list[int]]:
-    """The batches of the pass `number` as row numbers: every row once; only one batch may be short."""
-    draw = random.Random(f"order:{seed}:{number}")
+def order(lengths: Sequence[int], batch_size: int, key: str, number: int) -> list[list[int]]:
+    """The batches of the pass `number` as row numbers: every row once; only one batch may be short.
+
+    `key` says whose order it is: candidates of one seed share it.
+    """
+    draw = random.Random(f"order:{key}:{number}")
     rows = list(range(len(lengths)))
     draw.shuffle(rows)
     batches: list[list[int]] = []

@@ -16,10 +16,19 @@ MIN_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the model is given, and what it is to write after it. `prompt + completion` is the whole text."""
+    """What the model is given, and what it is to write after it. `prompt + completion` is the whole text.
+
+    Rows of one `source` (a document, a speaker) are not independent: they stay in one split, and count as one where
+    errors are taken. By default that are the rows with the same prompt.
+    """
 
     prompt: str
     completion: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ def read_splits(data: str, validation: str | None = None, test: str | None = Non
             raise DataError(f"The built-in task '{data}' brings its own splits; leave --validation and --test out.")
         return Splits(*(tuple(Row(*pair) for pair in part) for part in TASKS[data]()))
     rows = read_rows(Path(data))
-    # The hash of the prompt decides, so that rows with the same prompt stay on the same side.
+    # The hash of the source decides, so that rows which share one stay on the same side.
     held = {"validation": validation, "test": test}
     parts: dict[str, tuple[Row, ...]] = {name: read_rows(Path(path)) for name, path in held.items() if path}
     for residue, name in enumerate(held):
@@ -111,8 +120,11 @@ def _row(line: str, where: str) -> Row:
             raise DataError(f'{where}: the row needs a text in "{field}", and it has {has}.')
         if not found[field].strip():
             raise DataError(f'{where}: the "{field}" is blank; leave the row out.')
-    return Row(found["prompt"], found["completion"])
+    source = found.get("source", "")
+    if not isinstance(source, str | int):
+        raise DataError(f'{where}: "source" names where the row is from, and is a text or a whole number.')
+    return Row(found["prompt"], found["completion"], str(source))
 
 
 def _bucket(row: Row) -> int:
-    return int.from_bytes(hashlib.sha256(row.prompt.encode()).digest()[:8], "big") % 10
+    return int.from_bytes(hashlib.sha256(row.source.encode()).digest()[:8], "big") % 10

@@ -16,6 +16,7 @@ class Example:
 
     ids: tuple[int, ...]
     prompt: int
+    source: str = ""
 
     @property
     def completion(self) -> int:
@@ -33,8 +34,8 @@ def render(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> list[Example
     completions = tokenizer([row.completion for row in rows], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     examples = (
-        Example((*prompt, *completion, end), len(prompt))
-        for prompt, completion in zip(prompts, completions, strict=True)
+        Example((*prompt, *completion, end), len(prompt), row.source)
+        for row, prompt, completion in zip(rows, prompts, completions, strict=True)
     )
     return [example for example in examples if len(example.ids) <= max_tokens and example.prompt]
 

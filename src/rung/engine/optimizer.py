@@ -21,15 +21,33 @@ FIRST_SCALE, GROWTH, BACKOFF, PATIENCE = 2.0**16, 2.0, 0.5, 2000
 """Those of torch.amp.GradScaler."""
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the learning rate for `step` (from 0) of `steps`: a linear warm-up, then a half cosine to zero.
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The learning rate over the steps up to a judgement: a rise over `rise` steps, a plateau, and from the step `fork`
+    a fall to zero at the step `stop`.
 
-    The first step already moves (its share is not zero), and the step after the last would not.
+    What is judged has cooled down: at a constant rate the noise grows with the rate, so that hot adapters flatter low
+    rates. Up to `fork` the steps are the same whatever `stop` is, so a judgement is a branch, and the training goes on
+    from the fork. The fall is 1 − √, after Hägele et al. (2405.18392).
     """
-    rise = round(warmup * steps)
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    rise: int
+    fork: int
+    stop: int
+
+    @classmethod
+    def to(cls, stop: int, steps: int, warmup: float, cooldown: float) -> Schedule:
+        """Judged after `stop` of `steps`; warmed up over that share of all steps, cooled down over that share of
+        those before `stop`.
+        """
+        return cls(round(warmup * steps), stop - max(1, round(cooldown * stop)), stop)
+
+    def share(self, step: int) -> float:
+        """Of the learning rate, in the step `step`, from 0. The first step already moves, and so does the last."""
+        warm = min(1.0, (step + 1) / (self.rise + 1))
+        if step < self.fork:
+            return warm
+        return warm * (1 - math.sqrt((step - self.fork + 1) / (self.stop - self.fork + 1)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,8 @@ class Trainer:
         for rows in by_length([len(example.ids) for example in examples], max(1, batch_size // width)):
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.losses(pack, batch).cpu()
-        tokens = tuple(example.completion for example in examples)
-        return [Scores(tuple(row), tokens) for row in totals.tolist()]
+        tokens, sources = tuple(example.completion for example in examples), shared_sources(examples)
+        return [Scores(tuple(row), tokens, sources) for row in totals.tolist()]
 
     @torch.no_grad()
     def losses(self, pack: Pack | None, batch: Batch) -> Tensor:
@@ -308,3 +308,10 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
     return ids, mask
+
+
+def shared_sources(examples: Sequence[Example]) -> tuple[int, ...]:
+    """A number for each row, the same where rows share a source; nothing where no two do, or none has one."""
+    numbers: dict[str, int] = {}
+    sources = tuple(numbers.setdefault(example.source or str(row), row) for row, example in enumerate(examples))
+    return sources if len(numbers) < len(examples) else ()

@@ -6,6 +6,7 @@ pipe and in a notebook, where lines cannot be rewritten, a line of progress come
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -66,7 +67,7 @@ class Progress:
         self._print(*_MARKS[verdict.outcome], verdict.says)
 
     def left(self, candidate: Candidate, why: str) -> None:
-        self._print("×", "red", f"{candidate.id} leaves: {why}")
+        self._print("×", "red" if "diverged" in why else "dim", f"{candidate.id} leaves: {why}")
 
     def heat(self, decision: Decision, full_tokens: int) -> None:
         assert decision.heat is not None
@@ -125,9 +126,9 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
     notes = [
         f"Cost: {_duration(cost['wall_seconds'])}, {cost['candidate_tokens']:,} training tokens, "
         f"as many as {spent:.1f} single runs.",
-        "± is half the 95 % interval over the validation rows. Memory is the process's peak while the candidate's pack "
-        "trained; seconds are its share of the packs it was in.",
-        *(f"ˡ {note}" for note in _leavers(found)),
+        _plus_minus(found),
+        "Trained: the share of the full budget, and with how many seeds; what was trained in part raced for a place "
+        "among the others. Memory is the process's peak meanwhile; the time is its share of the packs it was in.",
         *(f"Not covered: {note[0].lower()}{note[1:]}" for note in found["not_covered"]),
     ]
     return Group(
@@ -162,41 +163,56 @@ def lora_config(best: Mapping[str, Any]) -> str:
     )
 
 
+def _plus_minus(found: Mapping[str, Any]) -> str:
+    noise = found["noise"]
+    if noise is None:
+        return "± is half the 95 % interval over the validation rows, for one seed."
+    return (
+        "± is half the 95 % interval, over the validation rows and, where there are several, over the seeds: from seed "
+        f"to seed the loss of one setting varies by {noise['standard_deviation']:.3f} (standard deviation, "
+        f"{noise['freedom']:.0f} degrees of freedom)."
+    )
+
+
 def _table(found: Mapping[str, Any]) -> Table:
+    """The settings: those that were trained to the end, and under them the others as far as each came."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     for name in ("rank", "alpha"):
         table.add_column(name, justify="right")
     table.add_column("targets", overflow="fold")
-    for name in ("rate", "loss", "parameters", "memory", "seconds"):
+    for name in ("rate", "trained", "loss", "size", "memory", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    ordered = sorted(found["candidates"], key=lambda c: (c["rank"], c["learning_rate"]))
-    for candidate in ordered:
-        chosen = candidate["id"] == found["recommendation"]["candidate"]
+    best = found["recommendation"]
+    levers = ("rank", "alpha", "targets", "learning_rate", "use_rslora")
+    for setting in sorted(found["settings"], key=_place):
+        chosen = all(setting[lever] == best[lever] for lever in levers)
         table.add_row(
-            f"▸ {candidate['rank']}" if chosen else str(candidate["rank"]),
-            f"{candidate['alpha']:g}",
-            candidate["targets"],
-            f"{candidate['learning_rate']:g}",
-            _loss(candidate),
-            f"{candidate['parameters']:,}",
-            f"{candidate['peak_memory_bytes'] / 1e9:.2f} GB",
-            f"{candidate['seconds']:.0f}",
-            style="bold green" if chosen else "dim" if candidate["status"] != "trained" else "",
+            f"▸ {setting['rank']}" if chosen else str(setting["rank"]),
+            f"{setting['alpha']:g}{'√' if setting['use_rslora'] else ''}",
+            setting["targets"],
+            f"{setting['learning_rate']:g}",
+            f"{setting['fraction']:.0%}{f' × {n}' if (n := setting['seeds']) > 1 else ''}",
+            _loss(setting),
+            f"{setting['parameters'] / 1e6:.2f}M",
+            f"{setting['peak_memory_bytes'] / 1e9:.1f} GB",
+            f"{setting['seconds']:.0f} s",
+            style="bold green"
+            if chosen
+            else "dim"
+            if setting["fraction"] < 1 or not setting["validation_loss"]
+            else "",
         )
     return table
 
 
-def _loss(candidate: Mapping[str, Any]) -> str:
-    bounds = candidate["validation_interval"]
-    if bounds is None:
-        return "diverged"
-    mark = "ˡ" if candidate["status"] == "left" else " "
-    return f"{bounds['mean']:.3f} ± {(bounds['high'] - bounds['low']) / 2:.3f}{mark}"
+def _place(setting: Mapping[str, Any]) -> tuple[object, ...]:
+    bounds = setting["validation_loss"]
+    return -setting["fraction"], math.inf if bounds is None else bounds["mean"], setting["rank"], setting["alpha"]
 
 
-def _leavers(found: Mapping[str, Any]) -> list[str]:
-    fractions = {c["fraction"] for c in found["candidates"] if c["status"] == "left"}
-    return [f"left early: its loss is the one at {fraction:.0%} of the budget." for fraction in sorted(fractions)]
+def _loss(setting: Mapping[str, Any]) -> str:
+    bounds = setting["validation_loss"]
+    return f"{bounds['mean']:.3f} ± {(bounds['high'] - bounds['low']) / 2:.3f}" if bounds else "diverged"
 
 
 def _sentence(verdict: Mapping[str, Any]) -> RenderableType:
@@ -216,10 +232,16 @@ def _metrics(metrics: Mapping[str, float]) -> str:
 
 
 def _in_words(candidates: tuple[Candidate, ...]) -> str:
-    """What a heat tries: the ranks, and the rates."""
-    ranks = sorted({c.rank for c in candidates})
-    rates = sorted({c.learning_rate for c in candidates})
-    return f"rank {', '.join(map(str, ranks))} at {', '.join(f'{rate:g}' for rate in rates)}"
+    """What a heat tries: the values of each lever, and how many seeds."""
+    seeds = len({c.seed for c in candidates})
+    alphas = sorted({(c.alpha, c.use_rslora) for c in candidates})
+    parts = [
+        f"rank {', '.join(map(str, sorted({c.rank for c in candidates})))}",
+        f"alpha {', '.join(f'{alpha:g}' + ('√' if rslora else '') for alpha, rslora in alphas)}",
+        ", ".join(sorted({c.targets for c in candidates})),
+        f"at {', '.join(f'{rate:g}' for rate in sorted({c.learning_rate for c in candidates}))}",
+    ]
+    return "; ".join(parts) + (f"; {seeds} seeds" if seeds > 1 else "")
 
 
 def _duration(seconds: float) -> str:

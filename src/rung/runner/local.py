@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from rung.data.batches import collate, order, steps_per_pass
 from rung.data.read import Splits
 from rung.data.render import render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
 from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
-from rung.engine.optimizer import schedule
+from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.plan import MemoryModel, Need, measure, memory_limit, need
 from rung.engine.trainer import Trainer
@@ -30,7 +34,8 @@ Member = tuple[Candidate, int]
 class LocalRunner:
     """See `Runner`. The base and the rows stay in memory; a candidate between two heats lies on the disk.
 
-    Every `checkpoint_seconds` by `clock` the candidates of the running pack are saved.
+    A heat trains its candidates on to where they begin to cool down, and from there on a branch, which is judged. The
+    next heat goes on from the fork. Every `checkpoint_seconds` by `clock` the candidates of the running pack are saved.
 
     Raises:
         ModelError, DataError: the model or a split cannot be used.
@@ -57,61 +62,92 @@ class LocalRunner:
         self._test = render_split(splits.test, base.tokenizer, recipe.max_tokens, "test")
         rows = len(splits.train) + len(splits.validation) + len(splits.test)
         self.left_out = rows - len(self.train) - len(self.validation) - len(self._test)
-        lengths = [len(example.ids) for example in self.train]
-        per_pass = steps_per_pass(len(lengths), recipe.batch_size)
-        self.steps = max(1, round(recipe.budget * per_pass))
-        passes = range(-(-self.steps // per_pass))
-        every = [rows for number in passes for rows in order(lengths, recipe.batch_size, recipe.seed, number)]
-        self.order = every[: self.steps]
-        # The training tokens of each step, for one candidate.
-        self._tokens = [sum(lengths[row] for row in rows) for rows in self.order]
+        self._lengths = [len(example.ids) for example in self.train]
+        self.steps = max(1, round(recipe.passes * steps_per_pass(len(self.train), recipe.batch_size)))
         self._left = 0
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
-        self._longest = max(lengths)
+        self._longest = max(self._lengths)
         self._measured: tuple[int, MemoryModel] | None = None
 
     @property
     def full_tokens(self) -> int:
-        return sum(self._tokens)
+        return sum(self._tokens(0))
+
+    @functools.cache  # noqa: B019 - a runner lives as long as its process
+    def _order(self, seed: int) -> list[list[int]]:
+        """The rows of each step, for candidates of that seed."""
+        size = self.recipe.batch_size
+        passes = range(-(-self.steps // steps_per_pass(len(self._lengths), size)))
+        every = [rows for i in passes for rows in order(self._lengths, size, f"{self.recipe.seed}:{seed}", i)]
+        return every[: self.steps]
+
+    @functools.cache  # noqa: B019
+    def _tokens(self, seed: int) -> list[int]:
+        """The training tokens of each step, for one candidate of that seed."""
+        return [sum(self._lengths[row] for row in rows) for rows in self._order(seed)]
+
+    def _schedule(self, heat: Heat) -> Schedule:
+        stop = max(1, round(heat.until * self.steps))
+        return Schedule.to(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
+
+    def speed(self) -> float:
+        candidate = Candidate(16, 32, "all-linear", 1e-3)
+        members = self._split([candidate] * self.recipe.pack_width)[0]
+        states = [fresh_state(self.trainer.frozen, candidate, self.recipe.seed)] * len(members)
+        seconds, tokens = [], []
+        with Pack(self.trainer.frozen, members, states) as pack:
+            for rows in self._order(0)[:3]:
+                batch, begun = collate([self.train[row] for row in rows], self.device), self.clock()
+                self.trainer.step(pack, batch, 0.0)
+                seconds.append(self.clock() - begun)
+                tokens.append(batch.tokens * len(members))
+        # The first step allocates.
+        return sum(tokens[-2:]) / sum(seconds[-2:])
 
     def baseline(self) -> Scores:
         return self.trainer.score(self.validation)[0]
 
     def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
-        stop = max(1, round(heat.until * self.steps))
-        packs = self._packs(heat, stop)
-        self._left = sum(sum(self._tokens[step:stop]) for pack in packs for _, step in pack)
-        found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, stop, tick)}
+        packs = self._packs(heat)
+        stop = self._schedule(heat).stop
+        self._left = sum(sum(self._tokens(c.seed)[step:stop]) for pack in packs for c, step in pack)
+        found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, tick)}
         return [found[candidate] for candidate in heat.candidates]
 
-    def _packs(self, heat: Heat, stop: int) -> list[list[Member]]:
+    def _packs(self, heat: Heat) -> list[list[Member]]:
         """Who is trained together, and from which step.
 
-        Candidates at the same step, in the heat's order, in packs as wide as may be. Those that were stopped within
-        this very heat make the pack that they were in, at the last step that all of them have a checkpoint of: so the
-        products have the same shapes as if nothing had happened, and the training ends at the same bits.
+        Candidates of one seed at the same step, in the heat's order, in packs as wide as may be. Those that were
+        stopped within this very heat make the pack that they were in, at the last step that all of them have a
+        checkpoint of: so the products have the same shapes as if nothing had happened, and the training ends at the
+        same bits.
         """
-        steps: dict[Candidate, list[int]] = {}
+        saved = {candidate: self._saved(heat, candidate) for candidate in heat.candidates}
         former: dict[Candidate, tuple[str, ...]] = {}
-        for candidate in heat.candidates:
-            folder = self.folder.checkpoint(candidate)
-            # A checkpoint from beyond this heat's end would be another training's; the ledger does not know it.
-            steps[candidate] = [step for step in saved_steps(folder) if step <= stop]
-            if steps[candidate]:
-                position = saved_position(folder, steps[candidate][-1])
+        for candidate, steps in saved.items():
+            if steps:
+                position = saved_position(steps[max(steps)], max(steps))
                 if position["heat"] == [heat.phase, heat.until]:
                     former[candidate] = tuple(position["pack"])
-        alike: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
+        alike: dict[tuple[int, int, tuple[str, ...]], list[Candidate]] = {}
         for candidate in heat.candidates:
-            own, pack = set(steps[candidate]), former.get(candidate, ())
-            mates = [steps[mate] for mate in heat.candidates if pack and former.get(mate) == pack]
+            own, pack = set(saved[candidate]), former.get(candidate, ())
+            mates = [saved[mate] for mate in heat.candidates if pack and former.get(mate) == pack]
             step = max(own.intersection(*mates) or own or {0})
-            alike.setdefault((step, pack), []).append(candidate)
+            alike.setdefault((candidate.seed, step, pack), []).append(candidate)
         return [
             [(candidate, step) for candidate in pack]
-            for (step, before), members in alike.items()
+            for (_, step, before), members in alike.items()
             for pack in ([members] if before else self._split(members))
         ]
+
+    def _saved(self, heat: Heat, candidate: Candidate) -> dict[int, Path]:
+        """The steps that the candidate can go on from in this heat, and the folder that has each."""
+        schedule = self._schedule(heat)
+        trunk, branch = self.folder.checkpoint(candidate), self.folder.cooled(candidate, heat.until)
+        # Further steps would be another training's: the ledger does not know them.
+        steps = {step: trunk for step in saved_steps(trunk) if step <= schedule.fork}
+        return steps | {step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop}
 
     def _split(self, members: Sequence[Candidate]) -> list[list[Candidate]]:
         """Packs no wider than the recipe and the memory allow."""
@@ -150,7 +186,7 @@ class LocalRunner:
     def test(self, candidate: Candidate | None) -> dict[str, float]:
         if candidate is None:
             return self._tested(None)
-        state = load_checkpoint(self.folder.checkpoint(candidate))
+        state = load_checkpoint(self.folder.cooled(candidate, 1.0))
         assert state is not None, "a candidate is tested after it has been trained"
         with Pack(self.trainer.frozen, [candidate], [state]) as pack:
             return self._tested(pack)
@@ -161,43 +197,48 @@ class LocalRunner:
         loss = self.trainer.score(rows, pack)[0].mean
         return {"loss": loss, **text_metrics(self.trainer.write(rows, pack)[0], wanted)}
 
-    def _state(self, candidate: Candidate, step: int) -> AdapterState:
+    def _first(self, heat: Heat, candidate: Candidate, step: int) -> int:
+        """The step at which this heat has begun, which now goes on from `step`."""
+        position = saved_position(self._saved(heat, candidate)[step], step) if step else {}
+        return int(position["first"]) if position.get("heat") == [heat.phase, heat.until] else step
+
+    def _state(self, heat: Heat, candidate: Candidate, step: int) -> AdapterState:
         """Where the candidate stands at that step."""
-        saved = load_checkpoint(self.folder.checkpoint(candidate), step) if step else None
+        saved = load_checkpoint(self._saved(heat, candidate)[step], step) if step else None
         return saved or fresh_state(self.trainer.frozen, candidate, self.recipe.seed)
 
-    def _run_pack(
-        self, heat: Heat, members: list[Member], stop: int, tick: Callable[[Tick], None]
-    ) -> list[Measurement]:
-        recipe, begun = self.recipe, self.clock()
+    def _run_pack(self, heat: Heat, members: list[Member], tick: Callable[[Tick], None]) -> list[Measurement]:
+        recipe, begun, schedule = self.recipe, self.clock(), self._schedule(heat)
         saved = begun
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
-        candidates, first = [candidate for candidate, _ in members], members[0][1]
+        candidates, (one, first) = [candidate for candidate, _ in members], members[0]
+        order, tokens = self._order(one.seed), self._tokens(one.seed)
         self._make_room(candidates)
-        states = [self._state(candidate, first) for candidate in candidates]
+        states = [self._state(heat, candidate, first) for candidate in candidates]
+        heat_first = self._first(heat, one, first)
         with Pack(self.trainer.frozen, candidates, states, recipe.weight_decay, recipe.clip_norm, recipe.seed) as pack:
             del states  # the pack has copies
-            for step in range(first, stop):
+            for step in range(first, schedule.stop):
                 if not len(pack):
                     break
-                batch = collate([self.train[row] for row in self.order[step]], self.device)
+                batch = collate([self.train[row] for row in order[step]], self.device)
                 width = len(pack)
-                self.trainer.step(pack, batch, schedule(step, self.steps, recipe.warmup))
+                self.trainer.step(pack, batch, schedule.share(step))
                 lost |= {pack.candidates[i]: (step + 1, why) for i, why in pack.lost.items()}
                 if pack.lost:
                     pack.drop(list(pack.lost))
                 gone = width - len(pack)
-                self._left -= batch.tokens * width + gone * sum(self._tokens[step + 1 : stop])
+                self._left -= batch.tokens * width + gone * sum(tokens[step + 1 : schedule.stop])
                 tick(Tick(batch.tokens * width, len(pack), len(members), self._left))
-                if self.clock() - saved > self.checkpoint_seconds and step + 1 < stop:
-                    self._save(heat, pack)
+                if step + 1 == schedule.fork or self.clock() - saved > self.checkpoint_seconds:
+                    self._save(heat, pack, heat_first)
                     saved = self.clock()
             scores = self.trainer.score(self.validation, pack) if len(pack) else []
             for candidate, score in zip(pack.candidates, scores, strict=True):
                 if not math.isfinite(score.mean):
-                    lost[candidate] = (stop, "the validation loss is not a number")
-            self._save(heat, pack)
+                    lost[candidate] = (schedule.stop, "the validation loss is not a number")
+            self._save(heat, pack, heat_first)
             for index, candidate in enumerate(pack.candidates):
                 if candidate not in lost:
                     folder = self.folder.adapter(candidate)
@@ -206,28 +247,37 @@ class LocalRunner:
         peak, seconds = peak_bytes(self.device), (self.clock() - begun) / len(members)
         measurements = []
         for candidate in candidates:
-            step, why = lost.get(candidate, (stop, ""))
+            step, why = lost.get(candidate, (schedule.stop, ""))
             own = None if why else scored[candidate]
-            measurements.append(self._measurement(candidate, heat.until, step, own, peak, seconds, why))
+            spent = sum(tokens[heat_first:step])
+            measurements.append(self._measurement(candidate, heat.until, step, spent, own, peak, seconds, why))
         return measurements
 
-    def _save(self, heat: Heat, pack: Pack) -> None:
-        """A checkpoint of every candidate of the pack, at the step where all of them stand."""
+    def _save(self, heat: Heat, pack: Pack, first: int) -> None:
+        """A checkpoint of every candidate of the pack; `first` is the step at which the heat has begun for them."""
         position = {
             "heat": [heat.phase, heat.until],
+            "first": first,
             "pack": [candidate.id for candidate in pack.candidates],
-            "schedule": {"steps": self.steps, "warmup": self.recipe.warmup},
+            "schedule": {"steps": self.steps, **asdict(self._schedule(heat))},
             "data": {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size},
             "randomness": "a function of the study's seed, the candidate's seed and the step",
         }
         for index, candidate in enumerate(pack.candidates):
-            save_checkpoint(self.folder.checkpoint(candidate), pack.state(index), position)
+            cooling = pack.steps[index] > self._schedule(heat).fork
+            branch = self.folder.cooled(candidate, heat.until)
+            save_checkpoint(branch if cooling else self.folder.checkpoint(candidate), pack.state(index), position)
+            if cooling:
+                # The branches of earlier heats have been judged.
+                for other in set(branch.parent.glob("cooled@*")) - {branch}:
+                    shutil.rmtree(other)
 
     def _measurement(
         self,
         candidate: Candidate,
         fraction: float,
         steps: int,
+        spent: int,
         scores: Scores | None,
         peak: int,
         seconds: float,
@@ -238,7 +288,8 @@ class LocalRunner:
             candidate=candidate,
             fraction=fraction,
             steps=steps,
-            tokens=sum(self._tokens[:steps]),
+            tokens=sum(self._tokens(candidate.seed)[:steps]),
+            spent=spent,
             status="trained" if scores else "diverged",
             scores=scores,
             parameters=parameters,

@@ -37,6 +37,10 @@ class Runner(Protocol):
         """The training tokens of one candidate's full budget."""
         ...
 
+    def speed(self) -> float:
+        """Training tokens a second that a pack of the usual width takes here, from a few steps that leave nothing."""
+        ...
+
     def baseline(self) -> Scores:
         """The untuned model on the validation rows."""
         ...

@@ -1,37 +1,51 @@
-"""The climb: the learning rate, then the rank ladder, then the recommendation.
+"""The climb: learning rate, target modules, rank, alpha; then the finalists again, with other seeds and in full.
 
-1. *Learning rate.* A grid of rates at the lowest rank. One look at a third of the budget lets hopeless ones leave; the
-   others go on to the end. Where the best stands at an edge of the grid, and is better than its neighbour there, the
-   grid grows by a factor of two.
-2. *Rank.* The rungs up to the third in one pack, alpha twice the rank; the first rung is the grid's winner itself.
-   Further rungs one at a time, while the upper bound of the last doubling's gain reaches the margin. Each rung is
-   tried at the best rate so far and at half of it, for the best rate can fall as the rank grows: on *pronounce*, rank
-   32 looks worse than rank 8 at the rate that suits rank 8, and is better at half of it (docs/log.md).
-3. *Recommendation.* The smallest rank that the evidence cannot tell from the best: none of the rungs is shown to be
-   worthwhile better than it.
+The race. One lever after the other is tried around the best setting so far, each value at the best rate so far and at
+the next lower one (for alpha at the rates that keep scale · rate, so that scale is told apart from rate), on a part of
+the budget: the *look*. Every judgement is of adapters that have cooled down, so settings of unlike rates can be
+compared. What leads goes on; nothing is claimed yet.
 
-All final comparisons are of candidates whose rate has decayed to zero. The look is not, and a half-trained loss
-flatters low rates: a high one's noise has not cooled down yet. So at the look a candidate can leave only behind one
-with a higher rate than its own, which cooling down will help at least as much.
+The confirmation. The race picks what looks best on one seed, and so flatters its winner. So the finalists are trained
+anew with seeds that the race has not seen, and judged twice: at the look, which tells how much of a difference there is
+owed to the seed, and at the full budget. The finalists are the leader, the rung above and the one below: short training
+favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best and the next one
+could still be worth it, that one is trained too.
 
-Every lever's intervals hold together: Bonferroni over all pairs of the values that could be tried, the look apart.
+The verdicts come at the end, when the noise is known: each lever's at the look, with the noise of the look, and that on
+the rank at the full budget. All of them hold together (Bonferroni over every comparison that is judged).
+
+The recommendation. The cheapest finalist whose loss is within the margin of the best one's, unless another is shown to
+be worthwhile better. The margin is the smallest gain that is worth having, so a cheaper one costs nothing that counts.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from rung.errors import TrainingError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
-from rung.search.stats import gain_interval, judge, shared_confidence
-from rung.search.strategy import Decision, Heat
+from rung.search.grid import best
+from rung.search.stats import (
+    KNOWN_ZERO,
+    Estimate,
+    Needed,
+    Variance,
+    gain_estimate,
+    judge,
+    needed,
+    seed_noise,
+    shared_confidence,
+)
+from rung.search.strategy import Answer, Ask, Course, Decision, Notes, follow
 
-LOOK = 1 / 3
 EXTENSIONS = 2
-"""How many times the grid of learning rates may grow."""
-FIRST_RUNGS = 3
-"""How many rungs the first pack of the ladder reaches up to."""
+"""How many times the grid of learning rates may grow, where it is not the user's own."""
+FAR = 4.0
+"""Nats a token of the untuned model from which on the completions are far from what it writes, and the output head is
+tried: it gives the right token one chance in 55."""
 
 
 def rate_grid(hidden_size: int) -> tuple[float, ...]:
@@ -44,246 +58,458 @@ def rate_grid(hidden_size: int) -> tuple[float, ...]:
     return tuple(float(f"{middle * factor:.6g}") for factor in (0.5, 1, 2, 4))
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much a climb spends: the share of the budget at the look, how many finalists, the seeds that confirm
+    them, and by how many rungs the ladder may go on from there.
+    """
+
+    look: float = 1 / 8
+    finalists: int = 3
+    seeds: tuple[int, ...] = (1, 2, 3)
+    rungs: int = 4
+
+    @property
+    def decides(self) -> bool:
+        """Whether it can come to verdicts: one seed cannot tell a difference from its own luck."""
+        return len(self.seeds) > 1 and self.finalists > 1
+
+    def cost(self, space: LeverSpace) -> float:
+        """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
+        rates = len(space.learning_rates)
+        both = 2 if rates > 1 or not space.pinned else 1
+        tried = (0 if space.pinned else EXTENSIONS) + rates
+        tried += both * (len(space.targets) - 1 + len(space.ranks) - 1 + len(space.alphas) - 1)
+        finalists = self.finalists if len(space.candidates()) > 1 else 1
+        return tried * self.look + finalists * len(self.seeds) * (1 + self.look / 4)
+
+    @classmethod
+    def within(cls, space: LeverSpace, budget: float) -> Plan:
+        """The most thorough plan that costs no more than `budget` full budgets; the thriftiest one where none does."""
+        plans = [
+            cls(look, finalists, tuple(range(1, seeds + 1)))
+            for look, finalists, seeds in (
+                (1 / 4, 3, 5),
+                (1 / 4, 3, 3),
+                (1 / 8, 3, 3),
+                (1 / 8, 2, 3),
+                (1 / 8, 2, 2),
+                (1 / 16, 2, 2),
+                (1 / 16, 1, 1),
+            )
+        ]
+        found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])
+        left = budget - found.cost(space)
+        return replace(found, rungs=max(0, min(4, int(left / len(found.seeds)))))
+
+
 class Climb:
     """The default strategy. `margin` is relative to the loss of the lower side of a comparison. See `Strategy`."""
 
-    def __init__(self, space: LeverSpace, margin: float = 0.01) -> None:
-        self.space = space
-        self.margin = margin
+    def __init__(self, space: LeverSpace, margin: float = 0.01, plan: Plan | None = None) -> None:
+        self.space, self.margin, self.plan = space, margin, plan or Plan()
 
     def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
-        known = {(m.candidate, m.fraction): m for m in history}
-        rates = _Rates(self, known)
-        if rates.heat:
-            ahead = rates.ahead + 2 * (min(len(self.space.ranks), FIRST_RUNGS) - 1)
-            return Decision(tuple(rates.verdicts), tuple(rates.left), rates.heat, ahead=ahead)
-        ladder = _Ladder(self, rates.best, known)
-        verdicts = (*rates.verdicts, *ladder.verdicts)
-        if ladder.heat:
-            return Decision(verdicts, tuple(rates.left + ladder.left), ladder.heat, ahead=ladder.ahead)
-        found = ladder.recommended
-        verdicts += (_against_baseline(baseline, found, self.margin),)
-        return Decision(verdicts, tuple(rates.left + ladder.left), recommended=found.candidate)
-
-    def compare(
-        self,
-        lever: str,
-        before: Measurement,
-        to: Measurement,
-        values: tuple[object, object],
-        family: int,
-        note: str = "",
-    ) -> Verdict:
-        """The paired verdict on two measurements, one of `family` values' pairs."""
-        assert before.scores is not None
-        assert to.scores is not None
-        confidence = shared_confidence(math.comb(family, 2))
-        return _verdict(lever, before.scores, to.scores, values, self.margin, confidence, note)
+        return follow(lambda notes: _Climber(self, baseline, notes).course(), history)
 
 
-class _Rates:
-    """The learning-rate phase, as far as the measurements go: a heat to ask for, or the best."""
+Part = Generator[Ask, Answer, None]
+"""A part of the course."""
 
-    def __init__(self, climb: Climb, known: dict[tuple[Candidate, float], Measurement]) -> None:
-        self.climb, self.known = climb, known
-        space = climb.space
-        self.family = len(space.learning_rates) + EXTENSIONS
-        self.verdicts: list[Verdict] = []
-        self.left: list[tuple[Candidate, str]] = []
-        self.heat: Heat | None = None
-        self.ahead = 0.0
-        grid = [space.candidate(space.ranks[0], rate) for rate in space.learning_rates]
-        alive = self._look(grid)
-        if self.heat:
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A comparison of two settings that is to be judged at the end; `lever` is what they differ in."""
+
+    lever: str
+    before: Candidate
+    to: Candidate
+    until: float
+
+
+class _Climber:
+    """One climb on its way. A *setting* is a candidate with seed 0, and stands for all of its seeds."""
+
+    def __init__(self, climb: Climb, baseline: Scores, notes: Notes) -> None:
+        self.space, self.margin, self.plan = climb.space, climb.margin, climb.plan
+        self.baseline, self.notes = baseline, notes
+        self.runs: dict[tuple[Candidate, float], dict[int, Measurement]] = {}
+        self.questions: list[_Question] = []
+        self.rates = set(self.space.learning_rates)
+
+    def course(self) -> Course:
+        space, plan = self.space, self.plan
+        if len(space.candidates()) == 1:
+            leader = space.candidate(space.ranks[0], space.learning_rates[0])
+            yield from self._measure("training", [leader], 1.0, plan.seeds)
+            return self._end([leader])
+        yield from self._learning_rate()
+        for lever in (self._target_modules, self._rank, self._alpha):
+            yield from lever()
+        finalists = self._finalists()
+        yield from self._measure("confirmation", finalists, plan.look, plan.seeds)
+        yield from self._measure("confirmation", finalists, 1.0, plan.seeds)
+        rungs = plan.rungs
+        while more := (self._next_rung(finalists) if rungs else None) or self._stand_in(finalists):
+            rungs = max(0, rungs - 1)
+            yield from self._measure("confirmation", [more], 1.0, plan.seeds)
+            finalists.append(more)
+        return self._end(sorted(finalists, key=lambda setting: setting.rank))
+
+    def _measure(self, phase: str, settings: Sequence[Candidate], until: float, seeds: Sequence[int]) -> Part:
+        """Have the settings measured with each of the seeds; what they have been measured with is in `runs`."""
+        wanted = tuple(replace(setting, seed=seed) for seed in seeds for setting in dict.fromkeys(settings))
+        answer = yield Ask(phase, wanted, until, self._ahead(phase, until))
+        for candidate, measurement in answer.items():
+            self.runs.setdefault((replace(candidate, seed=0), until), {})[candidate.seed] = measurement
+
+    def _ahead(self, phase: str, until: float) -> float:
+        """An estimate of what comes after: the confirmation, and a few settings for each lever of the race."""
+        plan = self.plan
+        confirming = plan.finalists * len(plan.seeds)
+        if phase == "confirmation":
+            return confirming * (1 - plan.look) if until < 1 else 0.0
+        order = ["learning rate", "target modules", "rank", "alpha"]
+        return confirming + 4 * plan.look * (len(order) - 1 - order.index(phase)) if phase in order else 0.0
+
+    def _loss(self, setting: Candidate, until: float) -> float:
+        """The mean over the seeds; infinite where one of them diverged."""
+        runs = self.runs[setting, until]
+        return math.fsum(m.loss for m in runs.values()) / len(runs)
+
+    def _by_loss(self, until: float) -> Callable[[Candidate], tuple[float, int, float, float, str]]:
+        """A key to sort settings by; among equals the smaller one comes first, so that no order of history matters."""
+        return lambda s: (self._loss(s, until), s.rank, s.alpha, s.learning_rate, s.targets)
+
+    def _best(self, settings: Iterable[Candidate], until: float) -> Candidate:
+        found = min(settings, key=self._by_loss(until))
+        if math.isinf(self._loss(found, until)):
+            raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
+        return found
+
+    # The race.
+
+    def _learning_rate(self) -> Part:
+        look = self.plan.look
+        grid = [self.space.candidate(self.space.ranks[0], rate) for rate in self.space.learning_rates]
+        yield from self._measure("learning rate", grid, look, [0])
+        for _ in range(0 if self.space.pinned or len(grid) == 1 else EXTENSIONS):
+            grid.sort(key=lambda setting: setting.learning_rate)
+            leader = self._best(grid, look)
+            if leader not in (grid[0], grid[-1]):
+                break
+            beside = grid[1] if leader is grid[0] else grid[-2]
+            rate = float(f"{leader.learning_rate * (0.5 if leader is grid[0] else 2):.6g}")
+            # Where the edge is flat, the best rate is not beyond it.
+            if not 0 < rate < 1 or self._loss(leader, look) > (1 - self.margin) * self._loss(beside, look):
+                break
+            grid.append(replace(leader, learning_rate=rate))
+            self.rates.add(rate)
+            yield from self._measure("learning rate", grid[-1:], look, [0])
+        self.leader = self._best(grid, look)
+        for other in grid:
+            if other != self.leader:
+                self._ask("learning_rate", other, self.leader, look)
+        self._leave(grid)
+
+    def _target_modules(self) -> Part:
+        others = [targets for targets in self.space.targets if targets != self.leader.targets]
+        yield from self._try("target modules", [replace(self.leader, targets=targets) for targets in others])
+        if others and self.baseline.mean >= FAR and "lm_head" not in self.leader.targets:
+            headed = replace(self.leader, targets=f"{self.leader.targets}+lm_head")
+            yield from self._try("target modules", [headed])
+
+    def _rank(self) -> Part:
+        yield from self._try("rank", [self._at_rank(self.leader, rank) for rank in self.space.ranks])
+
+    def _alpha(self) -> Part:
+        others = [self.space.candidate(self.leader.rank, 1.0, alpha=text) for text in self.space.alphas]
+        tried = [replace(self.leader, alpha=other.alpha, use_rslora=other.use_rslora) for other in others]
+        yield from self._try("alpha", tried)
+
+    def _try(self, lever: str, values: Sequence[Candidate]) -> Part:
+        """Race the values of one lever, each at two rates, and let the best setting lead."""
+        values = [value for value in values if value != self.leader]
+        if not values:
             return
-        finished = self._finish(alive)
-        if self.heat:
-            return
-        if not finished:
-            why = ", ".join(f"{candidate.learning_rate:g}: {reason}" for candidate, reason in self.left)
-            raise TrainingError(f"No learning rate of the grid lasted ({why}); give lower ones with --learning-rates.")
-        self.best = min(finished, key=_by_loss)
-        self.verdicts += [
-            climb.compare(
-                "learning_rate",
-                m,
-                self.best,
-                (m.candidate.learning_rate, self.best.candidate.learning_rate),
-                self.family,
-            )
-            for m in finished
-            if m is not self.best
-        ]
+        look = self.plan.look
+        tried = {value: self._at_rates(value) for value in values}
+        settings = [setting for own in tried.values() for setting in own]
+        yield from self._measure(lever, settings, look, [0])
+        before = self.leader
+        for own in tried.values():
+            self._ask(lever.replace(" ", "_"), before, self._best_or_first(own), look)
+        self.leader = self._lead(before, settings)
+        self._leave([before, *settings])
 
-    def _look(self, grid: list[Candidate]) -> list[Candidate]:
-        """The candidates of the grid that go on past the look."""
-        if len(grid) == 1:
-            return grid
-        looks = [self.known.get((candidate, LOOK)) for candidate in grid]
-        missing = tuple(c for c, look in zip(grid, looks, strict=True) if look is None)
-        if missing:
-            self.heat = Heat("learning rate", missing, LOOK)
-            self.ahead = (1 - LOOK) * len(grid)
-            return []
-        alive = []
-        for look in looks:
-            assert look is not None
-            if look.scores is None:
-                self.left.append((look.candidate, "it diverged"))
-            elif verdict := self._beaten(look, [other for other in looks if other and other.scores]):
-                self.verdicts.append(verdict)
-                self.left.append((look.candidate, f"at the look {verdict.to:g} was better by {verdict.gain:.3f}"))
-            else:
-                alive.append(look.candidate)
-        return alive
-
-    def _beaten(self, look: Measurement, others: list[Measurement]) -> Verdict | None:
-        """The verdict that lets a candidate leave at the look, if there is one."""
-        rate = look.candidate.learning_rate
-        faster = [other for other in others if other.candidate.learning_rate > rate]
-        if not faster:
-            return None
-        best = min(faster, key=_by_loss)
-        verdict = self.climb.compare(
-            "learning_rate", look, best, (rate, best.candidate.learning_rate), self.family, " at a third of the budget"
+    def _lead(self, before: Candidate, settings: Sequence[Candidate]) -> Candidate:
+        """Who leads from here on: the cheapest that is within the margin of the best, as in the recommendation."""
+        look, everyone = self.plan.look, [before, *settings]
+        least = self._loss(self._best(everyone, look), look)
+        near = [s for s in everyone if self._loss(s, look) <= least * (1 + self.margin)]
+        return min(
+            near,
+            key=lambda s: (self._parameters(s, look), self._but_rate(s) != self._but_rate(before), self._loss(s, look)),
         )
-        return verdict if verdict.outcome == "better" else None
 
-    def _finish(self, alive: list[Candidate]) -> list[Measurement]:
-        """The measurements at the full budget, extensions of the grid included; or a heat for those that lack."""
-        space = self.climb.space
-        low, high = space.learning_rates[0], space.learning_rates[-1]
-        candidates = list(alive)
-        for extension in range(EXTENSIONS + 1):
-            missing = tuple(c for c in candidates if (c, 1.0) not in self.known)
-            if missing:
-                self.heat = Heat("learning rate", missing)
-                return []
-            finished = [m for c in candidates if (m := self.known[c, 1.0]).scores]
-            if not finished or len(space.learning_rates) == 1 or extension == EXTENSIONS:
-                break
-            best = min(finished, key=_by_loss)
-            rate = best.candidate.learning_rate
-            if rate == high:
-                high = beyond = float(f"{rate * 2:.6g}")
-            elif rate == low:
-                low = beyond = float(f"{rate / 2:.6g}")
-            else:
-                break
-            if not 0 < beyond < 1 or self._flat(best, finished):
-                break
-            candidates.append(space.candidate(space.ranks[0], beyond))
-        failed = [self.known[c, 1.0] for c in candidates if not self.known[c, 1.0].scores]
-        self.left += [(m.candidate, "it diverged") for m in failed]
-        return finished
+    def _best_or_first(self, settings: Sequence[Candidate]) -> Candidate:
+        return min(settings, key=self._by_loss(self.plan.look))
 
-    def _flat(self, edge: Measurement, finished: list[Measurement]) -> bool:
-        """Whether the rate next to the edge was trained to the end too, and is not shown to be worse."""
-        rates = {*self.climb.space.learning_rates, *(m.candidate.learning_rate for m in finished)}
-        rate = edge.candidate.learning_rate
-        beside = min(rates - {rate}, key=lambda other: abs(math.log(other / rate)))
-        for m in finished:
-            if m.candidate.learning_rate == beside:
-                return self.climb.compare("learning_rate", m, edge, (beside, rate), self.family).outcome != "better"
-        return False
+    def _at_rates(self, value: Candidate) -> list[Candidate]:
+        """A lever's value at the leader's rate, and at the one that may suit it better."""
+        rate = value.learning_rate
+        same_product = rate * self.leader.scale / value.scale
+        other = self._next_rate(rate, same_product if value.scale != self.leader.scale else rate / 2)
+        return [value] if other == rate else [value, replace(value, learning_rate=other)]
+
+    def _next_rate(self, rate: float, wanted: float) -> float:
+        """The rate that is tried beside `rate`: the wanted one, or the nearest of those that the user allows."""
+        if not self.space.pinned:
+            return float(f"{wanted:.6g}") if 0 < wanted < 1 else rate
+        on_that_side = [other for other in self.rates if (other - rate) * (wanted - rate) > 0]
+        return min(on_that_side, key=lambda other: abs(math.log(other / wanted)), default=rate)
+
+    def _at_rank(self, setting: Candidate, rank: int) -> Candidate:
+        """The setting on another rung, with the same multiple of the rank for its alpha."""
+        alpha = setting.alpha if setting.use_rslora else setting.alpha / setting.rank * rank
+        return replace(setting, rank=rank, alpha=alpha)
+
+    def _leave(self, settings: Iterable[Candidate]) -> None:
+        """Note who is behind. Whoever comes back as a finalist does so with other seeds."""
+        look = self.plan.look
+        for setting in settings:
+            behind = self._loss(setting, look) - self._loss(self.leader, look)
+            if setting != self.leader and setting not in self.notes.left and math.isfinite(behind):
+                self.notes.left[setting] = f"{behind:.3f} behind at {_share(look)}"
+
+    # The confirmation.
+
+    def _finalists(self) -> list[Candidate]:
+        """The leader; the rung above it and the one below; then whatever else was nearest at the look."""
+        ranks, at = self.space.ranks, self.space.ranks.index(self.leader.rank)
+        beside = (*ranks[at + 1 : at + 2], *ranks[max(0, at - 1) : at])
+        chosen = [self.leader, *(self._rung(rank) for rank in beside)]
+        look = self.plan.look
+        tried = sorted((setting for setting, until in self.runs if until == look), key=self._by_loss(look))
+        alike = {self._but_rate(setting) for setting in chosen}
+        for setting in tried:
+            if self._but_rate(setting) not in alike and math.isfinite(self._loss(setting, look)):
+                alike.add(self._but_rate(setting))
+                chosen.append(setting)
+        return sorted(chosen[: self.plan.finalists], key=lambda s: s.rank)
+
+    def _but_rate(self, setting: Candidate) -> Candidate:
+        return replace(setting, learning_rate=1.0)
+
+    def _rung(self, rank: int) -> Candidate:
+        """The leader on another rung, at the rate that was best there."""
+        value = self._at_rank(self.leader, rank)
+        known = [s for s, until in self.runs if until == self.plan.look and self._but_rate(s) == self._but_rate(value)]
+        return self._best_or_first(known) if known else value
+
+    def _next_rung(self, finalists: Sequence[Candidate]) -> Candidate | None:
+        """The rung above the topmost finalist, where that is the best and doubling may still be worth it."""
+        ladder = [s for s in finalists if s.targets == self.leader.targets]
+        top = max(ladder, key=lambda s: s.rank)
+        above = self.space.ranks[self.space.ranks.index(top.rank) + 1 :]
+        best_one = min(finalists, key=self._by_loss(1.0))
+        return self._rung(above[0]) if above and best_one == top and math.isfinite(self._loss(top, 1.0)) else None
+
+    def _stand_in(self, finalists: Sequence[Candidate]) -> Candidate | None:
+        """Where every finalist has diverged in full: the one of the others that was the nearest at the look."""
+        look = self.plan.look
+        others = [
+            s for s, until in self.runs if until == look and s not in finalists and math.isfinite(self._loss(s, look))
+        ]
+        if any(math.isfinite(self._loss(s, 1.0)) for s in finalists):
+            return None
+        return min(others, key=self._by_loss(look), default=None)
+
+    # The judgement.
+
+    def _end(self, finalists: list[Candidate]) -> Candidate:
+        """Judge all the questions and recommend; the recommended candidate is the best seed of the best setting."""
+        noises = {until: self._noise(until) for until in (self.plan.look, 1.0)}
+        full = noises[1.0]
+        self.notes.noise = full
+        finished = [s for s in finalists if math.isfinite(self._loss(s, 1.0))]
+        if not finished:
+            raise TrainingError("Every finalist has diverged; give lower learning rates with --learning-rates.")
+        winner = self._best(finished, 1.0)
+        for below, above in itertools.pairwise(finished):
+            self._ask(_difference(below, above), below, above, 1.0)
+        confidence = shared_confidence(len(self.questions))
+        judged = {q: self._judged(q, noises[q.until], confidence) for q in self.questions}
+        self.notes.verdicts += judged.values()
+        chosen = self._cheapest(finished, winner, full, confidence)
+        run = best(self.runs[chosen, 1.0].values())
+        self.notes.verdicts.append(self._against_untuned(chosen, full))
+        return run.candidate
+
+    def _noise(self, until: float) -> Variance | None:
+        """Of one run, from the settings that have several seeds there."""
+        return seed_noise(
+            {
+                (setting, seed): m.loss
+                for (setting, share), runs in self.runs.items()
+                if share == until
+                for seed, m in runs.items()
+                if m.scores and seed in self.plan.seeds
+            }
+        )
+
+    def _cheapest(
+        self, finished: Sequence[Candidate], winner: Candidate, noise: Variance | None, confidence: float
+    ) -> Candidate:
+        """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""
+        worth = self.margin * self._loss(winner, 1.0)
+        for setting in sorted(finished, key=self._price):
+            near = self._loss(setting, 1.0) - self._loss(winner, 1.0) <= worth
+            beaten = noise and any(
+                judge(self._gain(setting, other, 1.0, noise).interval(confidence), worth) == "better"
+                for other in finished
+                if other != setting
+            )
+            if near and not beaten:
+                return setting
+        return winner
+
+    def _price(self, setting: Candidate) -> tuple[int, float, float]:
+        """What a setting costs: its parameters. Among equals the better one is taken."""
+        return self._parameters(setting, 1.0), self._loss(setting, 1.0), setting.alpha
+
+    def _parameters(self, setting: Candidate, until: float) -> int:
+        return next(iter(self.runs[setting, until].values())).parameters
+
+    def _ask(self, lever: str, before: Candidate, to: Candidate, until: float) -> None:
+        """Have a comparison judged at the end, if both sides came that far."""
+        if all(math.isfinite(self._loss(setting, until)) for setting in (before, to)):
+            self.questions.append(_Question(lever, before, to, until))
+
+    def _seeds(self, before: Candidate, to: Candidate, until: float) -> list[int]:
+        """The seeds that both have been measured with; those of the confirmation, where there are any."""
+        shared = [s for s in self.runs[before, until] if s in self.runs[to, until]]
+        fresh = [s for s in shared if s in self.plan.seeds]
+        return sorted(fresh or shared)
+
+    def _scores(self, setting: Candidate, until: float, seeds: Iterable[int]) -> list[Scores]:
+        found = [self.runs[setting, until][seed].scores for seed in seeds]
+        return [scores for scores in found if scores]
+
+    def _gain(self, before: Candidate, to: Candidate, until: float, noise: Variance) -> Estimate:
+        seeds = self._seeds(before, to, until)
+        one, other = (self._scores(setting, until, seeds) for setting in (before, to))
+        return gain_estimate(one, other, noise.times(2 / len(seeds)))
+
+    def _judged(self, question: _Question, noise: Variance | None, confidence: float) -> Verdict:
+        before, to, until = question.before, question.to, question.until
+        seeds = self._seeds(before, to, until)
+        one, other = (self._scores(setting, until, seeds) for setting in (before, to))
+        worth = self.margin * math.fsum(s.mean for s in one) / len(one)
+        values = (_value(before, question.lever), _value(to, question.lever))
+        at = "" if until == 1 else f" at {_share(until)} of the budget"
+        gain = self._gain(before, to, until, noise or KNOWN_ZERO)
+        more = needed(one, other, noise, worth, confidence) if noise else None
+        return _verdict(question.lever, values, gain, worth, confidence, one, noise is not None, at, more)
+
+    def _against_untuned(self, chosen: Candidate, noise: Variance | None) -> Verdict:
+        runs = [m.scores for m in self.runs[chosen, 1.0].values() if m.scores]
+        added = noise.times(1 / len(runs)) if noise else KNOWN_ZERO
+        gain = gain_estimate([self.baseline], runs, added)
+        worth = self.margin * self.baseline.mean
+        return _verdict("adapter", ("untuned", _name(chosen)), gain, worth, 0.95, runs, True, "", None)
 
 
-class _Ladder:
-    """The rank ladder, as far as the measurements go: a heat to ask for, or the candidate to recommend."""
-
-    def __init__(self, climb: Climb, first: Measurement, known: dict[tuple[Candidate, float], Measurement]) -> None:
-        self.climb, self.known = climb, known
-        self.verdicts: list[Verdict] = []
-        self.left: list[tuple[Candidate, str]] = []
-        self.heat: Heat | None = None
-        self.ahead = 0.0
-        ranks = climb.space.ranks
-        climbed = [first]
-        reached = 1
-        while reached < len(ranks) and self._go_on():
-            rungs = ranks[reached : max(reached + 1, FIRST_RUNGS)]
-            rate = climbed[-1].candidate.learning_rate
-            tried = [climb.space.candidate(rank, r) for rank in rungs for r in (rate, rate / 2)]
-            missing = tuple(c for c in tried if (c, 1.0) not in known)
-            if missing:
-                self.heat = Heat("rank", missing)
-                return
-            for rank in rungs:
-                if best := self._best_of(rank, [known[c, 1.0] for c in tried if c.rank == rank]):
-                    self.verdicts.append(self._compare(climbed[-1], best))
-                    climbed.append(best)
-            reached += len(rungs)
-        self.recommended = self._cheapest(climbed)
-
-    def _go_on(self) -> bool:
-        """Whether a further doubling can still be worth it."""
-        ranks = [verdict for verdict in self.verdicts if verdict.lever == "rank"]
-        return not ranks or ranks[-1].outcome != "no_worthwhile_gain"
-
-    def _best_of(self, rank: int, tried: list[Measurement]) -> Measurement | None:
-        """The better of a rung's rates, if one was trained to the end; says when the best rate moved down."""
-        self.left += [(m.candidate, "it diverged") for m in tried if not m.scores]
-        finished = [m for m in tried if m.scores]
-        best = min(finished, key=_by_loss, default=None)
-        if best and len(finished) == 2:
-            fast, slow = finished
-            rates = (fast.candidate.learning_rate, slow.candidate.learning_rate)
-            family = len(self.climb.space.learning_rates) + EXTENSIONS
-            self.verdicts.append(self.climb.compare("learning_rate", fast, slow, rates, family, f" at rank {rank}"))
-        return best
-
-    def _compare(self, before: Measurement, to: Measurement) -> Verdict:
-        values = (before.candidate.rank, to.candidate.rank)
-        return self.climb.compare("rank", before, to, values, len(self.climb.space.ranks))
-
-    def _cheapest(self, climbed: list[Measurement]) -> Measurement:
-        """The lowest rung that no other is shown to be worthwhile better than; says what beats each below it."""
-        for rung in climbed:
-            against = [self._compare(rung, other) for other in climbed if other is not rung]
-            if not (beaten := [verdict for verdict in against if verdict.outcome == "better"]):
-                return rung
-            if not any(verdict in self.verdicts for verdict in beaten):
-                self.verdicts.append(max(beaten, key=lambda verdict: verdict.gain))
-        raise AssertionError("no rung is worse than itself: the best is beaten by none")
+_NAMES = {
+    "learning_rate": "Learning rate",
+    "rank": "Rank",
+    "alpha": "Alpha",
+    "target_modules": "Target modules",
+    "setting": "Setting",
+    "adapter": "Adapter",
+}
 
 
-def _by_loss(measurement: Measurement) -> tuple[float, int, float]:
-    """For picking the best; among equals the smaller rank and the lower rate, so that no order of history matters."""
-    return measurement.loss, measurement.candidate.rank, measurement.candidate.learning_rate
+def _value(setting: Candidate, lever: str) -> object:
+    if lever == "learning_rate":
+        return setting.learning_rate
+    if lever == "rank":
+        return setting.rank
+    if lever == "alpha":
+        return f"{setting.alpha:g}{' rsLoRA' if setting.use_rslora else ''}"
+    return setting.targets if lever == "target_modules" else _name(setting)
 
 
-def _against_baseline(baseline: Scores, found: Measurement, margin: float) -> Verdict:
-    assert found.scores is not None
-    return _verdict("adapter", baseline, found.scores, ("untuned", found.candidate.id), margin, 0.95, "")
+def _name(setting: Candidate) -> str:
+    return setting.id.removesuffix(f"-s{setting.seed}")
 
 
-_NAMES = {"learning_rate": "Learning rate", "rank": "Rank", "adapter": "Adapter"}
+def _difference(before: Candidate, to: Candidate) -> str:
+    """The one lever that two settings differ in, beside the rate that goes with it; or that they differ in several."""
+    ratios = [s.scale for s in (before, to)]
+    unlike = [
+        lever
+        for lever, differs in (
+            ("rank", before.rank != to.rank),
+            ("target_modules", before.targets != to.targets),
+            ("alpha", not math.isclose(*ratios) and before.rank == to.rank),
+        )
+        if differs
+    ]
+    return unlike[0] if len(unlike) == 1 else "setting" if unlike else "learning_rate"
+
+
+def _share(fraction: float) -> str:
+    names = {1 / 16: "a sixteenth", 1 / 8: "an eighth", 1 / 4: "a quarter", 1 / 2: "half"}
+    return names.get(fraction, f"{fraction:.0%}")
 
 
 def _verdict(
-    lever: str, before: Scores, to: Scores, values: tuple[object, object], margin: float, confidence: float, note: str
+    lever: str,
+    values: tuple[object, object],
+    gain: Estimate,
+    worth: float,
+    confidence: float,
+    scores: Sequence[Scores],
+    noise_known: bool,
+    at: str,
+    more: Needed | None,
 ) -> Verdict:
-    gain = gain_interval(before, to, confidence)
-    worth = margin * before.mean
-    outcome = judge(gain, worth)
+    interval = gain.interval(confidence)
+    outcome = judge(interval, worth) if noise_known else "undecided"
     what = " → ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    if outcome == "better":
-        says = f"better by {gain.mean:.3f} nats a token ({gain.low:.3f} to {gain.high:.3f})"
-    elif gain.high < 0:
-        says = f"no worthwhile gain: worse by {-gain.mean:.3f} nats a token ({-gain.high:.3f} to {-gain.low:.3f})"
+    if not noise_known:
+        says = f"undecided: {gain.mean:+.3f} nats a token with one seed, which cannot tell a gain from its luck"
+    elif outcome == "better":
+        says = f"better by {gain.mean:.3f} nats a token ({interval.low:.3f} to {interval.high:.3f})"
+    elif interval.high < 0:
+        says = (
+            f"no worthwhile gain: worse by {-gain.mean:.3f} nats a token ({-interval.high:.3f} to {-interval.low:.3f})"
+        )
     elif outcome == "no_worthwhile_gain":
-        says = f"no worthwhile gain: at most {gain.high:.3f} nats a token, and {worth:.3f} would be worth it"
+        says = f"no worthwhile gain: at most {interval.high:.3f} nats a token, and {worth:.3f} would be worth it"
     else:
-        says = f"undecided: a gain of {gain.low:.3f} to {gain.high:.3f}, and {worth:.3f} would be worth it"
+        says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"
+        says += _would_decide(more, len(scores[0].tokens), len(scores))
     return Verdict(
         lever,
         *values,
         gain.mean,
-        gain.low,
-        gain.high,
+        interval.low,
+        interval.high,
         worth,
         outcome,
-        len(before.tokens),
-        1,
-        f"{_NAMES[lever]} {what}{note}: {says}.",
+        len(scores[0].tokens),
+        len(scores),
+        f"{_NAMES[lever]} {what}{at}: {says}.",
     )
+
+
+def _would_decide(more: Needed | None, rows: int, seeds: int) -> str:
+    """What would decide it, in words."""
+    found = []
+    if more and more.rows:
+        found.append(f"about {more.rows - rows:,} more validation rows")
+    if more and more.seeds:
+        found.append(f"about {more.seeds - seeds:,} more seeds")
+    return f"; {' or '.join(found)} would decide it" if found else ""

@@ -1,22 +1,32 @@
-"""What the scores of some validation rows say of the loss on all such rows, with intervals.
+"""What the scores of some validation rows, from some seeds, say of the loss on all such rows; with intervals.
 
-A loss is nats per token, a ratio: the rows' summed losses over their token counts. Rows are what was drawn at random,
-so they are the unit, and the ratio's error is taken from each row's residual (the delta method; Cochran, Sampling
-Techniques, §6.4). Two candidates are compared through the differences of the same rows (the pairing law): what makes a
-row hard is in both and cancels. See Miller, 2411.00640, on why unpaired and unclustered errors mislead.
+A loss is nats per token, a ratio: the rows' summed losses over their token counts. Two things are drawn at random, and
+each has its own layer in the error of a comparison:
 
-The intervals cover the choice of validation rows. They do not cover the choice of seed or of training rows.
+- *Rows.* They are the unit; the ratio's error is taken from each row's residual (the delta method; Cochran, Sampling
+  Techniques, §6.4). Rows that share a source count as one (Miller, 2411.00640). Two candidates are compared through the
+  differences of the same rows (the pairing law): what makes a row hard is in both and cancels.
+- *Seeds.* The same setting, trained again with other first weights and another order of rows, ends elsewhere. That is
+  noise which more rows do not lessen: it is estimated from settings that were trained with several seeds, as what is
+  left of their losses when the setting's and the seed's own effect are taken away (two-way layout without replication;
+  Scheffé, The Analysis of Variance, §4.2). Rows of several seeds are averaged, and never counted as more rows.
+
+The variances add up; the degrees of freedom of the sum are Satterthwaite's (1946), and the quantiles Student's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from rung.levers import Outcome, Scores
+
+Losses = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +42,103 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def loss_interval(scores: Scores, confidence: float = 0.95) -> Interval:
-    """The loss, in nats per token, and its interval."""
-    return _ratio(scores.losses, scores.tokens, confidence)
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """A variance and the degrees of freedom that it is known with; infinitely many where it is known for sure."""
+
+    value: float
+    freedom: float
+
+    def __add__(self, other: Variance) -> Variance:
+        """Of a sum of two independent estimates (Satterthwaite, 1946)."""
+        total = self.value + other.value
+        if total == 0:
+            return Variance(0.0, min(self.freedom, other.freedom))
+        uncertain = sum(v.value**2 / v.freedom for v in (self, other) if v.value)
+        return Variance(total, total**2 / uncertain if uncertain else math.inf)
+
+    def times(self, factor: float) -> Variance:
+        return Variance(self.value * factor, self.freedom)
 
 
-def gain_interval(before: Scores, to: Scores, confidence: float = 0.95) -> Interval:
+KNOWN_ZERO = Variance(0.0, math.inf)
+"""No noise from seeds: what an interval assumes that covers the choice of rows alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number in nats per token, and the variance of its error."""
+
+    mean: float
+    variance: Variance
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(self.variance.value)
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        reach = _quantile(0.5 + confidence / 2, self.variance.freedom) * self.error
+        return Interval(self.mean, self.mean - reach, self.mean + reach)
+
+
+def loss_estimate(scores: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Estimate:
+    """The loss of one setting, from a run of each of some seeds; `seeds` as in `gain_estimate`."""
+    rows = _ratio(_averaged(scores), scores[0])
+    return Estimate(rows.mean, rows.variance + seeds)
+
+
+def gain_estimate(before: Sequence[Scores], to: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Estimate:
     """How much lower the loss of `to` is than that of `before`, row by row; positive is better.
+
+    Args:
+        before, to: a run of each of some seeds, on the same rows. Where both have the same seeds in the same order,
+            what the seeds have in common cancels.
+        seeds: what the seeds add to the variance: the noise of one run (`seed_noise`), over the runs of each side.
 
     Raises:
         ValueError: the two were not scored on the same rows.
     """
-    if before.tokens != to.tokens:
+    if any(scores.tokens != before[0].tokens for scores in (*before, *to)):
         raise ValueError("a comparison needs the same rows on both sides")
-    differences = [b - t for b, t in zip(before.losses, to.losses, strict=True)]
-    return _ratio(differences, before.tokens, confidence)
+    rows = _ratio(_averaged(before) - _averaged(to), before[0])
+    return Estimate(rows.mean, rows.variance + seeds)
+
+
+def loss_interval(scores: Scores, confidence: float = 0.95) -> Interval:
+    """The loss of one run, in nats per token; the interval covers the choice of rows alone."""
+    return loss_estimate([scores]).interval(confidence)
+
+
+def seed_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
+    """The variance of one run's loss that is owed to chance in training: neither to its setting nor to its seed.
+
+    What a seed does to all settings alike (the same rows come late, say) cancels in a comparison of the same seeds, so
+    it is taken away. With one setting there is nothing to tell that from, and the seed's whole effect counts.
+
+    Args:
+        losses: by setting and seed; settings and seeds may be missing from one another.
+
+    Returns:
+        None where no setting has two seeds.
+    """
+    settings = sorted({setting for setting, _ in losses}, key=str)
+    settings = [s for s in settings if sum(other == s for other, _ in losses) > 1]
+    cells = [(setting, seed, loss) for (setting, seed), loss in losses.items() if setting in settings]
+    seeds = sorted({seed for _, seed, _ in cells})
+    if not cells:
+        return None
+    shared = len(settings) > 1
+    design = np.zeros((len(cells), len(settings) + (len(seeds) if shared else 0)))
+    for row, (setting, seed, _) in enumerate(cells):
+        design[row, settings.index(setting)] = 1
+        if shared:
+            design[row, len(settings) + seeds.index(seed)] = 1
+    found = np.array([loss for _, _, loss in cells])
+    solution, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
+    freedom = len(cells) - int(rank)
+    residual = float(((found - design @ solution) ** 2).sum())
+    return Variance(residual / freedom, freedom) if freedom > 0 else None
 
 
 def judge(gain: Interval, margin: float) -> Outcome:
@@ -61,17 +153,89 @@ def judge(gain: Interval, margin: float) -> Outcome:
 
 
 def shared_confidence(comparisons: int, confidence: float = 0.95) -> float:
-    """The confidence that each of several comparisons needs, for all to hold together (Bonferroni)."""
+    """The confidence that each of several comparisons needs, for all to hold together (Bonferroni).
+
+    Looks count as comparisons: whoever judges a comparison three times, as the data come in, has three chances to be
+    wrong. The bound holds however the comparisons depend on each other.
+    """
     return 1 - (1 - confidence) / max(1, comparisons)
 
 
-def _ratio(values: Sequence[float], tokens: Sequence[int], confidence: float) -> Interval:
-    n = len(values)
+def minimum_detectable(estimate: Estimate, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The smallest true gain that a comparison like this one would show to be above zero, in `power` of all cases.
+
+    (t(1 − α/2) + t(power)) · standard error; Bloom, Evaluation Review 19(5), 1995.
+    """
+    freedom = estimate.variance.freedom
+    return (_quantile(0.5 + confidence / 2, freedom) + _quantile(power, freedom)) * estimate.error
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """How many rows, or how many seeds, would decide an undecided comparison; None where that alone never would."""
+
+    rows: int | None
+    seeds: int | None
+
+
+def needed(
+    before: Sequence[Scores], to: Sequence[Scores], noise: Variance, margin: float, confidence: float = 0.95
+) -> Needed:
+    """What would decide a comparison if its estimate stays where it is: more validation rows, or more seeds.
+
+    The interval has to become so narrow that it lies above zero, for an estimate that reaches the margin, or below the
+    margin, for one that does not. Each is asked with the other as it is; the totals are returned, not what is to be
+    added. Numbers over a million are as good as never.
+    """
+    rows_only = gain_estimate(before, to)
+    n, s = len(before[0].tokens), min(len(before), len(to))
+    gain = rows_only.mean
+    reach = gain if gain >= margin else margin - gain
+
+    def wide(rows: int, seeds: int) -> float:
+        from_rows = Variance(rows_only.variance.value * n / rows, max(1, rows - 1))
+        # Further seeds also make the noise better known.
+        from_seeds = Variance(noise.value * 2 / seeds, noise.freedom + 2 * (seeds - s))
+        variance = from_rows + from_seeds
+        return _quantile(0.5 + confidence / 2, variance.freedom) * math.sqrt(variance.value)
+
+    return Needed(_first(n, lambda rows: wide(rows, s) < reach), _first(s, lambda seeds: wide(n, seeds) < reach))
+
+
+def _first(start: int, enough: Callable[[int], bool]) -> int | None:
+    """The smallest number from `start` that is enough, if one below a million is."""
+    high = max(1, start)
+    while not enough(high):
+        high *= 2
+        if high > 1_000_000:
+            return None
+    low = max(start, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return high
+
+
+def _averaged(scores: Sequence[Scores]) -> Losses:
+    """Each row's loss, averaged over the seeds."""
+    averaged: Losses = np.mean([s.losses for s in scores], axis=0)
+    return averaged
+
+
+def _ratio(values: Losses, like: Scores) -> Estimate:
+    """Σ values / Σ tokens, with the variance over the sources of the rows."""
+    tokens = np.array(like.tokens, dtype=np.float64)
+    total = float(tokens.sum())
+    ratio = float(values.sum()) / total
+    residuals = values - ratio * tokens
+    if like.sources:
+        residuals = np.bincount(np.unique(like.sources, return_inverse=True)[1], residuals).astype(np.float64)
+    n = len(residuals)
     if n < 2:
-        raise ValueError("an interval needs at least two rows")
-    total = sum(tokens)
-    ratio = math.fsum(values) / total
-    residual = math.fsum((v - ratio * t) ** 2 for v, t in zip(values, tokens, strict=True))
-    error = math.sqrt(residual / (n - 1) * n) / total
-    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
-    return Interval(ratio, ratio - reach, ratio + reach)
+        raise ValueError("an interval needs at least two rows, of two sources")
+    return Estimate(ratio, Variance(float(residuals @ residuals) / (n - 1) * n / total**2, n - 1))
+
+
+def _quantile(probability: float, freedom: float) -> float:
+    """Student's t, which is the normal one where nothing had to be estimated."""
+    return float(stats.norm.ppf(probability) if math.isinf(freedom) else stats.t.ppf(probability, freedom))

@@ -1,20 +1,26 @@
-"""The protocol between judgement and execution."""
+"""The protocol between judgement and execution, and the course: a strategy written down as it happens.
+
+A strategy is a pure function from all measurements so far to a decision. The plainest way to write one is a *course*: a
+generator that asks for measurements with `yield`, goes on with what comes back, and returns what it recommends.
+`follow` plays a course from its start with the measurements that are there, up to the first that is not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rung.levers import Candidate, Measurement, Scores, Verdict
+from rung.search.stats import Variance
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
     """One stretch of a race: train these candidates, from wherever each stands, until `until` of the full budget.
 
-    `until` is in (0, 1]. The learning rate's decay always spans the full budget, so that a candidate that goes on is
-    the same as one that never stopped.
+    `until` is in (0, 1]. What is measured there is a branch that has cooled down; a later heat goes on from before the
+    cooling, so that a candidate which goes on is the same as one that was never judged.
     """
 
     phase: str
@@ -28,7 +34,8 @@ class Decision:
 
     `heat` is None when the question is answered; `recommended` is set then, and only then. `left` are the candidates
     that are not worth training on, and why. `ahead` estimates the training that will be asked for after `heat`, in
-    full budgets of one candidate.
+    full budgets of one candidate. `noise` is the variance of one run's loss that is owed to chance in its training,
+    where that has been measured.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -36,6 +43,7 @@ class Decision:
     heat: Heat | None = None
     recommended: Candidate | None = None
     ahead: float = 0.0
+    noise: Variance | None = None
 
 
 class Strategy(Protocol):
@@ -56,3 +64,48 @@ class Strategy(Protocol):
             TrainingError: every candidate has diverged.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a course wants to be measured: the candidates, each once, at `until`. `ahead` as in `Decision`."""
+
+    phase: str
+    candidates: tuple[Candidate, ...]
+    until: float = 1.0
+    ahead: float = 0.0
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a course writes down on its way, in order."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    left: dict[Candidate, str] = field(default_factory=dict)
+    noise: Variance | None = None
+
+
+Answer = Mapping[Candidate, Measurement]
+"""A measurement of each candidate that was asked for: at `until`, or where it diverged."""
+
+Course = Generator[Ask, Answer, Candidate]
+
+
+def follow(course: Callable[[Notes], Course], history: Sequence[Measurement]) -> Decision:
+    """What a course has come to, given these measurements."""
+    known = {(m.candidate, m.fraction): m for m in history}
+    diverged = {m.candidate: m for m in history if not m.scores}
+    notes = Notes()
+    running = course(notes)
+    try:
+        ask = next(running)
+        while True:
+            missing = tuple(c for c in ask.candidates if (c, ask.until) not in known and c not in diverged)
+            if missing:
+                heat = Heat(ask.phase, missing, ask.until)
+                return Decision(tuple(notes.verdicts), tuple(notes.left.items()), heat, None, ask.ahead, notes.noise)
+            answer = {c: known.get((c, ask.until)) or diverged[c] for c in ask.candidates}
+            notes.left.update({c: "it diverged" for c in ask.candidates if c in diverged})
+            ask = running.send(answer)
+    except StopIteration as end:
+        return Decision(tuple(notes.verdicts), tuple(notes.left.items()), None, end.value, 0.0, notes.noise)

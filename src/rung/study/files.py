@@ -4,7 +4,7 @@
 
     studies/<name>/
       recipe.yaml  manifest.json  study.db  result.json
-      candidates/<id>/adapter/  candidates/<id>/checkpoint/
+      candidates/<id>/adapter/  candidates/<id>/checkpoint/  candidates/<id>/cooled@<fraction>/
       scores/<id>@<fraction>.parquet  scores/untuned.parquet
 """
 
@@ -53,7 +53,12 @@ class StudyFolder:
         return self.path / "candidates" / candidate.id / "adapter"
 
     def checkpoint(self, candidate: Candidate) -> Path:
+        """Where the candidate's training can go on from."""
         return self.path / "candidates" / candidate.id / "checkpoint"
+
+    def cooled(self, candidate: Candidate, fraction: float) -> Path:
+        """The branch that was cooled down to be judged at that share of the budget."""
+        return self.path / "candidates" / candidate.id / f"cooled@{fraction:.3f}"
 
     def scores(self, candidate: Candidate | None = None, fraction: float = 1.0) -> Path:
         name = f"{candidate.id}@{fraction:.3f}" if candidate else "untuned"
@@ -65,13 +70,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """One row for each validation row, in order: `loss` in nats, float64, and `tokens`."""
+    """One row for each validation row, in order: `loss` in nats, float64, `tokens`, and `source` if rows share one."""
     buffer = io.BytesIO()
     table = {"loss": pa.array(scores.losses, pa.float64()), "tokens": pa.array(scores.tokens, pa.int32())}
+    if scores.sources:
+        table["source"] = pa.array(scores.sources, pa.int32())
     pq.write_table(pa.table(table), buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
 
 
 def read_scores(path: Path) -> Scores:
     table = pq.read_table(path).to_pydict()
-    return Scores(tuple(table["loss"]), tuple(table["tokens"]))
+    return Scores(tuple(table["loss"]), tuple(table["tokens"]), tuple(table.get("source", ())))

@@ -55,6 +55,7 @@ class Ledger:
                 "fraction",
                 "steps",
                 "tokens",
+                "spent",
                 "status",
                 "parameters",
                 "adapter_bytes",
@@ -93,6 +94,15 @@ class Ledger:
     def test(self, who: str) -> dict[str, float] | None:
         """What `record_test` kept."""
         kept: dict[str, float] | None = self._study.user_attrs.get(f"test:{who}")
+        return kept
+
+    def record_speed(self, tokens_per_second: float) -> None:
+        """Keep what a pack trains in a second, so that a budget of time stays the same when the study goes on."""
+        self._study.set_user_attr("tokens_per_second", tokens_per_second)
+
+    def speed(self) -> float | None:
+        """What `record_speed` kept."""
+        kept: float | None = self._study.user_attrs.get("tokens_per_second")
         return kept
 
     def add_seconds(self, seconds: float) -> float:

@@ -1,0 +1,105 @@
+"""Record the replay table: every setting of a grid, trained and judged by the engine on real data.
+
+Each run is what the local runner does in a study: a pack of eight, cooled-down branches judged at an eighth, a quarter,
+a half and all of the budget, the loss of each validation row. Stop it at any time; the same command goes on. With
+`--write` it puts what there is so far into the table that `rung.runner.replay` reads.
+
+    python benchmarks/record.py [--folder recordings] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rung.data.read import Splits, read_splits
+from rung.levers import Candidate
+from rung.model.load import load_base
+from rung.recipe import Recipe
+from rung.runner.local import LocalRunner
+from rung.runner.protocol import Tick
+from rung.search.strategy import Heat
+from rung.study.files import StudyFolder
+from rung.study.ledger import Ledger
+
+RANKS = ((4, 16, 64), (8, 32))
+"""In the order in which they are recorded: every task and seed of the first, then the rungs between."""
+TARGETS = ("attention", "all-linear")
+SCALES = (1, 2)
+RATES = (2e-4, 1e-3, 2e-3, 4e-3)
+SEEDS = (0, 1)
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+RECIPES = {"pronounce": Recipe(data="pronounce", passes=0.6), "price": Recipe(data="price", passes=2 / 15)}
+"""90 steps of about 100 tokens; 40 of about 230."""
+VALIDATION = {"pronounce": 160, "price": 96}
+
+
+def groups() -> Iterator[tuple[Candidate, ...]]:
+    """Packs of one seed, one rank and one set of targets."""
+    for ranks, seed in itertools.product(RANKS, SEEDS):
+        for rank, targets in itertools.product(ranks, TARGETS):
+            yield tuple(Candidate(rank, s * rank, targets, rate, seed=seed) for s in SCALES for rate in RATES)
+
+
+def splits(task: str) -> Splits:
+    """The task's, with fewer validation rows: each costs four passes in every run."""
+    whole = read_splits(task)
+    return replace(whole, validation=whole.validation[: VALIDATION[task]])
+
+
+def quiet(_: Tick) -> None:
+    """Nobody listens."""
+
+
+def record(folder: Path) -> None:
+    """Train whatever is not recorded yet."""
+    homes = {task: StudyFolder(folder / task) for task in RECIPES}
+    ledgers = {task: Ledger(home) for task, home in homes.items()}
+    # Packs that save every minute would write gigabytes; a lost pack costs a few minutes.
+    runners = {
+        task: LocalRunner(load_base(recipe.model), splits(task), recipe, homes[task], checkpoint_seconds=240)
+        for task, recipe in RECIPES.items()
+    }
+    for task, ledger in ledgers.items():
+        if ledger.baseline() is None:
+            ledger.record_baseline(runners[task].baseline())
+    for group in groups():
+        for task, ledger in ledgers.items():
+            for fraction in FRACTIONS:
+                history = ledger.history()
+                done = {m.candidate for m in history if m.fraction == fraction or not m.scores}
+                if missing := tuple(candidate for candidate in group if candidate not in done):
+                    begun = time.perf_counter()
+                    measured = runners[task].run(Heat("record", missing, fraction), quiet)
+                    for measurement in measured:
+                        ledger.record(measurement)
+                    seconds, spent = time.perf_counter() - begun, sum(m.spent for m in measured)
+                    losses = " ".join(f"{m.loss:.3f}" for m in measured)
+                    what = f"{task} s{group[0].seed} r{group[0].rank} {group[0].targets} {fraction:.3f}"
+                    said = f"{time.strftime('%H:%M:%S')} {what}: {losses} · {spent} tokens, {seconds:.0f} s"
+                    print(said, file=sys.stderr, flush=True)
+            # Gigabytes, and never gone on from.
+            shutil.rmtree(homes[task].path / "candidates", ignore_errors=True)
+
+
+def main() -> None:
+    """Record, or write what was recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("recordings"))
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    record(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The contract that every strategy keeps; `worlds.run` holds each heat to it on the way."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.search.worlds import BASELINE, SPACE, hill, run
+
+from rung.errors import TrainingError
+from rung.levers import Candidate, LeverSpace
+from rung.search.bayes import Tpe
+from rung.search.climb import Climb, Plan
+from rung.search.grid import Grid, Random
+from rung.search.strategy import Strategy
+
+SMALL = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r"))
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "climb": lambda: Climb(SPACE),
+    "climb, thrifty": lambda: Climb(SPACE, plan=Plan(1 / 16, 1, (1,))),
+    "climb, pinned": lambda: Climb(LeverSpace((8, 16, 32), (1e-3, 2e-3), ("mlp",), pinned=True)),
+    "climb, one setting": lambda: Climb(LeverSpace((8,), (1e-3,))),
+    "grid": lambda: Grid.of(SMALL),
+    "random": lambda: Random(SPACE, 6, seed=3),
+    "tpe": lambda: Tpe(SPACE, 8.0),
+}
+every = pytest.mark.parametrize("make", STRATEGIES.values(), ids=list(STRATEGIES))
+
+
+@every
+def test_it_ends_with_a_recommendation_that_was_trained_in_full(make: Callable[[], Strategy]) -> None:
+    decision, heats, _ = run(make(), hill())
+    assert heats
+    assert decision.recommended is not None
+
+
+@every
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.randoms(use_true_random=False), st.floats(2.5e-4, 3e-2), st.tuples(*[st.floats(-0.1, 0.2)] * 3))
+def test_a_decision_depends_on_what_was_measured_and_not_on_its_order(
+    make: Callable[[], Strategy], draw: random.Random, best: float, gains: tuple[float, ...]
+) -> None:
+    decision, _, history = run(make(), hill(best, gains))
+    shuffled = list(history)
+    draw.shuffle(shuffled)
+    assert make().decide(BASELINE, shuffled) == decision
+
+
+@every
+def test_any_prefix_of_the_history_leads_on_to_the_same_end(make: Callable[[], Strategy]) -> None:
+    """A study that was killed in the middle of a heat goes on with what was measured."""
+    decision, _, history = run(make(), hill())
+    for length in range(0, len(history), max(1, len(history) // 5)):
+        partial = make().decide(BASELINE, history[:length])
+        assert partial.heat is not None
+        known = {(m.candidate, m.fraction) for m in history[length:]}
+        assert {(c, partial.heat.until) for c in partial.heat.candidates} <= known
+    assert make().decide(BASELINE, history) == decision
+
+
+@every
+def test_candidates_that_diverge_are_passed_over(make: Callable[[], Strategy]) -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        return math.inf if candidate.learning_rate > 1.5e-3 else hill()(candidate, fraction)
+
+    decision, _, _ = run(make(), world)
+    assert decision.recommended is not None
+    assert decision.recommended.learning_rate <= 1.5e-3
+
+
+@every
+def test_where_everything_diverges_it_says_so(make: Callable[[], Strategy]) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        run(make(), lambda candidate, fraction: math.inf)
+
+
+@every
+def test_candidates_that_diverge_late_are_passed_over_too(make: Callable[[], Strategy]) -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        late = candidate.rank >= 16 and fraction == 1
+        return math.inf if late else hill(gains=(0.1, 0.1, 0.1))(candidate, fraction)
+
+    if isinstance(make(), Random):
+        pytest.skip("what is drawn need not have a rank of 8")
+    decision, _, _ = run(make(), world)
+    assert decision.recommended is not None
+    assert decision.recommended.rank == 8
+
+
+def test_random_search_draws_other_settings_with_another_seed_and_each_once() -> None:
+    drawn = [Random(SPACE, 6, seed=seed).candidates for seed in range(5)]
+    assert len(set(drawn)) == 5
+    assert all(len(set(candidates)) == 6 for candidates in drawn)
+
+
+def test_tpe_keeps_to_its_budget_and_finds_the_hill() -> None:
+    space = LeverSpace((8, 16), (1e-5, 1e-2), ("attention", "all-linear"))
+    decision, _, history = run(Tpe(space, 20.0), hill(2e-3))
+    assert sum(m.spent for m in history) <= 21 * 10_000
+    assert decision.recommended is not None
+    assert 5e-4 < decision.recommended.learning_rate < 8e-3
+
+
+def test_a_grid_trains_everything_once() -> None:
+    _, heats, history = run(Grid.of(SMALL), hill())
+    assert [heat.candidates for heat in heats] == [SMALL.candidates()]
+    assert len(history) == 16

@@ -1,0 +1,102 @@
+"""Made-up worlds for strategies, where the truth about every candidate is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rung.levers import Candidate, LeverSpace, Measurement, Scores
+from rung.search.strategy import Decision, Heat, Strategy
+
+ROWS = 200
+TOKENS = 5
+FULL = 10_000
+SPACE = LeverSpace(
+    (8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r", "rslora")
+)
+BASELINE = Scores(tuple(3.0 * TOKENS for _ in range(ROWS)), (TOKENS,) * ROWS)
+
+World = Callable[[Candidate, float], float]
+"""The true loss of a setting at a fraction of the budget; infinite where it diverges."""
+
+_HARD = [random.Random("rows").gauss(0, 0.3) for _ in range(ROWS)]
+
+
+def measure(
+    world: World, candidate: Candidate, fraction: float, rows: float = 0.05, seeds: float = 0.005, before: float = 0.0
+) -> Measurement:
+    """`rows` is the deviation of a row's own noise from candidate to candidate, `seeds` that of a run; in nats."""
+    truth, scores = world(replace(candidate, seed=0), fraction), None
+    if math.isfinite(truth):
+        own = random.Random(f"{candidate.id}@{fraction}")
+        truth += own.gauss(0, seeds)
+        losses = tuple(TOKENS * max(0.0, truth + hard + own.gauss(0, rows)) for hard in _HARD)
+        scores = Scores(losses, (TOKENS,) * ROWS)
+    return Measurement(
+        candidate,
+        fraction,
+        max(1, round(100 * fraction)),
+        round(FULL * fraction),
+        round(FULL * (fraction - 0.8 * before)),
+        "trained" if scores else "diverged",
+        scores,
+        candidate.rank * {"attention": 10, "mlp": 15, "all-linear": 25}.get(candidate.targets, 30),
+        4000,
+        1,
+        1.0,
+    )
+
+
+def run(
+    strategy: Strategy, world: World, rows: float = 0.05, seeds: float = 0.005, baseline: Scores = BASELINE
+) -> tuple[Decision, list[Heat], list[Measurement]]:
+    """The strategy to its end, held to the promises of the protocol on its way."""
+    history: list[Measurement] = []
+    heats: list[Heat] = []
+    verdicts: tuple[object, ...] = ()
+    for _ in range(200):
+        decision = strategy.decide(baseline, history)
+        assert decision.verdicts[: len(verdicts)] == verdicts, "a verdict is never taken back"
+        verdicts = decision.verdicts
+        if decision.heat is None:
+            assert decision.recommended is not None
+            assert any(m.candidate == decision.recommended and m.fraction == 1 for m in history)
+            return decision, heats, history
+        assert decision.recommended is None
+        check(decision.heat, history)
+        heats.append(decision.heat)
+        for candidate in decision.heat.candidates:
+            before = max((m.fraction for m in history if m.candidate == candidate), default=0.0)
+            history.append(measure(world, candidate, decision.heat.until, rows, seeds, before))
+    raise AssertionError("the strategy does not end")
+
+
+def check(heat: Heat, history: Sequence[Measurement]) -> None:
+    """The promises that a heat has to keep."""
+    measured = {(m.candidate, m.fraction) for m in history}
+    diverged = {m.candidate for m in history if m.scores is None}
+    assert heat.candidates
+    assert len(set(heat.candidates)) == len(heat.candidates)
+    assert not {(c, heat.until) for c in heat.candidates} & measured
+    assert not set(heat.candidates) & diverged
+    assert 0 < heat.until <= 1
+
+
+def hill(
+    best_rate: float = 2e-3, gains: tuple[float, ...] = (0.0, 0.0, 0.0), steep: float = 0.2, alpha: float = 0.0
+) -> World:
+    """A loss that is quadratic in log2 of scale · rate, and falls by `gains` with each doubling of the rank.
+
+    `alpha` is by how much the loss falls with each doubling of the scale, at the same scale · rate.
+    """
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        doublings = round(math.log2(candidate.rank / 8))
+        away = math.log2(candidate.learning_rate * candidate.scale / (2 * best_rate))
+        targets = {"attention": 0.0, "mlp": -0.02, "all-linear": -0.05}.get(candidate.targets, 0.05)
+        own = alpha * math.log2(candidate.scale / 2)
+        return 1.5 + steep * away**2 - sum(gains[:doublings]) + targets - own + 0.5 * (1 - fraction)
+
+    return world
