@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--every", type=int, default=1, help="take one of so many packs of the grid")
+    parser.add_argument("--first", type=int, default=0, help="leave so many out at its start")
     options = parser.parse_args()
     keep_freed_memory()
     trainer = Trainer(load_base(DEFAULT_MODEL, "nf4"))
@@ -49,7 +50,7 @@ def main() -> None:
         for targets in ("attention", "all-linear")
     }
     found: list[dict[str, Any]] = []
-    for targets, rank, width, length in GRID[:: options.every]:
+    for targets, rank, width, length in GRID[options.first :: options.every]:
         candidates = [Candidate(rank, 2 * rank, targets, 1e-3, seed=seed) for seed in range(width)]
         needs = [need(frozen, candidate, base.dtype) for candidate in candidates]
         predicted = models[targets].peak(needs, BATCH, length)
