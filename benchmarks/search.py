@@ -1,0 +1,262 @@
+"""The judgement of the judge: what a climb claims where there is nothing to find, and what it finds where there is.
+
+- *Null*: all candidates are the same but for chance. How often does a climb say that anything is better?
+- *Power*: doubling the lowest rank is worth twice the margin. How often does the climb come to say so?
+- *Coverage*: how often do 95 % intervals of a gain hold the true one?
+- *Replay*: strategies on a recorded table of real trainings. How much worse than the best setting of the whole table is
+  what each recommends, and for what share of the table's training?
+
+    python benchmarks/search.py [--quick] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rung.levers import Candidate, LeverSpace, Measurement, Scores
+from rung.runner.protocol import Tick
+from rung.runner.replay import TABLE, ReplayRunner, Table, load_table
+from rung.search.bayes import Tpe
+from rung.search.climb import Climb, Plan
+from rung.search.grid import Grid, Random
+from rung.search.stats import gain_estimate, seed_noise
+from rung.search.strategy import Decision, Heat, Strategy
+
+MARGIN = 0.01
+SPACE = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r"))
+ROWS, TOKENS = 200, 8
+SEEDS_DEVIATION = 0.01
+ROWS_DEVIATION = 0.25
+LOSS = 1.5
+"""A made-up world as the recorded ones are: a loss in nats a token, and its deviations from run to run, and from row to
+row of a difference.
+"""
+
+
+@dataclass
+class World:
+    """Made-up trainings; `gain` is by how much a candidate's loss lies below `LOSS`. Each run has its own noise."""
+
+    draw: np.random.Generator
+    gain: Callable[[Candidate], float] = lambda candidate: 0.0
+
+    def __post_init__(self) -> None:
+        self.hard = self.draw.normal(0, 0.5, ROWS)
+
+    def baseline(self) -> Scores:
+        return Scores(tuple(np.full(ROWS, 3.0 * TOKENS).tolist()), (TOKENS,) * ROWS)
+
+    def run(self, heat: Heat) -> list[Measurement]:
+        return [self.measure(candidate, heat.until) for candidate in heat.candidates]
+
+    def measure(self, candidate: Candidate, until: float) -> Measurement:
+        run = self.draw.normal(0, SEEDS_DEVIATION) + 0.3 * (1 - until)
+        own = self.draw.normal(0, ROWS_DEVIATION / math.sqrt(2), ROWS)
+        losses = TOKENS * (LOSS - self.gain(candidate) + self.hard + run + own)
+        scores = Scores(tuple(losses.tolist()), (TOKENS,) * ROWS)
+        size = candidate.rank * {"attention": 10, "mlp": 15}.get(candidate.targets, 25)
+        return Measurement(candidate, until, 10, 1000, 1000, "trained", scores, size, size, 0, 1.0)
+
+
+def play(
+    strategy: Strategy, baseline: Scores, run: Callable[[Heat], Sequence[Measurement]]
+) -> tuple[Decision, list[Measurement]]:
+    """A strategy to its end."""
+    history: list[Measurement] = []
+    while True:
+        decision = strategy.decide(baseline, history)
+        if decision.heat is None:
+            return decision, history
+        history += run(decision.heat)
+
+
+def null(climbs: int, draw: np.random.Generator) -> dict[str, Any]:
+    """The share of climbs among identical candidates that call anything better."""
+    false = 0
+    for _ in range(climbs):
+        world = World(draw)
+        decision, _ = play(Climb(SPACE, MARGIN), world.baseline(), world.run)
+        false += _claims(decision)
+    return {"climbs": climbs, "false_better": false / climbs}
+
+
+def _claims(decision: Decision) -> bool:
+    return any(verdict.outcome == "better" and verdict.lever != "adapter" for verdict in decision.verdicts)
+
+
+def null_of_table(table: Table, climbs: int, draw: np.random.Generator) -> dict[str, Any]:
+    """The same with real noise: every candidate is one recorded setting, and each of its runs is off by what two
+    recorded seeds of some setting differ by (over √2), with either sign, rows drawn anew.
+    """
+    pairs = {
+        until: [
+            np.subtract(runs[0].scores.losses, runs[1].scores.losses) / math.sqrt(2)
+            for setting in table.settings
+            if len(runs := [table.runs[replace(setting, seed=s)][until] for s in table.seeds]) == 2
+            and runs[0].scores
+            and runs[1].scores
+        ]
+        for until in table.fractions
+    }
+    best, tokens = table.best(), np.array(table.tokens)
+    false = 0
+    for _ in range(climbs):
+        rows = draw.integers(len(tokens), size=len(tokens))
+
+        def measure(candidate: Candidate, until: float, rows: Any = rows) -> Measurement:
+            like = table.runs[replace(best, seed=table.seeds[0])][until]
+            assert like.scores
+            noise = pairs[until][draw.integers(len(pairs[until]))] * draw.choice([-1, 1])
+            losses = (np.array(like.scores.losses) + noise)[rows]
+            scores = Scores(tuple(losses.tolist()), tuple(tokens[rows].tolist()))
+            return replace(like, candidate=candidate, scores=scores, parameters=candidate.rank)
+
+        baseline = Scores(tuple(np.array(table.baseline)[rows].tolist()), tuple(tokens[rows].tolist()))
+        decision, _ = play(
+            Climb(SPACE, MARGIN), baseline, lambda heat: [measure(c, heat.until) for c in heat.candidates]
+        )
+        false += _claims(decision)
+    return {"climbs": climbs, "false_better": false / climbs}
+
+
+def power(climbs: int, draw: np.random.Generator) -> float:
+    """How often a climb says that rank 16 is better than rank 8, where it is by twice the margin."""
+    space = replace(SPACE, targets=("attention",), alphas=("2r",))
+    found = 0
+    for _ in range(climbs):
+        world = World(draw, lambda c: 2 * MARGIN * LOSS if c.rank > 8 else 0.0)
+        decision, _ = play(Climb(space, MARGIN), world.baseline(), world.run)
+        found += any(
+            (v.lever, v.before, v.to, v.outcome) == ("rank", 8, 16, "better") and "of the budget" not in v.says
+            for v in decision.verdicts
+        )
+    return found / climbs
+
+
+def coverage(trials: int, draw: np.random.Generator, settings: int = 3, seeds: int = 3) -> float:
+    """How often the 95 % interval of a gain between two confirmed settings holds the true one."""
+    held = total = 0
+    for _ in range(trials):
+        world = World(draw, lambda c: 0.1 if c.rank > 8 else 0.0)
+        runs = {
+            (rank, seed): world.measure(Candidate(rank, 16, "mlp", 1e-3, seed=seed), 1.0).scores
+            for rank in (8, 16, 32)[:settings]
+            for seed in range(seeds)
+        }
+        noise = seed_noise({key: scores.mean for key, scores in runs.items() if scores})
+        assert noise is not None
+        sides = [[s for (r, _), s in runs.items() if r == rank and s] for rank in (8, 16)]
+        interval = gain_estimate(sides[0], sides[1], noise.times(2 / seeds)).interval()
+        # The rows' difficulty is the same on both sides, so the true gain is that of the settings.
+        held += interval.low <= 0.1 <= interval.high
+        total += 1
+    return held / total
+
+
+def strategies(table: Table, budget: float) -> dict[str, Callable[[int], Strategy]]:
+    """What is compared, by a seed; those that can take any budget take `budget` full trainings."""
+    space, settings = table.space, table.settings
+    wide = replace(space, learning_rates=(1e-5, 1e-3), pinned=False)
+    grid = [s for s in settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")]
+    shares = table.fractions[1:]
+    return {
+        "climb": lambda _: Climb(space, MARGIN, Plan(seeds=table.seeds)),
+        "tpe": lambda seed: Tpe(wide, budget, shares=shares, seed=seed),
+        "tpe_same_rates": lambda seed: Tpe(space, budget, shares=shares, seed=seed),
+        "rate_grid": lambda _: Grid(grid),
+        "random": lambda seed: Random(space, round(budget), seed),
+        "recipe": lambda _: Grid([Candidate(16, 32, "all-linear", 2e-4)]),
+    }
+
+
+def replays(table: Table, count: int, draw: np.random.Generator) -> dict[str, Any]:
+    """What each strategy comes to, over `count` replays: regrets against the best of the whole table, and costs."""
+    least = table.loss(table.best())
+    whole = table.full_tokens * len(table.settings)
+    found: dict[str, Any] = {}
+    for name in strategies(table, 1.0):
+        regrets, costs = [], []
+        for seed in range(count):
+            strategy = strategies(table, found.get("climb", {}).get("cost", 1.0))[name](seed)
+            runner = ReplayRunner(table, draw)
+            decision, history = play(strategy, runner.baseline(), partial(runner.run, tick=_quiet))
+            assert decision.recommended is not None
+            recommended = replace(table.nearest(decision.recommended), seed=0)
+            regrets.append(table.loss(recommended) / least - 1)
+            costs.append(sum(m.spent for m in history))
+        found[name] = {
+            "regret_mean": float(np.mean(regrets)),
+            "regret_p90": float(np.quantile(regrets, 0.9)),
+            "within_1_percent": float(np.mean(np.array(regrets) <= 0.01)),
+            "cost": float(np.mean(costs)) / table.full_tokens,
+            "cost_fraction": float(np.mean(costs)) / whole,
+        }
+    return found
+
+
+def _quiet(_: Tick) -> None:
+    """Nobody listens."""
+
+
+def merged(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of each strategy: the mean over the tasks; of the ninetieth percentile, the worst."""
+    names = next(iter(tasks.values()))
+    return {
+        name: {
+            key: max(t[name][key] for t in tasks.values())
+            if key == "regret_p90"
+            else float(np.mean([t[name][key] for t in tasks.values()]))
+            for key in names[name]
+        }
+        for name in names
+    }
+
+
+def main() -> None:
+    """Judge, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer replays; within three minutes")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    climbs, count = (2000, 30) if options.quick else (5000, 500)
+    begun = time.perf_counter()
+    draw = np.random.default_rng(20261125)
+    document: dict[str, Any] = {
+        "null": null(climbs, draw),
+        "power": power(climbs // 10, draw),
+        "coverage": coverage(climbs, draw),
+    }
+    if TABLE.exists():
+        tables = {task: load_table(task) for task in ("pronounce", "price")}
+        document["null_of_table"] = {t: null_of_table(table, climbs // 10, draw) for t, table in tables.items()}
+        document["replay_by_task"] = {task: replays(table, count, draw) for task, table in tables.items()}
+        document["replay"] = merged(document["replay_by_task"])
+    document["seconds"] = round(time.perf_counter() - begun)
+    print(json.dumps(document, indent=2) if options.json else markdown(document))
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The document as the tables of docs/benchmarks.md."""
+    lines = [f"{key}: {document[key]}" for key in ("null", "null_of_table", "power", "coverage") if key in document]
+    for task, found in document.get("replay_by_task", {}).items():
+        lines += ["", f"| {task} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            f"| {name} | {r['regret_mean']:.1%} | {r['regret_p90']:.1%} | {r['within_1_percent']:.0%} | "
+            f"{r['cost']:.1f} | {r['cost_fraction']:.1%} |"
+            for name, r in found.items()
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
