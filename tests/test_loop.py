@@ -193,3 +193,33 @@ def test_wrong_input_is_found_before_anything_is_written(
     with pytest.raises(error):
         tune(recipe.model_copy(update=wrong), folder, Listener())
     assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize("strategy", ["grid", "random", "tpe"])
+def test_another_strategy_answers_the_same_question(recipe: Recipe, tmp_path: Path, strategy: str) -> None:
+    small = {"strategy": strategy, "ranks": (2, 4), "learning_rates": (4e-3, 1.6e-2), "targets": ("mlp",)}
+    folder = StudyFolder(tmp_path / "s")
+    listener = Listener()
+    found = tune(recipe.model_copy(update={**small, "budget": "20k"}), folder, listener)
+    assert found["recommendation"]["targets"] == "mlp"
+    assert found["recommendation"]["validation_loss"]["mean"] < found["baseline"]["validation_loss"]
+    assert found["noise"] is None
+    assert any("trained once" in note for note in found["not_covered"])
+
+
+def test_a_budget_in_time_is_measured_once_and_kept(recipe: Recipe, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    timed = recipe.model_copy(update={"budget": "60s", "targets": ("mlp",), "alphas": ("2r",), "ranks": (2, 4)})
+    first, again = Listener(), Listener()
+    whole = tune(timed, folder, first)
+    assert any("tokens a second here" in heard for heard in first.heard if isinstance(heard, str))
+    assert without_times(tune(timed, folder, again)) == without_times(whole)
+    assert not any("tokens a second here" in heard for heard in again.heard if isinstance(heard, str))
+
+
+def test_a_budget_too_small_for_a_verdict_says_so_before_it_starts(recipe: Recipe, tmp_path: Path) -> None:
+    listener = Listener()
+    found = tune(recipe.model_copy(update={"budget": "4k"}), StudyFolder(tmp_path / "s"), listener)
+    said = next(i for i, heard in enumerate(listener.heard) if isinstance(heard, str) and "too small" in heard)
+    assert said < next(i for i, heard in enumerate(listener.heard) if isinstance(heard, Tick))
+    assert {v["outcome"] for v in found["verdicts"] if v["lever"] != "adapter"} == {"undecided"}

@@ -86,7 +86,7 @@ def test_a_large_difference_is_called_better_and_a_large_loss_no_gain() -> None:
 
 
 def test_with_one_seed_nothing_is_claimed() -> None:
-    decision, _, _ = run(Climb(RANKS, plan=Plan(1 / 8, 2, (1,))), hill(2e-3, (0.2, 0.0, 0.0)))
+    decision, _, _ = run(Climb(RANKS, plan=Plan(1 / 8, 2, 2, (1,))), hill(2e-3, (0.2, 0.0, 0.0)))
     assert {v.outcome for v in decision.verdicts if v.lever != "adapter"} == {"undecided"}
     assert any("with one seed" in v.says for v in decision.verdicts)
 

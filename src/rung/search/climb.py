@@ -64,11 +64,14 @@ def rate_grid(hidden_size: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much a climb spends: the share of the budget at the look, how many finalists, the seeds that confirm
-    them, and by how many rungs the ladder may go on from there.
+    """How much a climb spends.
+
+    The share of the budget at the `look`, at how many `rates` the values of the other levers are tried there, how many
+    `finalists`, the `seeds` that confirm them, and by how many `rungs` the ladder may go on from there.
     """
 
     look: float = 1 / 8
+    rates: int = 2
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
@@ -80,10 +83,8 @@ class Plan:
 
     def cost(self, space: LeverSpace) -> float:
         """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
-        rates = len(space.learning_rates)
-        both = 2 if rates > 1 or not space.pinned else 1
-        tried = (0 if space.pinned else EXTENSIONS) + rates
-        tried += both * (len(space.targets) - 1 + len(space.ranks) - 1 + len(space.alphas) - 1)
+        tried = (0 if space.pinned else EXTENSIONS) + len(space.learning_rates)
+        tried += self.rates * (len(space.targets) - 1 + len(space.ranks) - 1 + len(space.alphas) - 1)
         finalists = self.finalists if len(space.candidates()) > 1 else 1
         return tried * self.look + finalists * len(self.seeds) * (1 + self.look / 4)
 
@@ -91,15 +92,16 @@ class Plan:
     def within(cls, space: LeverSpace, budget: float) -> Plan:
         """The most thorough plan that costs no more than `budget` full budgets; the thriftiest one where none does."""
         plans = [
-            cls(look, finalists, tuple(range(1, seeds + 1)))
-            for look, finalists, seeds in (
-                (1 / 4, 3, 5),
-                (1 / 4, 3, 3),
-                (1 / 8, 3, 3),
-                (1 / 8, 2, 3),
-                (1 / 8, 2, 2),
-                (1 / 16, 2, 2),
-                (1 / 16, 1, 1),
+            cls(look, rates, finalists, tuple(range(1, seeds + 1)))
+            for look, rates, finalists, seeds in (
+                (1 / 4, 2, 3, 8),
+                (1 / 4, 2, 3, 5),
+                (1 / 4, 2, 3, 3),
+                (1 / 8, 2, 3, 3),
+                (1 / 8, 1, 2, 3),
+                (1 / 8, 1, 2, 2),
+                (1 / 16, 1, 2, 2),
+                (1 / 16, 1, 1, 1),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])
@@ -260,11 +262,15 @@ class _Climber:
         return min(settings, key=self._by_loss(self.plan.look))
 
     def _at_rates(self, value: Candidate) -> list[Candidate]:
-        """A lever's value at the leader's rate, and at the one that may suit it better."""
+        """A lever's value at the rate that should suit it, and at one beside: the leader's and half of it; for another
+        scale the rate that keeps scale · rate, and the leader's.
+        """
         rate = value.learning_rate
-        same_product = rate * self.leader.scale / value.scale
-        other = self._next_rate(rate, same_product if value.scale != self.leader.scale else rate / 2)
-        return [value] if other == rate else [value, replace(value, learning_rate=other)]
+        if math.isclose(value.scale, self.leader.scale):
+            rates = [rate, self._next_rate(rate, rate / 2)]
+        else:
+            rates = [self._next_rate(rate, rate * self.leader.scale / value.scale), rate]
+        return [replace(value, learning_rate=rate) for rate in dict.fromkeys(rates)][: self.plan.rates]
 
     def _next_rate(self, rate: float, wanted: float) -> float:
         """The rate that is tried beside `rate`: the wanted one, or the nearest of those that the user allows."""
