@@ -94,6 +94,8 @@ def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe
         assert verdict["rows"] == 120
     assert {verdict["lever"] for verdict in found["verdicts"]} >= {"learning_rate", "target_modules", "rank", "alpha"}
     assert found["noise"]["freedom"] > 0
+    assert 1 <= best["effective_rank"] <= best["rank"]
+    assert [one["rank"] for one in best["cut"]] == [rank for rank in recipe.ranks if rank < best["rank"]]
     assert best["seed"] in (1, 2, 3)
     ids = {candidate["id"] for candidate in found["candidates"]}
     assert best["candidate"] in ids

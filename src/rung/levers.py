@@ -109,6 +109,16 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Spectrum:
+    """How much of its rank a trained adapter uses: its effective rank, and its validation loss when it is cut down to a
+    lower one, by that rank, in nats a token. Evidence to show, never to decide by.
+    """
+
+    effective_rank: float
+    cut: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What one comparison showed: how much lower the loss of `to` is, in nats per token, with its interval."""
 

@@ -151,7 +151,11 @@ def answer(
             observer.note(f"test split: {'the untuned model' if candidate is None else candidate.id}")
             ledger.record_test(who, found := runner.test(candidate))
         tests[who] = found
-    found = document(ledger, recipe, base.source, decision, baseline, tests, keep_time(), runner.full_tokens)
+    best = decision.recommended
+    if (spectrum := ledger.spectrum(best.id)) is None:
+        lower = [rank for rank in recipe.ranks if rank < best.rank]
+        ledger.record_spectrum(best.id, spectrum := runner.spectrum(best, lower))
+    found = document(ledger, recipe, base.source, decision, baseline, tests, spectrum, keep_time(), runner.full_tokens)
     write_json(ledger.folder.result, found)
     return found
 

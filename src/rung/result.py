@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rung.data.read import Splits
-from rung.levers import Candidate, Measurement, Scores
+from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.model.load import Base
 from rung.recipe import Recipe
 from rung.search.stats import KNOWN_ZERO, Variance, loss_estimate
@@ -37,6 +37,7 @@ def document(
     decision: Decision,
     baseline: Scores,
     tests: Mapping[str, dict[str, float]],
+    spectrum: Spectrum,
     wall_seconds: float,
     single_run_tokens: int,
 ) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def document(
             "seed": best.seed,
             "adapter_validation_loss": last[best].loss,
             "test": tests[best.id],
+            "effective_rank": spectrum.effective_rank,
+            "cut": [{"rank": rank, "validation_loss": loss} for rank, loss in sorted(spectrum.cut.items())],
         },
         "noise": None if noise is None else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.freedom},
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],

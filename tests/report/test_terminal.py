@@ -81,6 +81,7 @@ DOCUMENT: dict[str, Any] = {
     "recommendation": {
         **candidate(16), "candidate": "r16", "target_modules": ["k_proj", "q_proj"], "adapter": "a",
         "validation_loss": {"mean": 1.5, "low": 1.4, "high": 1.6}, "test": {"loss": 1.5, "exact_match": 0.125},
+        "adapter_validation_loss": 1.49, "effective_rank": 6.2, "cut": [{"rank": 8, "validation_loss": 1.51}],
     },
     "verdicts": [{"outcome": "undecided", "says": "Rank 16 → 32: undecided."}],
     "noise": {"standard_deviation": 0.0213, "freedom": 4.0},
@@ -105,6 +106,7 @@ def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cove
     assert "Validation loss 1.500 (1.400 to 1.600) against 8.360 untuned" in text
     assert "exact match 12.5%" in text
     assert "? Rank 16 → 32: undecided." in text
+    assert "uses 6.2 (effective rank, by SVD); cut down to 8: 1.510, against 1.490." in " ".join(text.split())
     assert "7 min 11 s, 100,000 training tokens, as many as 5.0 single runs" in text
     assert "Not covered: one seed for each candidate." in text
 

@@ -120,6 +120,7 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         f"{baseline['validation_loss']:.3f} untuned, in nats a token.",
         f"Test split, opened once: {_metrics(best['test'])}.",
         f"Untuned: {_metrics(baseline['test'])}.",
+        _spectrum(best),
     ]
     cost = found["cost"]
     spent = cost["candidate_tokens"] / cost["single_run_tokens"]
@@ -161,6 +162,13 @@ def lora_config(best: Mapping[str, Any]) -> str:
         f"    target_modules=[{modules}],\n{extra}"
         '    task_type="CAUSAL_LM",\n)'
     )
+
+
+def _spectrum(best: Mapping[str, Any]) -> str:
+    """How much of its rank the adapter uses."""
+    said = f"Of its rank {best['rank']} the adapter uses {best['effective_rank']:.1f} (effective rank, by SVD)"
+    cut = [f"to {one['rank']}: {one['validation_loss']:.3f}" for one in best["cut"]]
+    return f"{said}; cut down {', '.join(cut)}, against {best['adapter_validation_loss']:.3f}." if cut else f"{said}."
 
 
 def _plus_minus(found: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.plan import MemoryModel, Need, measure, memory_limit, need
+from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate, Measurement, Scores
+from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import text_metrics
 from rung.model.load import Base
 from rung.recipe import Recipe, parse_bytes
@@ -186,10 +187,23 @@ class LocalRunner:
     def test(self, candidate: Candidate | None) -> dict[str, float]:
         if candidate is None:
             return self._tested(None)
-        state = load_checkpoint(self.folder.cooled(candidate, 1.0))
-        assert state is not None, "a candidate is tested after it has been trained"
-        with Pack(self.trainer.frozen, [candidate], [state]) as pack:
+        with Pack(self.trainer.frozen, [candidate], [self._trained(candidate)]) as pack:
             return self._tested(pack)
+
+    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+        state = self._trained(candidate)
+        if not ranks:
+            return Spectrum(effective_rank(state), {})
+        members, states = zip(*(cut(candidate, state, rank) for rank in ranks), strict=True)
+        with Pack(self.trainer.frozen, members, states) as pack:
+            scores = self.trainer.score(self.validation, pack)
+            losses = {member.rank: own.mean for member, own in zip(pack.candidates, scores, strict=True)}
+        return Spectrum(effective_rank(state), losses)
+
+    def _trained(self, candidate: Candidate) -> AdapterState:
+        state = load_checkpoint(self.folder.cooled(candidate, 1.0))
+        assert state is not None, "a candidate is looked at after it has been trained"
+        return state
 
     def _tested(self, pack: Pack | None) -> dict[str, float]:
         rows, tokenizer = self._test, self.trainer.base.tokenizer

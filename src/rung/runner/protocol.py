@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rung.levers import Candidate, Measurement, Scores
+from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.search.strategy import Heat
 
 
@@ -51,4 +51,8 @@ class Runner(Protocol):
 
     def test(self, candidate: Candidate | None) -> dict[str, float]:
         """The test split's loss and metrics: of a candidate trained to its end, or of the untuned model."""
+        ...
+
+    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+        """How much of its rank a candidate uses that was trained to its end, also when it is cut down to `ranks`."""
         ...

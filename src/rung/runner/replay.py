@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rung.errors import DataError
-from rung.levers import Candidate, LeverSpace, Measurement, Scores
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Spectrum
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
@@ -165,6 +165,10 @@ class ReplayRunner:
         if candidate is None:
             return {"loss": math.fsum(self.table.baseline) / sum(self.table.tokens)}
         return {"loss": self.table.loss(replace(self.table.nearest(self._recorded(candidate)), seed=0))}
+
+    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+        """A table holds no weights."""
+        return Spectrum(math.nan, {})
 
     def _recorded(self, candidate: Candidate) -> Candidate:
         return replace(candidate, seed=self._seeds[candidate.seed % len(self._seeds)])

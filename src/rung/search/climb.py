@@ -71,7 +71,7 @@ class Plan:
     """
 
     look: float = 1 / 8
-    rates: int = 2
+    rates: int = 1
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
@@ -98,6 +98,7 @@ class Plan:
                 (1 / 4, 2, 3, 5),
                 (1 / 4, 2, 3, 3),
                 (1 / 8, 2, 3, 3),
+                (1 / 8, 1, 3, 3),
                 (1 / 8, 1, 2, 3),
                 (1 / 8, 1, 2, 2),
                 (1 / 16, 1, 2, 2),

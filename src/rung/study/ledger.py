@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from rung.levers import WORDS, Candidate, Measurement, Scores
+from rung.levers import WORDS, Candidate, Measurement, Scores, Spectrum
 from rung.study.files import StudyFolder, read_scores, write_scores
 
 _BASELINE = "baseline"
@@ -95,6 +95,16 @@ class Ledger:
         """What `record_test` kept."""
         kept: dict[str, float] | None = self._study.user_attrs.get(f"test:{who}")
         return kept
+
+    def record_spectrum(self, who: str, spectrum: Spectrum) -> None:
+        """Keep how much of its rank a candidate uses."""
+        cut = {str(rank): loss for rank, loss in spectrum.cut.items()}
+        self._study.set_user_attr(f"spectrum:{who}", {"effective_rank": spectrum.effective_rank, "cut": cut})
+
+    def spectrum(self, who: str) -> Spectrum | None:
+        """What `record_spectrum` kept."""
+        kept = self._study.user_attrs.get(f"spectrum:{who}")
+        return kept and Spectrum(kept["effective_rank"], {int(rank): loss for rank, loss in kept["cut"].items()})
 
     def record_speed(self, tokens_per_second: float) -> None:
         """Keep what a pack trains in a second, so that a budget of time stays the same when the study goes on."""
