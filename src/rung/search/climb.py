@@ -71,7 +71,7 @@ class Plan:
     """
 
     look: float = 1 / 8
-    rates: int = 1
+    rates: int = 2
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
