@@ -170,6 +170,10 @@ def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Score
 
 def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[object]) -> None:
     """Pass on what is new in a decision."""
+    for text in decision.said:
+        if text not in heard:
+            heard.add(text)
+            observer.note(text)
     for verdict in decision.verdicts:
         if verdict not in heard:
             heard.add(verdict)
@@ -189,7 +193,7 @@ def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) 
     if unit == "seconds":
         if (speed := ledger.speed()) is None:
             ledger.record_speed(speed := runner.speed())
-            observer.note(f"a pack trains {speed:,.0f} tokens a second here")
+            observer.note(f"a climb trains {speed:,.0f} tokens a second here, with what it takes to score them")
         amount *= speed
     _check_budget(amount, runner)
     return amount / runner.full_tokens

@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
     clip_norm: Annotated[float, Field(gt=0)] = 0.3
-    pack_width: PositiveInt = 8
+    pack_width: PositiveInt = 12
     memory: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 

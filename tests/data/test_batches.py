@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.data.batches import by_length, collate, order, steps_per_pass
+from rung.data.batches import by_length, collate, order, side_by_side, steps_per_pass
 from rung.data.render import Example
 
 lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
@@ -45,3 +45,26 @@ def test_a_batch_knows_the_places_that_predict_a_completion() -> None:
     assert batch.rows.tolist() == [0, 0, 1]
     assert batch.tokens == 6
     assert torch.equal(batch.ids.flatten()[batch.positions + 1], batch.labels)
+
+
+def test_one_batch_for_all_stands_side_by_side_with_itself() -> None:
+    batch = collate([Example((5, 6, 7, 8), 2), Example((9, 3), 1)])
+    rows = side_by_side([batch, batch])
+    assert rows.alike
+    assert torch.equal(rows.ids, batch.ids.repeat(2, 1))
+    assert torch.equal(rows.places, batch.positions.repeat(2, 1))
+    assert rows.counted.all()
+
+
+def test_batches_of_unlike_rows_and_lengths_are_padded_to_the_largest() -> None:
+    small, large = collate([Example((5, 6), 1)]), collate([Example((1, 2, 3), 1), Example((7, 8), 1)])
+    rows = side_by_side([small, large, small])
+    assert not rows.alike
+    assert rows.ids.tolist() == [[5, 6, 0], [0, 0, 0], [1, 2, 3], [7, 8, 0], [5, 6, 0], [0, 0, 0]]
+    assert rows.counted.tolist() == [[True, False, False], [True, True, True], [True, False, False]]
+    assert rows.places[1].tolist() == [0, 1, 3]
+    assert rows.labels[1].tolist() == [2, 3, 8]
+    for k, batch in enumerate((small, large, small)):
+        there = rows.counted[k]
+        assert torch.equal(rows.labels[k][there], batch.labels)
+        assert torch.equal(rows.ids.view(3, -1)[k][rows.places[k][there] + 1], batch.labels)

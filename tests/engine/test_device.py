@@ -208,9 +208,9 @@ def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(pack: tuple[Trainer, Pa
         part = made.layers["lm_head"].active()[0]
         adapters = [None, None, HeadAdapter(part)]
         hidden = torch.empty(3 * 7, 64, dtype=dtype, device=CUDA)
-        labels, factors = torch.zeros(7, dtype=torch.int64, device=CUDA), torch.ones(3, device=CUDA)
+        labels, weights = torch.zeros(3, 7, dtype=torch.int64, device=CUDA), torch.ones(3, 7, device=CUDA)
         context = Context((True, True))
-        losses, total = _CompletionLoss.forward(context, hidden, None, labels, factors, trainer.head, adapters)
+        losses, total = _CompletionLoss.forward(context, hidden, None, labels, weights, trainer.head, adapters)
         to_hidden, *_ = _CompletionLoss.backward(context, None, total)
     assert devices.elsewhere == []
     assert to_x is not None

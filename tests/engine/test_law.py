@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,30 @@ def test_a_member_that_joins_and_one_that_branches_go_their_own_ways(tiny_folder
             assert_close({candidate: pack.state(0)}, {candidate: found})
             assert pack.state(0).progress == found.progress
     assert not torch.allclose(*(state.tensors["model.layers.0.self_attn.q_proj.B"] for state in together[:2]))
+
+
+@pytest.mark.parametrize("room", [None, 30], ids=["one pass", "tiles"])
+def test_members_that_train_on_other_rows_end_as_they_do_alone(tiny_folder: Path, room: int | None) -> None:
+    """Two orders of the rows in one pack: batches of unlike lengths, and at times one row fewer, side by side."""
+    load = Loader(str(tiny_folder), "nf4", torch.float64)
+    one = [*CANDIDATES, DROPPING[0], HEADS[1]]
+    members = [*one, *(replace(candidate, seed=1) for candidate in one)]
+    rows = examples(load().model.config.vocab_size)
+    orders = {0: batches(rows), 1: batches(rows[::-1][:-3])}
+    assert any(a.ids.shape != b.ids.shape for a, b in zip(orders[0], orders[1], strict=True))
+
+    def end(candidates: list[Candidate], room: int | None) -> dict[Candidate, AdapterState]:
+        trainer = Trainer(load())
+        trainer.training_room = Room(room)
+        with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
+            for number in range(8):
+                own = [orders[candidate.seed][number] for candidate in pack.candidates]
+                trainer.step(pack, own, SCHEDULE.share(number))
+            return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
+
+    together = end(members, room)
+    for seed in (0, 1):
+        assert_close(end([c for c in members if c.seed == seed], None), together, tolerance=1e-10)
 
 
 def train(

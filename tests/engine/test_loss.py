@@ -37,7 +37,8 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
     labels, factors = torch.randint(0, V, (tokens,)), torch.tensor([0.5, 2.0, 1.0])
     adapters = [adapter(tokens, dropout) if k in adapted else None for k in range(3)]
     hidden = torch.randn(3 * tokens, D, requires_grad=True)
-    losses, total = completion_loss(hidden, labels, factors, made, adapters)
+    weights = factors[:, None].expand(3, tokens)
+    losses, total = completion_loss(hidden, labels.expand(3, -1), weights, made, adapters)
     (2 * total).backward()
     assert losses.shape == (3, tokens)
     assert not losses.requires_grad
@@ -62,7 +63,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
 def test_an_adapter_of_the_head_learns_where_the_states_need_no_gradient() -> None:
     own = adapter(4, 0.0)
     anchor = torch.zeros((), requires_grad=True)
-    _, total = completion_loss(torch.randn(4, D), torch.arange(4), torch.ones(1), head(), [own], anchor)
+    _, total = completion_loss(torch.randn(4, D), torch.arange(4)[None], torch.ones(1, 4), head(), [own], anchor)
     total.backward()
     assert own.part.grad_A.any()
     assert own.part.grad_B.any()
@@ -73,13 +74,13 @@ def test_huge_logits_do_not_overflow() -> None:
     layer = nn.Linear(4, 2, bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     hidden = torch.full((2, 4), 1e4, requires_grad=True)
-    losses, _ = completion_loss(hidden, torch.tensor([0, 1]), torch.ones(1), Head(FrozenLinear(layer)), [None])
+    losses, _ = completion_loss(hidden, torch.tensor([[0, 1]]), torch.ones(1, 2), Head(FrozenLinear(layer)), [None])
     assert losses.tolist() == [[0.0, 80000.0]]
 
 
 def test_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad():
-        inputs: tuple[Tensor, Tensor, Tensor] = (torch.randn(3, D), torch.tensor([0, 1, 2]), torch.ones(1))
+        inputs: tuple[Tensor, Tensor, Tensor] = (torch.randn(3, D), torch.tensor([[0, 1, 2]]), torch.ones(1, 3))
         losses, total = completion_loss(*inputs, head(), [None])
     assert losses.grad_fn is None
     assert total.grad_fn is None

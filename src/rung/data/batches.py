@@ -51,6 +51,42 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The batches of K candidates side by side, each padded to the most rows B, tokens T and completion tokens M.
+
+    `ids` is (K·B, T). `places` (K, M) are the places in the flattened (B·T) that predict, `labels` (K, M) what they do,
+    and `counted` (K, M) says which of them are there. `alike` says that all candidates have the same batch.
+    """
+
+    ids: Tensor
+    places: Tensor
+    labels: Tensor
+    counted: Tensor
+    alike: bool
+
+
+def side_by_side(batches: Sequence[Batch]) -> Rows:
+    """The rows of a pass: a batch for each candidate; those that share one share the object."""
+    one, count = batches[0], len(batches)
+    if all(batch is one for batch in batches):
+        counted = torch.ones(count, len(one.labels), dtype=torch.bool, device=one.ids.device)
+        places, labels = one.positions.expand(count, -1), one.labels.expand(count, -1)
+        return Rows(one.ids.repeat(count, 1), places, labels, counted, alike=True)
+    rows, width = max(b.ids.shape[0] for b in batches), max(b.ids.shape[1] for b in batches)
+    most = max(len(b.labels) for b in batches)
+    ids = one.ids.new_zeros(count, rows, width)
+    places, labels = one.positions.new_zeros(2, count, most)
+    counted = torch.zeros(count, most, dtype=torch.bool, device=one.ids.device)
+    for k, batch in enumerate(batches):
+        own, tokens = batch.ids.shape[1], len(batch.labels)
+        ids[k, : batch.ids.shape[0], :own] = batch.ids
+        places[k, :tokens] = batch.positions // own * width + batch.positions % own
+        labels[k, :tokens] = batch.labels
+        counted[k, :tokens] = True
+    return Rows(ids.view(count * rows, width), places, labels, counted, alike=False)
+
+
 def steps_per_pass(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 

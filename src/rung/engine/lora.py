@@ -15,8 +15,8 @@ matrix, which is what the optimizer reads. And the frozen product must never run
 version 0.50.2 on a CPU with AVX512-BF16 repacks the weight at the first evaluation under `no_grad`, and from then on
 drops the gradient to the layer's input, in training too.
 
-Below the first adapted layer all candidates' rows are the same. There the input needs no gradient, and the frozen
-product is done for one candidate and copied for the others.
+Below the first adapted layer all candidates' rows are the same, where they train on one batch. There the input needs
+no gradient, and the frozen product is done for one candidate and copied for the others.
 
 Shapes: K candidates, N rows of each (batch · tokens), I in, O out, R the part's rank, k its candidates.
 """
@@ -79,8 +79,8 @@ class Turn:
     """What the layers of a pack need to know of the pass that is running.
 
     The rows are those of the candidates `start` to `stop` of the pack, and of the places `rows` in the batch. `tokens`
-    counts all of them with their padding. `anchor` is a scalar that needs a gradient: it makes autograd ask a layer
-    for its backward pass where the layer's input needs none.
+    counts all of them with their padding, and `alike` says that every candidate has the same rows. `anchor` is a scalar
+    that needs a gradient: it makes autograd ask a layer for its backward pass where the layer's input needs none.
     """
 
     start: int
@@ -88,6 +88,7 @@ class Turn:
     anchor: Tensor
     rows: Sequence[int] = ()
     tokens: int | None = None
+    alike: bool = True
     training: bool = False
 
     @property
@@ -172,7 +173,7 @@ class PackedLoraLinear(nn.Module):
         if not parts:
             y: Tensor = self.frozen(x)
             return y
-        shared = turn.width > 1 and torch.is_grad_enabled() and not x.requires_grad
+        shared = turn.width > 1 and turn.alike and torch.is_grad_enabled() and not x.requires_grad
         y = _PackedProduct.apply(x, turn.anchor, self.frozen, parts, turn, shared)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

@@ -71,7 +71,7 @@ class Head:
 def completion_loss(
     hidden: Tensor,
     labels: Tensor,
-    factors: Tensor,
+    weights: Tensor,
     head: Head,
     adapters: Sequence[HeadAdapter | None],
     anchor: Tensor | None = None,
@@ -80,17 +80,17 @@ def completion_loss(
 
     Args:
         hidden: (K·M, D), the states that predict, grouped by candidate.
-        labels: (M,), int64: the same for each candidate.
-        factors: (K,) float64, what each candidate's losses count for.
+        labels: (K, M), int64.
+        weights: (K, M) float64, what each loss counts for; zero where a candidate has fewer tokens than another.
         head: the frozen output head.
         adapters: for each candidate its adapter of the head, or None.
         anchor: a scalar that needs a gradient, where an adapter does and the states may not.
 
     Returns:
         (K, M) in nats, without a gradient, float32, or float64 where the states are; and a scalar, the sum of all
-        losses times their factors. Differentiating that adds the gradients of the head's adapters to their parts.
+        losses times their weights. Differentiating that adds the gradients of the head's adapters to their parts.
     """
-    inputs = (hidden, anchor, labels, factors, head, adapters)
+    inputs = (hidden, anchor, labels, weights, head, adapters)
     losses, total = _CompletionLoss.apply(*inputs)  # type: ignore[no-untyped-call]
     return losses, total
 
@@ -114,17 +114,17 @@ class _CompletionLoss(torch.autograd.Function):
         hidden: Tensor,
         anchor: Tensor | None,
         labels: Tensor,
-        factors: Tensor,
+        weights: Tensor,
         head: Head,
         adapters: Sequence[HeadAdapter | None],
     ) -> tuple[Tensor, Tensor]:
-        K, M = len(adapters), labels.shape[0]
+        K, M = labels.shape
         losses = torch.empty(K, M, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wanted = any(ctx.needs_input_grad)
         weight = head.layer.dense(hidden.dtype)
-        factors = factors.to(losses.dtype)
-        label_of, factor_of = labels.repeat(K)[:, None], factors.repeat_interleave(M)[:, None]
+        weights = weights.to(losses.dtype)
+        label_of, weight_of = labels.reshape(-1, 1), weights.reshape(-1, 1)
         ctx.adapted = []
         # The largest tensors of a step: made once, and worked on in place, because it is touching memory that costs.
         narrow = hidden.new_empty(min(CHUNK, K * M), weight.shape[0])
@@ -142,9 +142,9 @@ class _CompletionLoss(torch.autograd.Function):
             torch.sub(total.log(), at_label, out=losses.view(-1, 1)[start:stop])
             if not wanted:
                 continue
-            # The factor comes in before the dtype narrows: it may be what keeps float16 from losing small numbers.
-            scaled = logits.mul_(factor_of[start:stop] / total)
-            scaled.scatter_add_(1, label, -factor_of[start:stop])
+            # The weight comes in before the dtype narrows: it may be what keeps float16 from losing small numbers.
+            scaled = logits.mul_(weight_of[start:stop] / total)
+            scaled.scatter_add_(1, label, -weight_of[start:stop])
             g = product.copy_(head.to_product(scaled, capped))
             if gradient is not None:
                 torch.mm(g, weight, out=gradient[start:stop])
@@ -156,7 +156,7 @@ class _CompletionLoss(torch.autograd.Function):
                 ctx.adapted.append((part, low.T @ x, g.T @ (x @ part.A[0].T)))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)
-        return losses, (losses * factors[:, None]).sum()
+        return losses, (losses * weights).sum()
 
     @staticmethod
     def backward(ctx: Any, _: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:

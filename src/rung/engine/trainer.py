@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.data.batches import Batch, by_length, collate
+from rung.data.batches import Batch, Rows, by_length, collate, side_by_side
 from rung.data.render import Example
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.blocks import checkpoint_blocks
@@ -57,12 +57,12 @@ class Trainer:
         self.checkpointing = False
         self._check_head()
 
-    def step(self, pack: Pack, batch: Batch, shares: float | Sequence[float]) -> Tensor:
-        """One step of every candidate in the pack: the mean loss of the batch's completion tokens, backwards, AdamW.
+    def step(self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]) -> Tensor:
+        """One step of every candidate in the pack: the mean loss of its batch's completion tokens, backwards, AdamW.
 
         Args:
             pack: in the model.
-            batch: the rows; all candidates see the same.
+            batch: the rows; one for all, which is faster, or one for each candidate, in the pack's order.
             shares: of each candidate's learning rate, or one for all.
 
         Returns:
@@ -77,25 +77,32 @@ class Trainer:
         pack.watch(losses.tolist(), norms.tolist(), limit=2 * math.log(self.head.layer.out_features))
         return losses
 
-    def gradients(self, pack: Pack, batch: Batch) -> Tensor:
+    def gradients(self, pack: Pack, batch: Batch | Sequence[Batch]) -> Tensor:
         """Each candidate's loss (K,), with its gradient in the pack's groups."""
-        losses = torch.zeros(len(pack), dtype=torch.float64, device=self.base.device)
+        device = self.base.device
+        batches = [batch] * len(pack) if isinstance(batch, Batch) else list(batch)
+        losses = torch.zeros(len(pack), dtype=torch.float64, device=device)
+        # Divided by the whole batch's tokens, so that nothing depends on how it is split; and a sum over the
+        # candidates, so that no one's gradient knows how many others there are.
+        shares = 1 / torch.tensor([len(b.labels) for b in batches], dtype=torch.float64).to(device)
+        scales = torch.tensor(pack.loss_scales, dtype=torch.float64).to(device)
 
         def begin() -> None:
             pack.begin()
             losses.zero_()
 
         def work(tile: Tile) -> None:
-            part = batch.part(tile.first, tile.last)
-            scales = torch.tensor(pack.loss_scales[tile.start : tile.stop], dtype=torch.float64).to(self.base.device)
-            # Divided by the whole batch's tokens, so that nothing depends on how it is split; and a sum over the
-            # candidates, so that no one's gradient knows how many others there are.
-            found, total = self._losses(part, pack, tile, scales / len(batch.labels))
-            losses[tile.start : tile.stop] += found.sum(dim=1).double() / len(batch.labels)
+            own = slice(tile.start, tile.stop)
+            rows = _rows_of(batches[own], tile)
+            if not rows.ids.numel():  # rows that only other candidates have
+                return
+            weights = rows.counted * shares[own, None]
+            found, total = self._losses(rows, pack, tile, weights * scales[own, None])
+            losses[own] += (found * weights).sum(dim=1)
             total.backward()  # type: ignore[no-untyped-call]
 
         with self._turn(pack, training=True):
-            self._in_tiles(self.training_room, len(pack), batch, begin, work)
+            self._in_tiles(self.training_room, len(pack), _shape(batches), begin, work)
         return losses
 
     @torch.no_grad()
@@ -116,17 +123,17 @@ class Trainer:
     def losses(self, pack: Pack | None, batch: Batch) -> Tensor:
         """The summed loss of each row for each candidate, or for the untuned model: (K, B) float64."""
         width = len(pack) if pack else 1
-        factors = torch.ones(width, dtype=torch.float64, device=self.base.device)
         sums = torch.zeros(width, batch.ids.shape[0], dtype=torch.float64, device=self.base.device)
 
         def work(tile: Tile) -> None:
             part = batch.part(tile.first, tile.last)
-            found, _ = self._losses(part, pack, tile, factors[tile.start : tile.stop])
+            rows = side_by_side([part] * (tile.stop - tile.start))
+            found, _ = self._losses(rows, pack, tile, rows.counted.double())
             own = sums[tile.start : tile.stop, tile.first : tile.last]
             own.zero_().index_add_(1, part.rows, found.double())
 
         with self._turn(pack, training=False):
-            self._in_tiles(self.scoring_room, width, batch, lambda: None, work)
+            self._in_tiles(self.scoring_room, width, _shape([batch]), lambda: None, work)
         return sums
 
     @torch.no_grad()
@@ -159,23 +166,25 @@ class Trainer:
                     texts[place // len(rows)][rows[place % len(rows)]] = text
         return texts
 
-    def _losses(self, batch: Batch, pack: Pack | None, tile: Tile, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, rows: Rows, pack: Pack | None, tile: Tile, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `completion_loss`: (K, M) for the K candidates of the tile, and the sum to differentiate."""
-        width, size = tile.stop - tile.start, batch.ids.numel()
+        width = tile.stop - tile.start
+        count, length = rows.ids.shape[0] // width, rows.ids.shape[1]
         adapters: list[HeadAdapter | None] = [None] * width
         if pack:
             pack.turn.start, pack.turn.stop = tile.start, tile.stop
-            pack.turn.rows, pack.turn.tokens = range(tile.first, tile.last), width * size
-            adapters = self._head_adapters(pack, batch)
-        self._attention(batch.ids.shape[1])
-        states = self.decoder(input_ids=batch.ids.repeat(width, 1), use_cache=False).last_hidden_state
-        offsets = torch.arange(width, device=batch.ids.device)[:, None] * size
-        places = (batch.positions + offsets).flatten()
-        hidden = states.reshape(width * size, -1)[places]
+            # The last batch of a pass may have fewer rows than the tile.
+            pack.turn.rows, pack.turn.tokens = range(tile.first, tile.first + count), rows.ids.numel()
+            pack.turn.alike = rows.alike
+            adapters = self._head_adapters(pack, rows)
+        self._attention(length)
+        states = self.decoder(input_ids=rows.ids, use_cache=False).last_hidden_state
+        offsets = torch.arange(width, device=rows.ids.device)[:, None] * (count * length)
+        hidden = states.reshape(rows.ids.numel(), -1)[(rows.places + offsets).flatten()]
         anchor = pack.turn.anchor if pack and any(adapters) else None
-        return completion_loss(hidden, batch.labels, factors, self.head, adapters, anchor)
+        return completion_loss(hidden, rows.labels, weights, self.head, adapters, anchor)
 
-    def _head_adapters(self, pack: Pack, batch: Batch) -> list[HeadAdapter | None]:
+    def _head_adapters(self, pack: Pack, rows: Rows) -> list[HeadAdapter | None]:
         """The adapters of the output head, for the candidates of the pack's turn that have one."""
         turn, layer = pack.turn, pack.layers.get(self.frozen.head or "")
         found: list[HeadAdapter | None] = [None] * turn.width
@@ -184,20 +193,26 @@ class Trainer:
                 keep = None
                 if part.dropout and turn.training:
                     assert part.keeps is not None
-                    mask = part.keeps(index, index + 1, turn.rows, batch.ids.shape[1])
-                    keep = mask.flatten(0, 2)[batch.positions]
+                    mask = part.keeps(index, index + 1, turn.rows, rows.ids.shape[1])
+                    keep = mask.flatten(0, 2)[rows.places[index - turn.start]]
                 found[index - turn.start] = HeadAdapter(part.cut(index, index + 1), keep)
         return found
 
     def _in_tiles(
-        self, room: Room, width: int, batch: Batch, begin: Callable[[], None], work: Callable[[Tile], None]
+        self,
+        room: Room,
+        width: int,
+        shape: tuple[int, int],
+        begin: Callable[[], None],
+        work: Callable[[Tile], None],
     ) -> None:
-        """Do a batch in as few passes as the room allows; where memory runs out, do it again in smaller ones.
+        """Do batches of at most so many rows, and tokens of a row, in as few passes as the room allows; where memory
+        runs out, do it again in smaller ones.
 
         Raises:
             TrainingError: one row of one candidate does not fit.
         """
-        rows, length = batch.ids.shape
+        rows, length = shape
         while True:
             begin()
             tried = 0
@@ -297,6 +312,17 @@ class Trainer:
             raise ModelError(
                 f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
             )
+
+
+def _shape(batches: Sequence[Batch]) -> tuple[int, int]:
+    """The most rows, and the most tokens of one."""
+    return max(batch.ids.shape[0] for batch in batches), max(batch.ids.shape[1] for batch in batches)
+
+
+def _rows_of(batches: Sequence[Batch], tile: Tile) -> Rows:
+    """The tile's rows of some candidates' batches; those that share a batch share its part."""
+    parts = {id(batch): batch.part(tile.first, tile.last) for batch in batches}
+    return side_by_side([parts[id(batch)] for batch in batches])
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

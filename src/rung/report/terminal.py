@@ -23,7 +23,7 @@ from rich.text import Text
 
 from rung.levers import Candidate, Outcome, Verdict
 from rung.runner.protocol import Tick
-from rung.search.strategy import Decision
+from rung.search.strategy import Decision, in_words
 
 _MARKS: dict[Outcome, tuple[str, str]] = {
     "better": ("▲", "green"),
@@ -67,14 +67,15 @@ class Progress:
         self._print(*_MARKS[verdict.outcome], verdict.says)
 
     def left(self, candidate: Candidate, why: str) -> None:
-        self._print("×", "red" if "diverged" in why else "dim", f"{candidate.id} leaves: {why}")
+        if "diverged" in why:
+            self._print("×", "red", f"{candidate.id} leaves: {why}")
 
     def heat(self, decision: Decision, full_tokens: int) -> None:
         assert decision.heat is not None
         self._decision, self._full_tokens = decision, full_tokens
         self._begun, self._done = self.clock(), 0
-        part = "" if decision.heat.until == 1 else f", to {decision.heat.until:.0%} of the budget"
-        self._print("·", "dim", f"{decision.heat.phase}: {_in_words(decision.heat.candidates)}{part}")
+        part = "" if decision.heat.until == 1 else f"; to {in_words(decision.heat.until)} of the budget"
+        self._print("·", "dim", f"{decision.heat.phase}: {_values(decision.heat.candidates)}{part}")
 
     def tick(self, tick: Tick) -> None:
         assert self._decision is not None
@@ -239,7 +240,7 @@ def _metrics(metrics: Mapping[str, float]) -> str:
     )
 
 
-def _in_words(candidates: tuple[Candidate, ...]) -> str:
+def _values(candidates: tuple[Candidate, ...]) -> str:
     """What a heat tries: the values of each lever, and how many seeds."""
     seeds = len({c.seed for c in candidates})
     alphas = sorted({(c.alpha, c.use_rslora) for c in candidates})

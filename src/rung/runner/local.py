@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rung.data.batches import collate, order, steps_per_pass
+from rung.data.batches import Batch, collate, order, steps_per_pass
 from rung.data.read import Splits
 from rung.data.render import render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
@@ -27,6 +27,9 @@ from rung.recipe import Recipe, parse_bytes
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
+
+SCORINGS = 3
+"""How often a climb scores the validation rows for each full budget that it spends."""
 
 Member = tuple[Candidate, int]
 """A candidate and the step that it goes on from."""
@@ -102,8 +105,12 @@ class LocalRunner:
                 self.trainer.step(pack, batch, 0.0)
                 seconds.append(self.clock() - begun)
                 tokens.append(batch.tokens * len(members))
+            some, begun = self.validation[: max(8, len(self.validation) // 8)], self.clock()
+            self.trainer.score(some, pack)
+            scoring = (self.clock() - begun) / len(members) * len(self.validation) / len(some)
         # The first step allocates.
-        return sum(tokens[-2:]) / sum(seconds[-2:])
+        training = self.full_tokens * sum(seconds[-2:]) / sum(tokens[-2:])
+        return self.full_tokens / (training + SCORINGS * scoring)
 
     def baseline(self) -> Scores:
         return self.trainer.score(self.validation)[0]
@@ -118,7 +125,7 @@ class LocalRunner:
     def _packs(self, heat: Heat) -> list[list[Member]]:
         """Who is trained together, and from which step.
 
-        Candidates of one seed at the same step, in the heat's order, in packs as wide as may be. Those that were
+        Candidates at the same step, in the heat's order, in packs as wide as may be. Those that were
         stopped within this very heat make the pack that they were in, at the last step that all of them have a
         checkpoint of: so the products have the same shapes as if nothing had happened, and the training ends at the
         same bits.
@@ -130,15 +137,15 @@ class LocalRunner:
                 position = saved_position(steps[max(steps)], max(steps))
                 if position["heat"] == [heat.phase, heat.until]:
                     former[candidate] = tuple(position["pack"])
-        alike: dict[tuple[int, int, tuple[str, ...]], list[Candidate]] = {}
+        alike: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
         for candidate in heat.candidates:
             own, pack = set(saved[candidate]), former.get(candidate, ())
             mates = [saved[mate] for mate in heat.candidates if pack and former.get(mate) == pack]
             step = max(own.intersection(*mates) or own or {0})
-            alike.setdefault((candidate.seed, step, pack), []).append(candidate)
+            alike.setdefault((step, pack), []).append(candidate)
         return [
             [(candidate, step) for candidate in pack]
-            for (_, step, before), members in alike.items()
+            for (step, before), members in alike.items()
             for pack in ([members] if before else self._split(members))
         ]
 
@@ -151,12 +158,13 @@ class LocalRunner:
         return steps | {step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop}
 
     def _split(self, members: Sequence[Candidate]) -> list[list[Candidate]]:
-        """Packs no wider than the recipe and the memory allow."""
+        """Packs no wider than the recipe and the memory allow, and as even as can be."""
         packs, rest = [], list(members)
         while rest:
             at_most = rest[: self.recipe.pack_width]
             model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
             width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
+            width = math.ceil(len(rest) / math.ceil(len(rest) / width))
             packs.append(rest[:width])
             rest = rest[width:]
         return packs
@@ -227,7 +235,6 @@ class LocalRunner:
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
         candidates, (one, first) = [candidate for candidate, _ in members], members[0]
-        order, tokens = self._order(one.seed), self._tokens(one.seed)
         self._make_room(candidates)
         states = [self._state(heat, candidate, first) for candidate in candidates]
         heat_first = self._first(heat, one, first)
@@ -236,15 +243,16 @@ class LocalRunner:
             for step in range(first, schedule.stop):
                 if not len(pack):
                     break
-                batch = collate([self.train[row] for row in order[step]], self.device)
-                width = len(pack)
-                self.trainer.step(pack, batch, schedule.share(step))
-                lost |= {pack.candidates[i]: (step + 1, why) for i, why in pack.lost.items()}
+                batches = self._batches(pack, step)
+                self.trainer.step(pack, batches, schedule.share(step))
+                gone = {pack.candidates[i]: why for i, why in pack.lost.items()}
+                lost |= {candidate: (step + 1, why) for candidate, why in gone.items()}
                 if pack.lost:
                     pack.drop(list(pack.lost))
-                gone = width - len(pack)
-                self._left -= batch.tokens * width + gone * sum(tokens[step + 1 : schedule.stop])
-                tick(Tick(batch.tokens * width, len(pack), len(members), self._left))
+                trained = sum(batch.tokens for batch in batches)
+                self._left -= trained
+                self._left -= sum(sum(self._tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
+                tick(Tick(trained, len(pack), len(members), self._left))
                 if step + 1 == schedule.fork or self.clock() - saved > self.checkpoint_seconds:
                     self._save(heat, pack, heat_first)
                     saved = self.clock()
@@ -263,9 +271,16 @@ class LocalRunner:
         for candidate in candidates:
             step, why = lost.get(candidate, (schedule.stop, ""))
             own = None if why else scored[candidate]
-            spent = sum(tokens[heat_first:step])
+            spent = sum(self._tokens(candidate.seed)[heat_first:step])
             measurements.append(self._measurement(candidate, heat.until, step, spent, own, peak, seconds, why))
         return measurements
+
+    def _batches(self, pack: Pack, step: int) -> list[Batch]:
+        """What each candidate of the pack trains on in that step; one object for those of one seed."""
+        seeds = {candidate.seed for candidate in pack.candidates}
+        rows = {seed: [self.train[row] for row in self._order(seed)[step]] for seed in seeds}
+        batches = {seed: collate(rows[seed], self.device) for seed in seeds}
+        return [batches[candidate.seed] for candidate in pack.candidates]
 
     def _save(self, heat: Heat, pack: Pack, first: int) -> None:
         """A checkpoint of every candidate of the pack; `first` is the step at which the heat has begun for them."""

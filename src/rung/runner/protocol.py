@@ -38,7 +38,9 @@ class Runner(Protocol):
         ...
 
     def speed(self) -> float:
-        """Training tokens a second that a pack of the usual width takes here, from a few steps that leave nothing."""
+        """The training tokens that a climb gets done in a second here, scoring included; from a few steps that leave
+        nothing behind.
+        """
         ...
 
     def baseline(self) -> Scores:

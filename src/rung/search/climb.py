@@ -39,7 +39,7 @@ from rung.search.stats import (
     seed_noise,
     shared_confidence,
 )
-from rung.search.strategy import Answer, Ask, Course, Decision, Notes, follow
+from rung.search.strategy import Answer, Ask, Course, Decision, Notes, follow, in_words
 
 EXTENSIONS = 2
 """How many times the grid of learning rates may grow, where it is not the user's own."""
@@ -217,7 +217,7 @@ class _Climber:
         for other in grid:
             if other != self.leader:
                 self._ask("learning_rate", other, self.leader, look)
-        self._leave(grid)
+        self._leave("learning rate", grid)
 
     def _target_modules(self) -> Part:
         others = [targets for targets in self.space.targets if targets != self.leader.targets]
@@ -247,7 +247,7 @@ class _Climber:
         for own in tried.values():
             self._ask(lever.replace(" ", "_"), before, self._best_or_first(own), look)
         self.leader = self._lead(before, settings)
-        self._leave([before, *settings])
+        self._leave(lever, [before, *settings])
 
     def _lead(self, before: Candidate, settings: Sequence[Candidate]) -> Candidate:
         """Who leads from here on: the cheapest that is within the margin of the best, as in the recommendation."""
@@ -285,13 +285,20 @@ class _Climber:
         alpha = setting.alpha if setting.use_rslora else setting.alpha / setting.rank * rank
         return replace(setting, rank=rank, alpha=alpha)
 
-    def _leave(self, settings: Iterable[Candidate]) -> None:
-        """Note who is behind. Whoever comes back as a finalist does so with other seeds."""
+    def _leave(self, lever: str, settings: Sequence[Candidate]) -> None:
+        """Note who leads and who is behind. Whoever comes back as a finalist does so with other seeds."""
         look = self.plan.look
+        name = lever.replace(" ", "_")
+        standing: dict[str, float] = {}
+        for setting in sorted(settings, key=self._by_loss(look)):
+            standing.setdefault(_in_words(setting, name), self._loss(setting, look))
+        values = ", ".join(f"{value} {loss:.3f}" for value, loss in standing.items())
+        leading = _in_words(self.leader, name)
+        self.notes.said.append(f"{lever} at {in_words(look)}, one seed: {values}; {leading} leads")
         for setting in settings:
             behind = self._loss(setting, look) - self._loss(self.leader, look)
             if setting != self.leader and setting not in self.notes.left and math.isfinite(behind):
-                self.notes.left[setting] = f"{behind:.3f} behind at {_share(look)}"
+                self.notes.left[setting] = f"{behind:.3f} behind at {in_words(look)}"
 
     # The confirmation.
 
@@ -436,7 +443,7 @@ class _Climber:
         one, other = (self._scores(setting, until, seeds) for setting in (before, to))
         worth = self.margin * math.fsum(s.mean for s in one) / len(one)
         values = (_value(before, question.lever), _value(to, question.lever))
-        at = "" if until == 1 else f" at {_share(until)} of the budget"
+        at = "" if until == 1 else f" at {in_words(until)} of the budget"
         gain = self._gain(before, to, until, noise or KNOWN_ZERO)
         more = needed(one, other, noise, worth, confidence) if noise else None
         return _verdict(question.lever, values, gain, worth, confidence, one, noise is not None, at, more)
@@ -469,6 +476,11 @@ def _value(setting: Candidate, lever: str) -> object:
     return setting.targets if lever == "target_modules" else _name(setting)
 
 
+def _in_words(setting: Candidate, lever: str) -> str:
+    value = _value(setting, lever)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _name(setting: Candidate) -> str:
     return setting.id.removesuffix(f"-s{setting.seed}")
 
@@ -486,11 +498,6 @@ def _difference(before: Candidate, to: Candidate) -> str:
         if differs
     ]
     return unlike[0] if len(unlike) == 1 else "setting" if unlike else "learning_rate"
-
-
-def _share(fraction: float) -> str:
-    names = {1 / 16: "a sixteenth", 1 / 8: "an eighth", 1 / 4: "a quarter", 1 / 2: "half"}
-    return names.get(fraction, f"{fraction:.0%}")
 
 
 def _verdict(

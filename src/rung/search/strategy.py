@@ -35,7 +35,7 @@ class Decision:
     `heat` is None when the question is answered; `recommended` is set then, and only then. `left` are the candidates
     that are not worth training on, and why. `ahead` estimates the training that will be asked for after `heat`, in
     full budgets of one candidate. `noise` is the variance of one run's loss that is owed to chance in its training,
-    where that has been measured.
+    where that has been measured. `said` are remarks on how the race stands: no claims.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -44,6 +44,13 @@ class Decision:
     recommended: Candidate | None = None
     ahead: float = 0.0
     noise: Variance | None = None
+    said: tuple[str, ...] = ()
+
+
+def in_words(fraction: float) -> str:
+    """A share of the budget, as a person says it."""
+    names = {1 / 16: "a sixteenth", 1 / 8: "an eighth", 1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half"}
+    return names.get(fraction, f"{fraction:.0%}")
 
 
 class Strategy(Protocol):
@@ -82,6 +89,7 @@ class Notes:
 
     verdicts: list[Verdict] = field(default_factory=list)
     left: dict[Candidate, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     noise: Variance | None = None
 
 
@@ -97,15 +105,19 @@ def follow(course: Callable[[Notes], Course], history: Sequence[Measurement]) ->
     diverged = {m.candidate: m for m in history if not m.scores}
     notes = Notes()
     running = course(notes)
+
+    def decision(heat: Heat | None, recommended: Candidate | None, ahead: float = 0.0) -> Decision:
+        left = tuple(notes.left.items())
+        return Decision(tuple(notes.verdicts), left, heat, recommended, ahead, notes.noise, tuple(notes.said))
+
     try:
         ask = next(running)
         while True:
             missing = tuple(c for c in ask.candidates if (c, ask.until) not in known and c not in diverged)
             if missing:
-                heat = Heat(ask.phase, missing, ask.until)
-                return Decision(tuple(notes.verdicts), tuple(notes.left.items()), heat, None, ask.ahead, notes.noise)
+                return decision(Heat(ask.phase, missing, ask.until), None, ask.ahead)
             answer = {c: known.get((c, ask.until)) or diverged[c] for c in ask.candidates}
             notes.left.update({c: "it diverged" for c in ask.candidates if c in diverged})
             ask = running.send(answer)
     except StopIteration as end:
-        return Decision(tuple(notes.verdicts), tuple(notes.left.items()), None, end.value, 0.0, notes.noise)
+        return decision(None, end.value)
