@@ -126,7 +126,7 @@ def test_nothing_is_wider_than_the_terminal_and_no_cell_is_cut(width: int) -> No
     text = rendered(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    assert "29.49M" in text
+    assert "29.5M" in text
 
 
 def test_the_line_to_paste_is_python_that_peft_takes() -> None:

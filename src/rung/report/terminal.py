@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -42,8 +42,9 @@ class Progress:
         self._spinner = Spinner("dots")
         self._decision: Decision | None = None
         self._full_tokens = 0
-        self._begun = self._said = clock()
-        self._done = 0
+        self._said = clock()
+        self._begun: float | None = None
+        self._done = self._timed = 0
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.console.is_jupyter:
@@ -73,7 +74,8 @@ class Progress:
     def heat(self, decision: Decision, full_tokens: int) -> None:
         assert decision.heat is not None
         self._decision, self._full_tokens = decision, full_tokens
-        self._begun, self._done = self.clock(), 0
+        # Before its first step a heat makes its packs and may measure the memory; that is no part of the rate.
+        self._begun, self._done, self._timed = None, 0, 0
         part = "" if decision.heat.until == 1 else f"; to {in_words(decision.heat.until)} of the budget"
         self._print("·", "dim", f"{decision.heat.phase}: {_values(decision.heat.candidates)}{part}")
 
@@ -82,7 +84,11 @@ class Progress:
         assert self._decision.heat is not None
         now = self.clock()
         self._done += tick.tokens
-        rate = self._done / max(now - self._begun, 1e-9)
+        if self._begun is None:
+            self._begun = now
+            return
+        self._timed += tick.tokens
+        rate = self._timed / max(now - self._begun, 1e-9)
         seconds = (tick.tokens_left + self._decision.ahead * self._full_tokens) / rate
         share = self._done / (self._done + tick.tokens_left)
         line = (
@@ -130,7 +136,8 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         f"as many as {spent:.1f} single runs.",
         _plus_minus(found),
         "Trained: the share of the full budget, and with how many seeds; what was trained in part raced for a place "
-        "among the others. Memory is the process's peak meanwhile; the time is its share of the packs it was in.",
+        "among the others, and is shown at its best rate. Memory is the process's peak meanwhile; time is its share of "
+        "the packs it was in.",
         *(f"Not covered: {note[0].lower()}{note[1:]}" for note in found["not_covered"]),
     ]
     return Group(
@@ -184,7 +191,7 @@ def _plus_minus(found: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> Table:
-    """The settings: those that were trained to the end, and under them the others as far as each came."""
+    """The settings that were trained to the end, and under them the others as far as each came, at their best rates."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     for name in ("rank", "alpha"):
         table.add_column(name, justify="right")
@@ -193,16 +200,16 @@ def _table(found: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     best = found["recommendation"]
     levers = ("rank", "alpha", "targets", "learning_rate", "use_rslora")
-    for setting in sorted(found["settings"], key=_place):
+    for setting in _shown(found["settings"]):
         chosen = all(setting[lever] == best[lever] for lever in levers)
         table.add_row(
             f"▸ {setting['rank']}" if chosen else str(setting["rank"]),
             f"{setting['alpha']:g}{'√' if setting['use_rslora'] else ''}",
             setting["targets"],
-            f"{setting['learning_rate']:g}",
+            f"{setting['learning_rate']:.3g}",
             f"{setting['fraction']:.0%}{f' × {n}' if (n := setting['seeds']) > 1 else ''}",
             _loss(setting),
-            f"{setting['parameters'] / 1e6:.2f}M",
+            f"{setting['parameters'] / 1e6:.3g}M",
             f"{setting['peak_memory_bytes'] / 1e9:.1f} GB",
             f"{setting['seconds']:.0f} s",
             style="bold green"
@@ -212,6 +219,17 @@ def _table(found: Mapping[str, Any]) -> Table:
             else "",
         )
     return table
+
+
+def _shown(settings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """From the best to the worst; of what was trained in part, the best rate of each setting of the other levers."""
+    shown, seen = [], set()
+    for setting in sorted(settings, key=_place):
+        levers = tuple(setting[lever] for lever in ("rank", "alpha", "targets", "use_rslora"))
+        if setting["fraction"] == 1 or levers not in seen:
+            shown.append(setting)
+        seen.add(levers)
+    return shown
 
 
 def _place(setting: Mapping[str, Any]) -> tuple[object, ...]:

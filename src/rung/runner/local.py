@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rung.data.batches import Batch, collate, order, steps_per_pass
@@ -170,8 +170,10 @@ class LocalRunner:
         return packs
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
-        """What passes take; measured once, and again when a candidate adapts more layers than any before."""
-        widest = max(members, key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
+        """What passes take, for the most layers that are to be adapted; measured once, and again where more are."""
+        one = members[0]
+        planned = [replace(one, targets=targets) for targets in self.recipe.targets]
+        widest = max([*planned, *members], key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
         layers = len(self.trainer.frozen.targets(widest))
         if self._measured is None or layers > self._measured[0]:
             self._measured = (layers, measure(self.trainer, widest, self.train))

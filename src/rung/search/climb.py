@@ -214,9 +214,8 @@ class _Climber:
             self.rates.add(rate)
             yield from self._measure("learning rate", grid[-1:], look, [0])
         self.leader = self._best(grid, look)
-        for other in grid:
-            if other != self.leader:
-                self._ask("learning_rate", other, self.leader, look)
+        if others := [setting for setting in grid if setting != self.leader]:
+            self._ask("learning_rate", self._nearest(others), self.leader, look)
         self._leave("learning rate", grid)
 
     def _target_modules(self) -> Part:
@@ -240,12 +239,10 @@ class _Climber:
         if not values:
             return
         look = self.plan.look
-        tried = {value: self._at_rates(value) for value in values}
-        settings = [setting for own in tried.values() for setting in own]
+        settings = [setting for value in values for setting in self._at_rates(value)]
         yield from self._measure(lever, settings, look, [0])
         before = self.leader
-        for own in tried.values():
-            self._ask(lever.replace(" ", "_"), before, self._best_or_first(own), look)
+        self._ask(lever.replace(" ", "_"), before, self._nearest(settings), look)
         self.leader = self._lead(before, settings)
         self._leave(lever, [before, *settings])
 
@@ -259,7 +256,8 @@ class _Climber:
             key=lambda s: (self._parameters(s, look), self._but_rate(s) != self._but_rate(before), self._loss(s, look)),
         )
 
-    def _best_or_first(self, settings: Sequence[Candidate]) -> Candidate:
+    def _nearest(self, settings: Sequence[Candidate]) -> Candidate:
+        """The one with the lowest loss at the look, diverged or not."""
         return min(settings, key=self._by_loss(self.plan.look))
 
     def _at_rates(self, value: Candidate) -> list[Candidate]:
@@ -323,7 +321,7 @@ class _Climber:
         """The leader on another rung, at the rate that was best there."""
         value = self._at_rank(self.leader, rank)
         known = [s for s, until in self.runs if until == self.plan.look and self._but_rate(s) == self._but_rate(value)]
-        return self._best_or_first(known) if known else value
+        return self._nearest(known) if known else value
 
     def _next_rung(self, finalists: Sequence[Candidate]) -> Candidate | None:
         """The rung above the topmost finalist, where that is the best and doubling may still be worth it; or the one
