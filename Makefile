@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-gpu test-fast check bench bench-search record clean
 
 demo: .venv/demo
-	$(BIN)/rung tune --passes 0.75
+	$(BIN)/rung tune --passes 0.6
 
 test: .venv/demo
 	$(BIN)/pytest -m "not gpu" --durations=8
@@ -24,6 +24,7 @@ check: .venv/demo
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/climb.py
 	$(BIN)/python benchmarks/memory.py
 
 # The set that constraints.txt pins. torch comes first, so that nothing else pulls in another build of it. The model's

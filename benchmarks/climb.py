@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", type=float, default=1.0)
     parser.add_argument("--budget", help="of the climb, as for `rung tune`")
+    parser.add_argument("--studies", type=Path, help="keep the study there")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trl", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +62,8 @@ def main() -> None:
         train_with_trl(options.passes)
         return
     alone = timed([sys.executable, __file__, "--trl", "--passes", str(options.passes)])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(options.studies or temporary)
         climb = [sys.executable, "-c", "from rung.cli import main; main()", "tune", "--study", "s", "--studies", folder]
         climb += ["--passes", str(options.passes), *(["--budget", options.budget] if options.budget else [])]
         whole = timed(climb)

@@ -66,6 +66,7 @@ def run(
             return decision, heats, history
         assert decision.recommended is None
         check(decision.heat, history)
+        assert not set(decision.heat.candidates) & dict(decision.left).keys(), "who has left is not trained on"
         heats.append(decision.heat)
         for candidate in decision.heat.candidates:
             before = max((m.fraction for m in history if m.candidate == candidate), default=0.0)

@@ -59,6 +59,8 @@ class Tpe:
             trial = study.ask()
             candidate, last = self._suggested(trial), None
             for share, step in zip(self.shares, steps, strict=True):
+                if (candidate, share) not in seen and candidate in notes.left:
+                    break  # proposed again after Hyperband has stopped it
                 if (candidate, share) not in seen:
                     answer = yield Ask("tpe", (candidate,), share, self.budget - spent)
                     seen[candidate, share] = measurement = answer[candidate]

@@ -284,7 +284,7 @@ class _Climber:
         return replace(setting, rank=rank, alpha=alpha)
 
     def _leave(self, lever: str, settings: Sequence[Candidate]) -> None:
-        """Note who leads and who is behind. Whoever comes back as a finalist does so with other seeds."""
+        """Note who leads and who is behind. Whoever comes back as a finalist does so with seeds of the confirmation."""
         look = self.plan.look
         name = lever.replace(" ", "_")
         standing: dict[str, float] = {}
@@ -295,7 +295,8 @@ class _Climber:
         self.notes.said.append(f"{lever} at {in_words(look)}, one seed: {values}; {leading} leads")
         for setting in settings:
             behind = self._loss(setting, look) - self._loss(self.leader, look)
-            if setting != self.leader and setting not in self.notes.left and math.isfinite(behind):
+            gone = setting != self.leader and setting.seed not in self.plan.seeds
+            if gone and setting not in self.notes.left and math.isfinite(behind):
                 self.notes.left[setting] = f"{behind:.3f} behind at {in_words(look)}"
 
     # The confirmation.

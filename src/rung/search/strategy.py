@@ -60,7 +60,7 @@ class Strategy(Protocol):
     the same decision, in whatever order they come. So a study is continued by asking again with what the ledger holds,
     and any decision can be looked into long after it was made.
 
-    Promises: a heat names no candidate twice and none that has been measured at its `until` already or has diverged;
+    Promises: a heat names no candidate twice and none that has been measured at its `until` already, or has left;
     verdicts are never taken back by later measurements; and after finitely many heats `heat` is None.
     """
 
