@@ -145,6 +145,8 @@ def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int) -> f
     return found / climbs
 
 
+ENOUGH = 48
+"""Settings that a table needs for its replays to say anything."""
 POWER = ((0.0025, 3), (0.005, 3), (0.005, 5), (0.01, 3), (0.01, 5), (0.01, 8), (0.02, 8))
 """Noise of a run in nats, of a loss of 1.5; and seeds of the confirmation."""
 
@@ -246,8 +248,8 @@ def main() -> None:
         "coverage": coverage(climbs, draw),
     }
     document["power"] = next(p["power"] for p in document["power_by"] if p["noise"] < MARGIN / 2 and p["seeds"] == 5)
-    if TABLE.exists():
-        tables = {task: load_table(task) for task in ("pronounce", "price")}
+    tables = {task: load_table(task) for task in ("pronounce", "price")} if TABLE.exists() else {}
+    if all(len(table.settings) >= ENOUGH for table in tables.values()) and tables:
         document["null_of_table"] = {t: null_of_table(table, climbs // 10, draw) for t, table in tables.items()}
         document["replay_by_task"] = {task: replays(table, count, draw) for task, table in tables.items()}
         document["replay"] = merged(document["replay_by_task"])

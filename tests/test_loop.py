@@ -225,3 +225,10 @@ def test_a_budget_too_small_for_a_verdict_says_so_before_it_starts(recipe: Recip
     said = next(i for i, heard in enumerate(listener.heard) if isinstance(heard, str) and "too small" in heard)
     assert said < next(i for i, heard in enumerate(listener.heard) if isinstance(heard, Tick))
     assert {v["outcome"] for v in found["verdicts"] if v["lever"] != "adapter"} == {"undecided"}
+
+
+def test_only_the_levers_that_are_named_are_tried(recipe: Recipe, tmp_path: Path) -> None:
+    found = tune(recipe.model_copy(update={"levers": ("alpha",)}), StudyFolder(tmp_path / "s"), Listener())
+    tried = {(c["rank"], c["targets"], c["learning_rate"]) for c in found["candidates"]}
+    assert tried == {(2, "attention", 1e-3)}
+    assert {c["alpha"] for c in found["candidates"]} == {4, 2}

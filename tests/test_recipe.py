@@ -43,6 +43,7 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("\npasses: soon\n", "line 2, 'passes': input should be a valid number"),
         ("budget: soon\n", "line 1, 'budget': write a number of tokens such as 300k, or a time such as 30min"),
         ("alphas: [2r, twice]\n", "'twice' is no alpha; write a multiple of the rank such as 2r"),
+        ("levers: [rank, width]\n", "line 1, 'levers': input should be 'learning_rate', 'target_modules', 'rank' or"),
         ("margin: 2\n", "line 1, 'margin': input should be less than 1, but it says 2"),
         ("ranks: [16, 8]\n", "write the ranks from small to large"),
         ("learning_rates: [2]\n", "write learning rates between 0 and 1"),

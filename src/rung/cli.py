@@ -62,6 +62,12 @@ def tune(
     margin: Annotated[
         float | None, typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)")
     ] = None,
+    levers: Annotated[
+        str | None,
+        typer.Option(
+            help="Which are tried; another stays at its first value. (default: learning_rate,target_modules,rank,alpha)"
+        ),
+    ] = None,
     targets: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,6 +122,7 @@ def tune(
         budget=budget,
         strategy=strategy,
         margin=margin,
+        levers=tuple(levers.split(",")) if levers else None,
         targets=tuple(targets) if targets else None,
         alphas=tuple(alphas.split(",")) if alphas else None,
         dropout=dropout,

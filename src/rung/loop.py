@@ -68,15 +68,8 @@ def tune(
     asked, recipe = recipe, _resolve(recipe, base)
     _check_same(recipe, folder, splits)
     runner = LocalRunner(base, splits, recipe, folder)
-    space = LeverSpace(
-        recipe.ranks,
-        recipe.learning_rates or (),
-        recipe.targets,
-        recipe.alphas,
-        recipe.dropout,
-        pinned=asked.learning_rates is not None,
-    )
-    for targets in recipe.targets:
+    space = _space(recipe, pinned=asked.learning_rates is not None)
+    for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
         _check_budget(found[0], runner)  # before anything is written
@@ -183,6 +176,22 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             heard.add(candidate)
             ledger.record_left(candidate)
             observer.left(candidate, why)
+
+
+def _space(recipe: Recipe, pinned: bool) -> LeverSpace:
+    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own."""
+    ranks, rates, targets, alphas = recipe.ranks, recipe.learning_rates or (), recipe.targets, recipe.alphas
+    if "learning_rate" not in recipe.levers:
+        # The guess stands second in the grid that is laid around it.
+        rates, pinned = (rates[:1] if pinned else rates[1:2]), True
+    return LeverSpace(
+        ranks if "rank" in recipe.levers else ranks[:1],
+        rates,
+        targets if "target_modules" in recipe.levers else targets[:1],
+        alphas if "alpha" in recipe.levers else alphas[:1],
+        recipe.dropout,
+        pinned,
+    )
 
 
 def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) -> float | None:

@@ -19,6 +19,7 @@ from rung.levers import read_alpha
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_DATA = "pronounce"
 
+Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -32,7 +33,7 @@ class Recipe(BaseModel):
     candidates together may take. `margin` is the smallest relative gain in validation loss
     that is worth having. `memory`, such as `8GB`, is what the process may hold in all, by default what is free; packs
     are as wide as it allows, up to `pack_width`. Without `learning_rates`, a grid is laid around a guess from the
-    model's width.
+    model's width. A lever that is not among `levers` stays at its first value, the learning rate at the guess.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class Recipe(BaseModel):
     budget: str | None = None
     batch_size: PositiveInt = 8
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    levers: Annotated[tuple[Lever, ...], Field(min_length=1)] = ("learning_rate", "target_modules", "rank", "alpha")
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16, 32, 64)
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (

@@ -163,3 +163,14 @@ def test_wider_models_get_lower_rates() -> None:
     assert rate_grid(576) == (1e-3, 2e-3, 4e-3, 8e-3)
     assert max(rate_grid(8192)) < 1e-3
     assert rate_grid(4096)[1] == pytest.approx(4e-4)
+
+
+def test_modules_that_lead_are_also_compared_at_matched_parameter_count() -> None:
+    decision, _, history = run(Climb(SPACE), hill())
+    matched = [m.candidate for m in history if m.candidate.rank not in SPACE.ranks]
+    # Rank 8 on the attention has 80 parameters in these worlds, and all-linear 25 a rank.
+    assert [(c.targets, c.rank, c.alpha) for c in matched] == [("all-linear", 3, 6)]
+    assert decision.recommended is not None
+    assert decision.recommended.rank in SPACE.ranks
+    says = [v.says for v in decision.verdicts if v.lever == "target_modules"]
+    assert any("attention → all-linear at matched parameter count at an eighth" in text for text in says)

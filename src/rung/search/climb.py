@@ -84,6 +84,8 @@ class Plan:
     def cost(self, space: LeverSpace) -> float:
         """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
         tried = (0 if space.pinned else EXTENSIONS) + len(space.learning_rates)
+        if len(space.targets) > 1:
+            tried += self.rates + 1  # the output head, and the matched parameter count
         tried += self.rates * (len(space.targets) - 1 + len(space.ranks) - 1 + len(space.alphas) - 1)
         finalists = self.finalists if len(space.candidates()) > 1 else 1
         return tried * self.look + finalists * len(self.seeds) * (1 + self.look / 4)
@@ -132,6 +134,7 @@ class _Question:
     before: Candidate
     to: Candidate
     until: float
+    note: str = ""
 
 
 class _Climber:
@@ -143,6 +146,7 @@ class _Climber:
         self.runs: dict[tuple[Candidate, float], dict[int, Measurement]] = {}
         self.questions: list[_Question] = []
         self.rates = set(self.space.learning_rates)
+        self.asides: set[Candidate] = set()
 
     def course(self) -> Course:
         space, plan = self.space, self.plan
@@ -219,11 +223,26 @@ class _Climber:
         self._leave("learning rate", grid)
 
     def _target_modules(self) -> Part:
-        others = [targets for targets in self.space.targets if targets != self.leader.targets]
-        yield from self._try("target modules", [replace(self.leader, targets=targets) for targets in others])
+        first = self.leader
+        others = [targets for targets in self.space.targets if targets != first.targets]
+        yield from self._try("target modules", [replace(first, targets=targets) for targets in others])
         if others and self.baseline.mean >= FAR and "lm_head" not in self.leader.targets:
             headed = replace(self.leader, targets=f"{self.leader.targets}+lm_head")
             yield from self._try("target modules", [headed])
+        if self.leader.targets != first.targets:
+            yield from self._at_matched_parameters(first)
+
+    def _at_matched_parameters(self, first: Candidate) -> Part:
+        """Are the leader's modules better, or just more? At the rank where they have as many parameters as the first
+        ones had. It is asked for the answer alone: unless it is a rung of the ladder, it is no finalist.
+        """
+        look = self.plan.look
+        share = self._parameters(first, look) / self._parameters(self.leader, look)
+        matched = self._at_rank(self.leader, max(1, round(self.leader.rank * share)))
+        if matched.rank not in self.space.ranks:
+            self.asides.add(matched)
+        yield from self._measure("target modules", [matched], look, [0])
+        self._ask("target_modules", first, matched, look, " at matched parameter count")
 
     def _rank(self) -> Part:
         yield from self._try("rank", [self._at_rank(self.leader, rank) for rank in self.space.ranks])
@@ -307,13 +326,17 @@ class _Climber:
         beside = (*ranks[at + 1 : at + 2], *ranks[max(0, at - 1) : at])
         chosen = [self.leader, *(self._rung(rank) for rank in beside)]
         look = self.plan.look
-        tried = sorted((setting for setting, until in self.runs if until == look), key=self._by_loss(look))
+        tried = sorted(self._raced(), key=self._by_loss(look))
         alike = {self._but_rate(setting) for setting in chosen}
         for setting in tried:
             if self._but_rate(setting) not in alike and math.isfinite(self._loss(setting, look)):
                 alike.add(self._but_rate(setting))
                 chosen.append(setting)
         return sorted(chosen[: self.plan.finalists], key=lambda s: s.rank)
+
+    def _raced(self) -> list[Candidate]:
+        """The settings that have been tried at the look."""
+        return [s for s, until in self.runs if until == self.plan.look and s not in self.asides]
 
     def _but_rate(self, setting: Candidate) -> Candidate:
         return replace(setting, learning_rate=1.0)
@@ -344,9 +367,7 @@ class _Climber:
     def _stand_in(self, finalists: Sequence[Candidate]) -> Candidate | None:
         """Where every finalist has diverged in full: the one of the others that was the nearest at the look."""
         look = self.plan.look
-        others = [
-            s for s, until in self.runs if until == look and s not in finalists and math.isfinite(self._loss(s, look))
-        ]
+        others = [s for s in self._raced() if s not in finalists and math.isfinite(self._loss(s, look))]
         if any(math.isfinite(self._loss(s, 1.0)) for s in finalists):
             return None
         return min(others, key=self._by_loss(look), default=None)
@@ -416,10 +437,10 @@ class _Climber:
     def _parameters(self, setting: Candidate, until: float) -> int:
         return next(iter(self.runs[setting, until].values())).parameters
 
-    def _ask(self, lever: str, before: Candidate, to: Candidate, until: float) -> None:
+    def _ask(self, lever: str, before: Candidate, to: Candidate, until: float, note: str = "") -> None:
         """Have a comparison judged at the end, if both sides came that far."""
         if all(math.isfinite(self._loss(setting, until)) for setting in (before, to)):
-            self.questions.append(_Question(lever, before, to, until))
+            self.questions.append(_Question(lever, before, to, until, note))
 
     def _seeds(self, before: Candidate, to: Candidate, until: float) -> list[int]:
         """The seeds that both have been measured with; those of the confirmation, where there are any."""
@@ -442,7 +463,7 @@ class _Climber:
         one, other = (self._scores(setting, until, seeds) for setting in (before, to))
         worth = self.margin * math.fsum(s.mean for s in one) / len(one)
         values = (_value(before, question.lever), _value(to, question.lever))
-        at = "" if until == 1 else f" at {in_words(until)} of the budget"
+        at = question.note + ("" if until == 1 else f" at {in_words(until)} of the budget")
         gain = self._gain(before, to, until, noise or KNOWN_ZERO)
         more = needed(one, other, noise, worth, confidence) if noise else None
         return _verdict(question.lever, values, gain, worth, confidence, one, noise is not None, at, more)
