@@ -174,3 +174,11 @@ def test_modules_that_lead_are_also_compared_at_matched_parameter_count() -> Non
     assert decision.recommended.rank in SPACE.ranks
     says = [v.says for v in decision.verdicts if v.lever == "target_modules"]
     assert any("attention → all-linear at matched parameter count at an eighth" in text for text in says)
+
+
+def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
+    space = LeverSpace((16,), (1e-3, 2e-3), alphas=("2r", "4r", "rslora", "16"))
+    _, heats, _ = run(Climb(space), hill())
+    alphas = next(heat for heat in heats if heat.phase == "alpha")
+    # 16 under rsLoRA has the scale of 4r here.
+    assert {(c.alpha, c.use_rslora) for c in alphas.candidates} == {(64, False), (16, False)}

@@ -249,7 +249,11 @@ class _Climber:
 
     def _alpha(self) -> Part:
         others = [self.space.candidate(self.leader.rank, 1.0, alpha=text) for text in self.space.alphas]
-        tried = [replace(self.leader, alpha=other.alpha, use_rslora=other.use_rslora) for other in others]
+        # At one rank an alpha under rsLoRA is another alpha without it: of those with one scale the first is tried.
+        scales = {self.leader.scale: self.leader}
+        for other in others:
+            scales.setdefault(other.scale, replace(self.leader, alpha=other.alpha, use_rslora=other.use_rslora))
+        tried = list(scales.values())
         yield from self._try("alpha", tried)
 
     def _try(self, lever: str, values: Sequence[Candidate]) -> Part:
