@@ -196,7 +196,9 @@ def _remedy(error: Any, key: str) -> str:
     if error["type"] == "extra_forbidden":
         return f"there is no such key; the keys are {', '.join(Recipe.model_fields)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}, but it says {error['input']!r}"
+    given = error["input"]
+    says = ", ".join(map(str, given)) if isinstance(given, tuple | list) else repr(given)
+    return f"{message[0].lower()}{message[1:]}, but it says {says}"
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
