@@ -65,7 +65,7 @@ def tune(
     levers: Annotated[
         str | None,
         typer.Option(
-            help="Which are tried; another stays at its first value. (default: learning_rate,target_modules,rank,alpha)"
+            help="Of learning_rate, target_modules, rank, alpha: those to try; others stay at their first value."
         ),
     ] = None,
     targets: Annotated[
