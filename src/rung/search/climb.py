@@ -273,7 +273,7 @@ class _Climber:
         """Who leads from here on: the cheapest that is within the margin of the best, as in the recommendation."""
         look, everyone = self.plan.look, [before, *settings]
         least = self._loss(self._best(everyone, look), look)
-        near = [s for s in everyone if self._loss(s, look) <= least * (1 + self.margin)]
+        near = [s for s in everyone if self._loss(s, look) <= least + self.margin * abs(least)]
         return min(
             near,
             key=lambda s: (self._parameters(s, look), self._but_rate(s) != self._but_rate(before), self._loss(s, look)),
@@ -364,7 +364,7 @@ class _Climber:
         ranks = self.space.ranks
         if winner == above and above.rank != ranks[-1]:
             return self._rung(ranks[ranks.index(above.rank) + 1])
-        if self._loss(below, 1.0) <= least * (1 + self.margin) and below.rank != ranks[0]:
+        if self._loss(below, 1.0) <= least + self.margin * abs(least) and below.rank != ranks[0]:
             return self._rung(ranks[ranks.index(below.rank) - 1])
         return None
 
