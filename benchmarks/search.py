@@ -248,8 +248,8 @@ def main() -> None:
         "coverage": coverage(climbs, draw),
     }
     document["power"] = next(p["power"] for p in document["power_by"] if p["noise"] < MARGIN / 2 and p["seeds"] == 5)
-    tables = {task: load_table(task) for task in ("pronounce", "price")} if TABLE.exists() else {}
-    if all(len(table.settings) >= ENOUGH for table in tables.values()) and tables:
+    loaded = {task: load_table(task) for task in ("pronounce", "price")} if TABLE.exists() else {}
+    if tables := {task: table for task, table in loaded.items() if len(table.settings) >= ENOUGH}:
         document["null_of_table"] = {t: null_of_table(table, climbs // 10, draw) for t, table in tables.items()}
         document["replay_by_task"] = {task: replays(table, count, draw) for task, table in tables.items()}
         document["replay"] = merged(document["replay_by_task"])

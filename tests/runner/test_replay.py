@@ -140,3 +140,13 @@ def test_a_file_or_a_task_that_is_not_there_is_said(table: Table, tmp_path: Path
         load_table("letters", tmp_path / "none.parquet")
     with pytest.raises(DataError, match="no task 'sums'; it has letters"):
         load_table("sums", tmp_path / "table.parquet")
+
+
+@pytest.mark.parametrize("task", ["pronounce", "price"])
+def test_the_table_that_comes_with_rung_is_whole_where_it_says_so(task: str) -> None:
+    table = load_table(task)
+    assert table.seeds == (0, 1)
+    assert table.fractions == (1 / 8, 1 / 4, 1 / 2, 1.0)
+    assert len(table.settings) >= 40
+    assert Candidate(16, 32, "all-linear", 2e-4) in table.settings
+    assert table.loss(table.best()) < sum(table.baseline) / sum(table.tokens) / 4
