@@ -23,8 +23,9 @@ from rung.result import document, manifest
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Runner, Tick
 from rung.search.bayes import Tpe
-from rung.search.climb import Climb, Plan, rate_grid
+from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
+from rung.search.plan import Plan, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger

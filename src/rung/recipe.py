@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rung.errors import RecipeError
 from rung.levers import read_alpha
@@ -27,13 +27,13 @@ class Recipe(BaseModel):
     """One question: this model, this data, these levers, this budget.
 
     `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price` or a JSONL
-    file, and without `validation` and `test` both are split off it by a hash of each prompt. A candidate's
-    full budget is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over
-    the last share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all
-    candidates together may take. `margin` is the smallest relative gain in validation loss
-    that is worth having. `memory`, such as `8GB`, is what the process may hold in all, by default what is free; packs
-    are as wide as it allows, up to `pack_width`. Without `learning_rates`, a grid is laid around a guess from the
-    model's width. A lever that is not among `levers` stays at its first value, the learning rate at the guess.
+    file, and without `validation` and `test` both are split off it by a hash of each source. A candidate's full budget
+    is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over the last
+    share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all candidates
+    together may take. `margin` is the smallest relative gain in validation loss that is worth having. `memory`, such
+    as `8GB`, is what the process may hold in all, by default what is free; packs are as wide as it allows, up to
+    `pack_width`. Without `learning_rates`, a grid is laid around a guess from the model's width. A lever that is not
+    among `levers` stays at its first value, the learning rate at the guess.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,19 +105,12 @@ class Recipe(BaseModel):
     def _budget_is_a_text(cls, budget: Any) -> Any:
         return str(budget) if isinstance(budget, int | float) else budget
 
-    @field_validator("budget")
+    @field_validator("budget", "memory")
     @classmethod
-    def _budget_can_be_read(cls, budget: str | None) -> str | None:
-        if budget is not None:
-            parse_budget(budget)
-        return budget
-
-    @field_validator("memory")
-    @classmethod
-    def _memory_is_a_size(cls, memory: str | None) -> str | None:
-        if memory is not None:
-            parse_bytes(memory)
-        return memory
+    def _amounts_can_be_read(cls, amount: str | None, field: ValidationInfo) -> str | None:
+        if amount is not None:
+            (parse_budget if field.field_name == "budget" else parse_bytes)(amount)
+        return amount
 
     @property
     def default_study(self) -> str:

@@ -14,7 +14,8 @@ from rung.errors import DataError
 from rung.levers import Candidate, Measurement, Scores
 from rung.runner.protocol import Tick
 from rung.runner.replay import ReplayRunner, Table, load_table, write_table
-from rung.search.climb import Climb, Plan
+from rung.search.climb import Climb
+from rung.search.plan import Plan
 from rung.search.strategy import Heat
 
 FRACTIONS = (1 / 8, 1.0)

@@ -9,7 +9,8 @@ import pytest
 from tests.search.worlds import BASELINE, SPACE, hill, run
 
 from rung.levers import Candidate, LeverSpace, Scores
-from rung.search.climb import FAR, Climb, Plan, rate_grid
+from rung.search.climb import FAR, Climb
+from rung.search.plan import Plan, rate_grid
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
@@ -182,3 +183,19 @@ def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
     alphas = next(heat for heat in heats if heat.phase == "alpha")
     # 16 under rsLoRA has the scale of 4r here.
     assert {(c.alpha, c.use_rslora) for c in alphas.candidates} == {(64, False), (16, False)}
+
+
+def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() -> None:
+    """Rank 8 leads at the look, then 4r does; so rank 16 is a finalist at 4r, as the leader is, and at 2r, as raced."""
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        at_look = {8: 0.0, 16: -0.005, 32: 0.05, 64: 0.05}[candidate.rank]
+        doublings = round(math.log2(candidate.rank / 8))
+        return 1.5 + (-0.1 * doublings if fraction == 1 else at_look) + 0.03 * abs(math.log2(candidate.scale / 4))
+
+    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), pinned=True)
+    decision, heats, _ = run(Climb(space), world, rows=0.001, seeds=0.0001)
+    confirmed = next(heat for heat in heats if heat.until == 1)
+    assert {(c.rank, c.alpha) for c in confirmed.candidates} == {(8, 32), (16, 64), (16, 32)}
+    assert decision.recommended is not None
+    assert decision.recommended.rank == 64

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,8 @@ def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example])
     with Pack(trainer.frozen, [candidate], [fresh_state(trainer.frozen, candidate, 0)]) as pack:
         batches = [_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
         trainer.step(pack, batches[0], 0.0)  # some things are allocated once, and then held
-        training = [_peak(device, lambda b=batch: trainer.step(pack, b, 0.0)) for batch in batches]  # type: ignore[misc]
-        scored = [_peak(device, lambda b=batch: trainer.losses(pack, b)) for batch in batches]  # type: ignore[misc]
+        training = [_peak(device, partial(trainer.step, pack, batch, 0.0)) for batch in batches]
+        scored = [_peak(device, partial(trainer.losses, pack, batch)) for batch in batches]
         held = _settled(device) - own.state
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     lean = [peak - own.per_token * tokens for peak, (tokens, _) in zip(training, shapes, strict=True)]

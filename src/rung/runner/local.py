@@ -68,6 +68,7 @@ class LocalRunner:
         self.left_out = rows - len(self.train) - len(self.validation) - len(self._test)
         self._lengths = [len(example.ids) for example in self.train]
         self.steps = max(1, round(recipe.passes * steps_per_pass(len(self.train), recipe.batch_size)))
+        self._order, self._tokens = functools.cache(self._steps_of), functools.cache(self._tokens_of)
         self._left = 0
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
         self._longest = max(self._lengths)
@@ -77,16 +78,14 @@ class LocalRunner:
     def full_tokens(self) -> int:
         return sum(self._tokens(0))
 
-    @functools.cache  # noqa: B019 - a runner lives as long as its process
-    def _order(self, seed: int) -> list[list[int]]:
+    def _steps_of(self, seed: int) -> list[list[int]]:
         """The rows of each step, for candidates of that seed."""
         size = self.recipe.batch_size
         passes = range(-(-self.steps // steps_per_pass(len(self._lengths), size)))
         every = [rows for i in passes for rows in order(self._lengths, size, f"{self.recipe.seed}:{seed}", i)]
         return every[: self.steps]
 
-    @functools.cache  # noqa: B019
-    def _tokens(self, seed: int) -> list[int]:
+    def _tokens_of(self, seed: int) -> list[int]:
         """The training tokens of each step, for one candidate of that seed."""
         return [sum(self._lengths[row] for row in rows) for rows in self._order(seed)]
 

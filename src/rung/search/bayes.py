@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import optuna
 
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.search.grid import best
-from rung.search.strategy import Ask, Course, Decision, Notes, follow
+from rung.search.strategy import Ask, Course, Decision, Notes, best, follow
 
 
 class Tpe:

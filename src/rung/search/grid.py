@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from rung.errors import TrainingError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.search.strategy import Ask, Course, Decision, Notes, follow
+from rung.search.strategy import Ask, Course, Decision, Notes, best, follow
 
 
 class Grid:
@@ -37,21 +36,3 @@ class Random(Grid):
         settings = space.candidates()
         drawn = np.random.default_rng(seed).permutation(len(settings))[:count]
         super().__init__([settings[i] for i in drawn], "random")
-
-
-def best(measurements: Iterable[Measurement]) -> Measurement:
-    """The measurement with the lowest loss; among equals the one that is cheaper, so that no order matters.
-
-    Raises:
-        TrainingError: all of them have diverged.
-    """
-    finished = [m for m in measurements if m.scores]
-    if not finished:
-        raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
-    return min(finished, key=cost_after_loss)
-
-
-def cost_after_loss(measurement: Measurement) -> tuple[float, int, float, float, int]:
-    """For picking the best: by loss, and among equals by what is cheaper."""
-    candidate = measurement.candidate
-    return measurement.loss, measurement.parameters, candidate.alpha, candidate.learning_rate, candidate.seed

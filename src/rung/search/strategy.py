@@ -7,10 +7,11 @@ generator that asks for measurements with `yield`, goes on with what comes back,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rung.errors import TrainingError
 from rung.levers import Candidate, Measurement, Scores, Verdict
 from rung.search.stats import Variance
 
@@ -121,3 +122,20 @@ def follow(course: Callable[[Notes], Course], history: Sequence[Measurement]) ->
             ask = running.send(answer)
     except StopIteration as end:
         return decision(None, end.value)
+
+
+def best(measurements: Iterable[Measurement]) -> Measurement:
+    """The measurement with the lowest loss; among equals the one that is cheaper, so that no order matters.
+
+    Raises:
+        TrainingError: all of them have diverged.
+    """
+    finished = [m for m in measurements if m.scores]
+    if not finished:
+        raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
+    return min(finished, key=_cost_after_loss)
+
+
+def _cost_after_loss(measurement: Measurement) -> tuple[float, int, float, float, int]:
+    candidate = measurement.candidate
+    return measurement.loss, measurement.parameters, candidate.alpha, candidate.learning_rate, candidate.seed
