@@ -67,7 +67,14 @@ def record(folder: Path) -> None:
     ledgers = {task: Ledger(home) for task, home in homes.items()}
     # Packs that save every minute would write gigabytes; a lost pack costs a few minutes.
     runners = {
-        task: LocalRunner(load_base(recipe.model), splits(task), recipe, homes[task], checkpoint_seconds=240)
+        task: LocalRunner(
+            load_base(recipe.model),
+            splits(task),
+            recipe,
+            homes[task],
+            checkpoint_seconds=240,
+            look_rows=VALIDATION[task],
+        )
         for task, recipe in RECIPES.items()
     }
     for task, ledger in ledgers.items():

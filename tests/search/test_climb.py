@@ -9,21 +9,32 @@ import pytest
 from tests.search.worlds import BASELINE, SPACE, hill, run
 
 from rung.levers import Candidate, LeverSpace, Scores
-from rung.search.climb import FAR, Climb
+from rung.search.climb import Climb
 from rung.search.plan import Plan, rate_grid
+from rung.search.race import FAR
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 
-def test_it_goes_from_the_rate_to_the_modules_the_rank_the_alpha_and_the_confirmation() -> None:
-    decision, heats, _ = run(Climb(SPACE), hill(2e-3))
-    phases = list(dict.fromkeys(heat.phase for heat in heats))
-    assert phases == ["learning rate", "target modules", "rank", "alpha", "confirmation"]
-    assert [heat.until for heat in heats][:4] == [1 / 8] * 4
-    assert heats[-1].until == 1
+def test_it_races_all_levers_at_once_and_then_confirms_the_finalists_in_full() -> None:
+    decision, heats, _ = run(Climb(replace(SPACE, alphas=("2r", "r", "4r"))), hill(2e-3, steep=0.05))
+    assert [(heat.phase, heat.until, len(heat.candidates)) for heat in heats[:3]] == [
+        ("race", 1 / 4, 12),
+        ("race", 1 / 4, 8),
+        ("confirmation", 1.0, 9),
+    ]
+    first = heats[0].candidates
+    for lever in ("rank", "learning_rate", "targets", "scale"):
+        assert len({getattr(candidate, lever) for candidate in first}) > 1, f"the first pack says nothing of {lever}"
     assert decision.recommended is not None
     assert decision.recommended.targets == "all-linear"
     assert decision.recommended.rank == 8, "rank gains nothing here"
+
+
+def test_a_space_that_is_no_larger_than_the_finalists_needs_no_race() -> None:
+    decision, heats, _ = run(Climb(LeverSpace((8, 16), (2e-3,), pinned=True)), hill(2e-3))
+    assert {heat.phase for heat in heats} == {"confirmation"}
+    assert {v.lever for v in decision.verdicts} == {"rank", "adapter"}
 
 
 def test_it_climbs_while_doubling_is_worth_it_and_no_further() -> None:
@@ -74,7 +85,9 @@ def test_what_the_seeds_do_not_tell_apart_is_undecided_and_says_what_would_decid
 
 def test_each_lever_that_was_tried_gets_its_verdict() -> None:
     decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.1, 0.0, 0.0)))
-    assert {v.lever for v in decision.verdicts} == {"learning_rate", "target_modules", "rank", "alpha", "adapter"}
+    at_look = [v for v in decision.verdicts if "at a quarter of the budget" in v.says]
+    assert {v.lever for v in at_look} == {"learning_rate", "target_modules", "rank", "alpha"}
+    assert {v.seeds for v in at_look} == {1}
     last = decision.verdicts[-1]
     assert (last.lever, last.before, last.outcome) == ("adapter", "untuned", "better")
 
@@ -86,10 +99,22 @@ def test_a_large_difference_is_called_better_and_a_large_loss_no_gain() -> None:
     assert ranks[16, 32] == "no_worthwhile_gain"
 
 
-def test_with_one_seed_nothing_is_claimed() -> None:
-    decision, _, _ = run(Climb(RANKS, plan=Plan(1 / 8, 2, 2, (1,))), hill(2e-3, (0.2, 0.0, 0.0)))
-    assert {v.outcome for v in decision.verdicts if v.lever != "adapter"} == {"undecided"}
-    assert any("with one seed" in v.says for v in decision.verdicts)
+def test_in_full_nothing_is_claimed_with_one_seed() -> None:
+    decision, _, _ = run(Climb(RANKS, plan=Plan(finalists=2, seeds=(1,))), hill(2e-3, (0.2, 0.0, 0.0)))
+    full = [v for v in decision.verdicts if v.lever != "adapter" and "of the budget" not in v.says]
+    assert {v.outcome for v in full} == {"undecided"}
+    assert any("with one seed" in v.says for v in full)
+
+
+def test_a_large_difference_at_the_look_is_called_better_and_a_small_one_is_not() -> None:
+    def says(gain: float, noise: float) -> str:
+        decision, _, _ = run(Climb(SPACE), lambda c, f: 1.5 - gain * (c.targets != "attention"), 0.02, noise)
+        (found,) = [v for v in decision.verdicts if v.lever == "target_modules" and "matched" not in v.says][:1]
+        assert (found.low <= gain <= found.high) or gain == 0
+        return found.outcome
+
+    assert says(0.5, 0.02) == "better"
+    assert says(0.02, 0.05) == "undecided"
 
 
 @pytest.mark.parametrize(("best", "found"), [(16e-3, 16e-3), (5e-4, 5e-4)])
@@ -99,12 +124,9 @@ def test_the_grid_grows_where_the_best_rate_stands_at_its_edge(best: float, foun
     assert decision.recommended.learning_rate == pytest.approx(found)
 
 
-def test_the_grid_does_not_grow_where_its_edge_is_flat_or_the_rates_are_the_users() -> None:
-    def flat(candidate: Candidate, fraction: float) -> float:
-        return 1.5 + (0.2 if candidate.learning_rate > 3e-3 else 0.0) + (1 - fraction)
-
-    _, _, history = run(Climb(RANKS), flat)
-    assert min(m.candidate.learning_rate for m in history if m.candidate.rank == 8) == 1e-3
+def test_the_grid_does_not_grow_where_the_best_lies_inside_or_the_rates_are_the_users() -> None:
+    _, _, history = run(Climb(RANKS), hill(2e-3))
+    assert {m.candidate.learning_rate for m in history} <= set(RANKS.learning_rates)
     _, _, history = run(Climb(replace(RANKS, pinned=True)), hill(16e-3))
     assert {m.candidate.learning_rate for m in history} <= set(RANKS.learning_rates)
 
@@ -128,11 +150,9 @@ def test_a_rank_whose_best_rate_is_lower_is_not_held_to_the_rate_of_the_first_ru
 def test_alpha_is_told_apart_from_the_rate() -> None:
     """Here only scale · rate counts: another alpha at the same product is as good, and is no reason to change."""
     space = LeverSpace((8, 16), (1e-3, 2e-3, 4e-3), alphas=("2r", "r", "4r"))
-    _, heats, _ = run(Climb(space), hill(2e-3))
-    alphas = next(heat for heat in heats if heat.phase == "alpha")
-    products = {round(c.scale * c.learning_rate, 9) for c in alphas.candidates}
-    assert 2 * 2e-3 in products
-    assert len(products) > 1
+    decision, _, _ = run(Climb(space), hill(2e-3))
+    found = next(v for v in decision.verdicts if v.lever == "alpha")
+    assert abs(found.gain) < 0.1, "each side at the rate that suits it; at one rate they are 0.2 apart"
     decision, _, _ = run(Climb(space), hill(2e-3, alpha=0.1))
     assert decision.recommended is not None
     assert decision.recommended.scale == 4
@@ -148,16 +168,17 @@ def test_the_output_head_is_tried_where_the_completions_are_far_from_what_the_mo
     assert not any("lm_head" in m.candidate.targets for m in history), "the user has named the modules"
 
 
-def test_the_budget_picks_the_plan_and_the_plan_keeps_to_it() -> None:
+def test_the_budget_picks_the_plan_and_the_climb_keeps_to_it() -> None:
     thorough, thrifty = Plan.within(SPACE, 100), Plan.within(SPACE, 0.1)
     assert thorough.decides
     assert not thrifty.decides
-    costs = [Plan.within(SPACE, budget).cost(SPACE) for budget in (5, 8, 11, 20, 30)]
+    costs = [Plan.within(SPACE, budget).cost(SPACE) for budget in (5, 8, 11, 20, 40, 60)]
     assert costs == sorted(costs)
-    for budget in (6, 9, 14, 25):
+    for budget in (6, 9, 14, 25, 45):
         plan = Plan.within(SPACE, budget)
+        assert plan.cost(SPACE) <= budget
         _, _, history = run(Climb(SPACE, plan=plan), hill())
-        assert sum(m.spent for m in history) <= plan.cost(SPACE) * 10_000 <= budget * 10_000
+        assert sum(m.spent for m in history) <= budget * 10_000
 
 
 def test_wider_models_get_lower_rates() -> None:
@@ -167,35 +188,47 @@ def test_wider_models_get_lower_rates() -> None:
 
 
 def test_modules_that_lead_are_also_compared_at_matched_parameter_count() -> None:
-    decision, _, history = run(Climb(SPACE), hill())
-    matched = [m.candidate for m in history if m.candidate.rank not in SPACE.ranks]
-    # Rank 8 on the attention has 80 parameters in these worlds, and all-linear 25 a rank.
-    assert [(c.targets, c.rank, c.alpha) for c in matched] == [("all-linear", 3, 6)]
-    assert decision.recommended is not None
-    assert decision.recommended.rank in SPACE.ranks
+    decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.2, 0.2, 0.0), 0.05))
     says = [v.says for v in decision.verdicts if v.lever == "target_modules"]
-    assert any("attention → all-linear at matched parameter count at an eighth" in text for text in says)
+    assert any("attention → all-linear at matched parameter count at a quarter" in text for text in says)
 
 
 def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
     space = LeverSpace((16,), (1e-3, 2e-3), alphas=("2r", "4r", "rslora", "16"))
-    _, heats, _ = run(Climb(space), hill())
-    alphas = next(heat for heat in heats if heat.phase == "alpha")
+    _, _, history = run(Climb(space), hill())
     # 16 under rsLoRA has the scale of 4r here.
-    assert {(c.alpha, c.use_rslora) for c in alphas.candidates} == {(64, False), (16, False)}
+    assert {(m.candidate.alpha, m.candidate.use_rslora) for m in history} == {(32, False), (64, False), (16, False)}
 
 
 def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() -> None:
-    """Rank 8 leads at the look, then 4r does; so rank 16 is a finalist at 4r, as the leader is, and at 2r, as raced."""
+    """The larger ranks only win in full, and the finalists have two alphas at the topmost of their rungs."""
 
     def world(candidate: Candidate, fraction: float) -> float:
-        at_look = {8: 0.0, 16: -0.005, 32: 0.05, 64: 0.05}[candidate.rank]
         doublings = round(math.log2(candidate.rank / 8))
-        return 1.5 + (-0.1 * doublings if fraction == 1 else at_look) + 0.03 * abs(math.log2(candidate.scale / 4))
+        rank = -0.1 * doublings if fraction == 1 else 0.03 * doublings
+        return 1.5 + rank + 0.001 * abs(math.log2(candidate.scale / 4))
 
     space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), pinned=True)
-    decision, heats, _ = run(Climb(space), world, rows=0.001, seeds=0.0001)
-    confirmed = next(heat for heat in heats if heat.until == 1)
-    assert {(c.rank, c.alpha) for c in confirmed.candidates} == {(8, 32), (16, 64), (16, 32)}
+    decision, heats, _ = run(Climb(space, plan=Plan(finalists=4)), world, rows=0.001, seeds=0.0001)
+    confirmed = [c for heat in heats if heat.until == 1 for c in heat.candidates]
+    assert len({c.alpha for c in confirmed if c.rank == 16}) == 2
     assert decision.recommended is not None
     assert decision.recommended.rank == 64
+
+
+def test_undecided_comparisons_get_as_many_more_seeds_as_would_decide_them() -> None:
+    plan = Plan(finalists=2, more=5)
+    decided = 0
+    for gain in (0.03, 0.035, 0.04, 0.045):
+        decision, heats, _ = run(Climb(RANKS, plan=plan), hill(2e-3, (gain, 0.0, 0.0)), seeds=0.01)
+        seeds = {c.seed for heat in heats if heat.until == 1 for c in heat.candidates}
+        assert seeds <= set(range(1, 9))
+        found = [v for v in decision.verdicts if "of the budget" not in v.says and v.lever != "adapter"]
+        if len(seeds) > 3:
+            decided += any(v.outcome != "undecided" and v.seeds > 3 for v in found)
+    assert decided
+
+
+def test_more_seeds_are_not_spent_where_they_would_not_decide() -> None:
+    _, heats, _ = run(Climb(RANKS, plan=Plan(more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
+    assert {c.seed for heat in heats if heat.until == 1 for c in heat.candidates} == {1, 2, 3}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rung.data.batches import Batch, collate, order, steps_per_pass
 from rung.data.read import Splits
-from rung.data.render import render_split
+from rung.data.render import Example, render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
 from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
@@ -28,8 +28,10 @@ from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 
-SCORINGS = 3
+SCORINGS = 1.5
 """How often a climb scores the validation rows for each full budget that it spends."""
+LOOK_ROWS = 64
+"""The fewest validation rows that a look is judged by, if there are as many."""
 
 Member = tuple[Candidate, int]
 """A candidate and the step that it goes on from."""
@@ -53,8 +55,9 @@ class LocalRunner:
         folder: StudyFolder,
         clock: Callable[[], float] = time.perf_counter,
         checkpoint_seconds: float = 60.0,
+        look_rows: int = LOOK_ROWS,
     ) -> None:
-        self.clock, self.checkpoint_seconds = clock, checkpoint_seconds
+        self.clock, self.checkpoint_seconds, self.look_rows = clock, checkpoint_seconds, look_rows
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
@@ -257,7 +260,7 @@ class LocalRunner:
                 if step + 1 == schedule.fork or self.clock() - saved > self.checkpoint_seconds:
                     self._save(heat, pack, heat_first)
                     saved = self.clock()
-            scores = self.trainer.score(self.validation, pack) if len(pack) else []
+            scores = self.trainer.score(self._judging(heat.until), pack) if len(pack) else []
             for candidate, score in zip(pack.candidates, scores, strict=True):
                 if not math.isfinite(score.mean):
                     lost[candidate] = (schedule.stop, "the validation loss is not a number")
@@ -275,6 +278,12 @@ class LocalRunner:
             spent = sum(self._tokens(candidate.seed)[heat_first:step])
             measurements.append(self._measurement(candidate, heat.until, step, spent, own, peak, seconds, why))
         return measurements
+
+    def _judging(self, until: float) -> list[Example]:
+        """The validation rows that judge a candidate at that share of its budget, spread evenly over all of them."""
+        rows = len(self.validation)
+        count = min(rows, max(self.look_rows, math.ceil(rows * until)))
+        return [self.validation[at * rows // count] for at in range(count)]
 
     def _batches(self, pack: Pack, step: int) -> list[Batch]:
         """What each candidate of the pack trains on in that step; one object for those of one seed."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from rung.levers import LeverSpace
 
 EXTENSIONS = 2
-"""How many times the grid of learning rates may grow, where it is not the user's own."""
+"""How many further rounds a race may take, where the best rate stands at the edge of a grid that is not the user's."""
+EXTENSION = 4
+"""How many settings each of them tries."""
 
 
 def rate_grid(hidden_size: int) -> tuple[float, ...]:
@@ -24,45 +26,56 @@ def rate_grid(hidden_size: int) -> tuple[float, ...]:
 class Plan:
     """How much a climb spends.
 
-    The share of the budget at the `look`, at how many `rates` the values of the other levers are tried there, how many
-    `finalists`, the `seeds` that confirm them, and by how many `rungs` the ladder may go on from there.
+    How many settings the `rounds` of the race try, at which share of the budget they are judged (the `look`), how many
+    `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, and how
+    many `more` seeds undecided comparisons may get, if those would decide them.
     """
 
-    look: float = 1 / 8
-    rates: int = 2
+    look: float = 1 / 4
+    rounds: tuple[int, ...] = (12, 8)
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
+    more: int = 0
 
     @property
     def decides(self) -> bool:
         """Whether it can come to verdicts: one seed cannot tell a difference from its own luck."""
         return len(self.seeds) > 1 and self.finalists > 1
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Those that may confirm: `seeds`, and `more` after them."""
+        return (*self.seeds, *range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.more))
+
     def cost(self, space: LeverSpace) -> float:
         """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
-        tried = (0 if space.pinned else EXTENSIONS) + len(space.learning_rates)
-        if len(space.targets) > 1:
-            tried += self.rates + 1  # the output head, and the matched parameter count
-        tried += self.rates * (len(space.targets) - 1 + len(space.ranks) - 1 + len(space.alphas) - 1)
-        finalists = self.finalists if len(space.candidates()) > 1 else 1
-        return tried * self.look + finalists * len(self.seeds) * (1 + self.look / 4)
+        settings = len(space.candidates())
+        finalists = min(self.finalists, settings)
+        tried = sum(self.rounds) + (0 if space.pinned else EXTENSIONS * EXTENSION)
+        if space.pinned and len(space.targets) == 1:
+            tried = min(tried, settings)
+        race = tried * self.look if settings > self.finalists else 0.0
+        return race + finalists * (len(self.seeds) + self.more)
 
     @classmethod
     def within(cls, space: LeverSpace, budget: float) -> Plan:
         """The most thorough plan that costs no more than `budget` full budgets; the thriftiest one where none does."""
         plans = [
-            cls(look, rates, finalists, tuple(range(1, seeds + 1)))
-            for look, rates, finalists, seeds in (
-                (1 / 4, 2, 3, 8),
-                (1 / 4, 2, 3, 5),
-                (1 / 4, 2, 3, 3),
-                (1 / 8, 2, 3, 3),
-                (1 / 8, 1, 3, 3),
-                (1 / 8, 1, 2, 3),
-                (1 / 8, 1, 2, 2),
-                (1 / 16, 1, 2, 2),
-                (1 / 16, 1, 1, 1),
+            cls(look, rounds, finalists, tuple(range(1, seeds + 1)), more=more)
+            for look, rounds, finalists, seeds, more in (
+                (1 / 2, (12, 12), 4, 5, 5),
+                (1 / 4, (12, 12), 4, 5, 5),
+                (1 / 4, (12, 12), 3, 3, 5),
+                (1 / 4, (12, 12), 3, 3, 2),
+                (1 / 4, (12, 12), 3, 3, 0),
+                (1 / 4, (12, 8), 3, 3, 0),
+                (1 / 4, (12, 8), 2, 3, 0),
+                (1 / 4, (8, 4), 2, 3, 0),
+                (1 / 4, (8, 4), 2, 2, 0),
+                (1 / 8, (8, 4), 2, 2, 0),
+                (1 / 8, (8,), 2, 2, 0),
+                (1 / 8, (8,), 1, 1, 0),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])

@@ -216,6 +216,11 @@ def _first(start: int, enough: Callable[[int], bool]) -> int | None:
     return high
 
 
+def rows_variance(values: Losses, like: Scores) -> Variance:
+    """The variance over the rows of Σ values / Σ tokens, where a value is some sum of the losses of a row."""
+    return _ratio(values, like).variance
+
+
 def _averaged(scores: Sequence[Scores]) -> Losses:
     """Each row's loss, averaged over the seeds."""
     averaged: Losses = np.mean([s.losses for s in scores], axis=0)

@@ -1,0 +1,212 @@
+"""The race of a climb: which settings to try at the look, who leads, and what that says of each lever."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rung.errors import TrainingError
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.search.stats import shared_confidence
+from rung.search.strategy import in_words
+from rung.search.surface import WEAK, Axes, Surface, design
+from rung.search.verdicts import make_verdict, value_in_words, value_of
+
+FAR = 4.0
+"""Nats a token of the untuned model from which on the completions are far from what it writes, and the output head is
+tried: it gives the right token one chance in 55."""
+HEADED = 2
+"""How many settings try it."""
+KNOWN = 3.0
+"""Degrees of freedom from which on the noise around the surface is known well enough to claim anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Two settings that differ in a lever, beside the learning rate; `values` of it could have been asked for."""
+
+    lever: str
+    before: Candidate
+    to: Candidate
+    values: int
+    note: str = ""
+
+
+class Race:
+    """Settings tried with one seed at the look, and the surface through them.
+
+    `standing` has those that lasted, from the best; the `leader` is the cheapest that is within the margin of the best.
+
+    Args:
+        space: what may be tried. Two settings of one scale are one: under rsLoRA an alpha is another one without it.
+        margin: the relative gain that is worth having.
+        baseline: the untuned model's scores, which say whether the output head is to be tried.
+    """
+
+    def __init__(self, space: LeverSpace, margin: float, baseline: Scores) -> None:
+        self.space, self.margin = space, margin
+        self.pool = _unlike(space.candidates())
+        self._asks_for_head = baseline.mean >= FAR and len(space.targets) > 1
+        headed = [replace(self.pool[0], targets=f"{space.targets[0]}+lm_head")] if self._asks_for_head else []
+        self._axes = Axes([*self.pool, *headed])
+        self._runs: dict[Candidate, Measurement] = {}
+        self._surface: Surface | None = None
+        self.standing: list[Candidate] = []
+
+    @property
+    def surface(self) -> Surface:
+        assert self._surface is not None, "nothing has been raced"
+        return self._surface
+
+    def first(self, count: int) -> list[Candidate]:
+        """The settings to begin with: together they say the most of all levers."""
+        return design(self._axes, self.pool, count)
+
+    def see(self, measurements: Sequence[Measurement]) -> None:
+        """Take in what was measured.
+
+        Raises:
+            TrainingError: everything has diverged so far.
+        """
+        self._runs |= {measurement.candidate: measurement for measurement in measurements}
+        if not any(run.scores for run in self._runs.values()):
+            raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
+        self._surface = self._through()
+        judged = self._surface.judged
+        self.standing = sorted((s for s in judged if math.isfinite(judged[s])), key=lambda s: (judged[s], s.id))
+        near = [s for s in self.standing if judged[s] <= judged[self.standing[0]] + math.log1p(self.margin)]
+        self.leader = min(near, key=lambda s: (self._runs[s].parameters, judged[s], s.id))
+
+    def _through(self, shrinkage: float | None = None) -> Surface:
+        return Surface.through(self._axes, list(self._runs), [m.scores for m in self._runs.values()], shrinkage)
+
+    def next(self, count: int) -> list[Candidate]:
+        """The settings to try next, with the output head among them where the data ask for it and none had it."""
+        rates = (*self._rates(), *self.beyond())
+        pool = _unlike([replace(s, learning_rate=rate) for s in self.pool for rate in rates])
+        leading = self.leader.targets
+        asked = self._asks_for_head and not any("lm_head" in targets for targets in self._targets())
+        headed = [replace(s, targets=f"{leading}+lm_head") for s in pool if asked and s.targets == leading]
+        new = self.surface.next(headed, HEADED)
+        return [*new, *self.surface.next(pool, count - len(new))]
+
+    def beyond(self) -> list[float]:
+        """The learning rate beyond the grid, where the leader's stands at its edge and the surface goes on falling."""
+        rates = self._rates()
+        at = rates.index(self.leader.learning_rate)
+        edges = [rates[0] / 2] * (at == 0) + [rates[-1] * 2] * (at == len(rates) - 1)
+        further = [] if self.space.pinned else [float(f"{rate:.6g}") for rate in edges if 0 < rate < 1]
+        here, *there = self.surface.expected([replace(self.leader, learning_rate=r) for r in (rates[at], *further)])
+        return [rate for rate, loss in zip(further, there, strict=True) if loss < here - math.log1p(self.margin)]
+
+    def at_rank(self, setting: Candidate, rank: int) -> Candidate:
+        """The setting on another rung, with the same multiple of the rank for its alpha, at the rate that suits it."""
+        alpha = setting.alpha if setting.use_rslora else setting.alpha / setting.rank * rank
+        return self._at_best_rate(replace(setting, rank=rank, alpha=alpha))
+
+    def _at_best_rate(self, setting: Candidate) -> Candidate:
+        settings = [replace(setting, learning_rate=rate) for rate in self._rates()]
+        return settings[int(self.surface.expected(settings).argmin())]
+
+    def _rates(self) -> list[float]:
+        """The learning rates that are known."""
+        return sorted({*self.space.learning_rates, *(s.learning_rate for s in self._runs)})
+
+    def _targets(self) -> list[str]:
+        """The sets of target modules that are known, in the order of the space."""
+        return list(dict.fromkeys([*self.space.targets, *(s.targets for s in self._runs)]))
+
+    # What it says.
+
+    def says(self, look: float) -> list[str]:
+        """How the values of each lever stand beside the leader, by the surface."""
+        found = []
+        for lever, values in self._values().items() if self._surface else ():
+            settings = [self.leader, *(s for s in values if value_of(s, lever) != value_of(self.leader, lever))]
+            losses = dict(zip(settings, self.surface.expected(settings), strict=True))
+            order = sorted(settings, key=lambda s: (losses[s], s.id))
+            words = ", ".join(f"{value_in_words(s, lever)} {math.exp(losses[s]):.3f}" for s in order)
+            found.append(f"{lever.replace('_', ' ')}, as far as the race tells at {in_words(look)}: {words}")
+        return found
+
+    def verdicts(self, look: float, error: float) -> list[Verdict]:
+        """What the race shows of each lever, around the leader, each side at the rate that suits it.
+
+        They are all wrong together with probability `error` at the most: whatever could have been compared counts,
+        since the surface has picked what is (Bonferroni).
+        """
+        if self._surface is None:
+            return []
+        questions = self._questions()
+        confidence = shared_confidence(sum(question.values for question in questions), 1 - error)
+        surface = self._through(WEAK)
+        scores = [m.scores for m in (self._runs[self.leader],) if m.scores]
+        found = []
+        for q in questions:
+            worth = self.margin * math.exp(self.surface.expected([q.before])[0])
+            at = f"{q.note} at {in_words(look)} of the budget"
+            values = (value_of(q.before, q.lever), value_of(q.to, q.lever))
+            known, gain = surface.noise.freedom >= KNOWN, surface.gain(q.before, q.to)
+            found.append(make_verdict(q.lever, values, gain, worth, confidence, scores, known, at, None))
+        return found
+
+    def _values(self) -> dict[str, list[Candidate]]:
+        """The leader with each other value of each lever that has several, at the rate that suits it."""
+        leader, space = self.leader, self.space
+        alphas = [space.candidate(leader.rank, 1.0, leader.targets, alpha) for alpha in space.alphas]
+        found = {
+            "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
+            "target_modules": [self._at_best_rate(replace(leader, targets=targets)) for targets in self._targets()],
+            "rank": [self.at_rank(leader, rank) for rank in space.ranks],
+            "alpha": [self._at_best_rate(s) for s in alphas if not math.isclose(s.scale, leader.scale)],
+        }
+        return {
+            lever: others
+            for lever, values in found.items()
+            if (others := [s for s in values if value_of(s, lever) != value_of(leader, lever)])
+        }
+
+    def _questions(self) -> list[_Question]:
+        """From the usual value of each lever to the leader's; where the leader has that, to the best of the others."""
+        leader, space = self.leader, self.space
+        found = []
+        for lever, others in self._values().items():
+            nearest = others[int(self.surface.expected(others).argmin())]
+            if lever == "rank":
+                # The usual one is the rung below.
+                below = [s for s in others if s.rank < leader.rank]
+                sides = (below[-1], leader) if below else (leader, nearest)
+            elif lever == "learning_rate":
+                sides = nearest, leader
+            elif lever == "target_modules":
+                sides = (leader, nearest) if leader.targets == space.targets[0] else (others[0], leader)
+            else:
+                usual = space.candidate(leader.rank, 1.0).scale
+                sides = (leader, nearest) if math.isclose(leader.scale, usual) else (others[0], leader)
+            found.append(_Question(lever, *sides, len(others)))
+        return [*found, *self._at_matched_parameters()]
+
+    def _at_matched_parameters(self) -> list[_Question]:
+        """Are the leader's modules better than the first ones, or just more? Both at ranks within the ladder at which
+        they have as many parameters. The surface says what nobody has trained.
+        """
+        first, leader, ranks = self.space.targets[0], self.leader, self.space.ranks
+        sizes = {setting.targets: run.parameters / setting.rank for setting, run in self._runs.items()}
+        if leader.targets == first or first not in sizes:
+            return []
+        share = sizes[first] / sizes[leader.targets]
+        for before, to in ((leader.rank, leader.rank * share), (leader.rank / share, leader.rank)):
+            if ranks[0] <= min(before, to) and max(before, to) <= ranks[-1]:
+                sides = self.at_rank(replace(leader, targets=first), round(before)), self.at_rank(leader, round(to))
+                values = len(self._targets()) - 1
+                return [_Question("target_modules", *sides, values, " at matched parameter count")]
+        return []
+
+
+def _unlike(settings: Iterable[Candidate]) -> list[Candidate]:
+    """The settings, each scale once."""
+    found: dict[tuple[object, ...], Candidate] = {}
+    for s in settings:
+        found.setdefault((s.rank, s.targets, f"{s.scale:.6g}", s.learning_rate), s)
+    return list(found.values())
