@@ -199,7 +199,7 @@ def replays(table: Table, count: int, draw: np.random.Generator) -> dict[str, An
             runner = ReplayRunner(table, draw)
             decision, history = play(strategy, runner.baseline(), partial(runner.run, tick=_quiet))
             assert decision.recommended is not None
-            recommended = replace(table.nearest(decision.recommended), seed=0)
+            recommended = table.nearest(replace(decision.recommended, seed=0))
             regrets.append(table.loss(recommended) / least - 1)
             costs.append(sum(m.spent for m in history))
         found[name] = {

@@ -42,7 +42,7 @@ def test_in_a_pipe_every_event_is_a_line_and_progress_comes_twice_a_minute() -> 
         progress.left(HEAT.candidates[0], "it diverged")
     lines = out.getvalue().splitlines()
     assert lines[0].rstrip() == "· scoring"
-    assert lines[1].rstrip() == "· rank: rank 8, 16; alpha 16, 32; attention; at 0.001"
+    assert lines[1].rstrip() == "· rank: 2 settings of rank 8, 16; alpha 16, 32; attention; at 0.001"
     progresses = [line for line in lines if "tokens/s" in line]
     # 200 tokens/s; at 30 s 6,000 of the heat are left, and a budget of 6,000 after it.
     assert [line.strip() for line in progresses] == [

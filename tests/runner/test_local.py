@@ -117,6 +117,20 @@ def test_a_judgement_is_a_branch_and_the_training_goes_on_from_before_it(runner:
     assert end.tokens == sum(tokens) == runner.full_tokens
 
 
+def test_a_look_is_judged_by_its_share_of_the_rows_and_by_no_fewer_than_said(runner: LocalRunner) -> None:
+    rows = len(runner.validation)
+    for fewest, until, wanted in ((16, 0.5, rows // 2), (16, 0.05, 16), (10_000, 0.5, rows)):
+        runner.look_rows = fewest
+        judging = runner._judging(until)
+        assert len(judging) == wanted
+        assert [row for row in runner.validation if row in judging] == judging, "in order, none twice"
+    assert runner._judging(1.0) == runner.validation
+    runner.look_rows = 16
+    (measured,) = runner.run(Heat("race", (A,), 0.5), quiet)
+    assert measured.scores is not None
+    assert len(measured.scores.tokens) == rows // 2
+
+
 def test_candidates_of_another_seed_see_the_rows_in_another_order(runner: LocalRunner) -> None:
     assert runner._order(0) != runner._order(1)
     assert sorted(itertools.chain(*runner._order(0))) == sorted(itertools.chain(*runner._order(1)))

@@ -18,7 +18,7 @@ from rung.search.climb import Climb
 from rung.search.plan import Plan
 from rung.search.strategy import Heat
 
-FRACTIONS = (1 / 8, 1.0)
+FRACTIONS = (1 / 8, 1 / 4, 1.0)
 SETTINGS = [
     Candidate(rank, scale * rank, targets, rate, seed=seed)
     for rank in (8, 16)
@@ -125,6 +125,18 @@ def test_a_draw_varies_the_rows_and_the_seeds_and_keeps_them_paired(table: Table
         assert one.scores
         assert other.scores
         assert one.scores.tokens == other.scores.tokens
+
+
+def test_a_draw_shuffles_the_seeds_of_each_setting_by_itself(table: Table) -> None:
+    draw = np.random.default_rng(0)
+    found = set()
+    for _ in range(40):
+        runner = ReplayRunner(table, draw)
+        runner._rows = None  # so that the losses are those that were recorded
+        pair = tuple(Candidate(rank, 2 * rank, "attention", 1e-3) for rank in (8, 16))
+        played = zip(pair, runner.run(Heat("x", pair), quiet), strict=True)
+        found.add(tuple(m.loss == table.runs[candidate][1.0].loss for candidate, m in played))
+    assert len(found) == 4, "each of the two is the first or the second seed"
 
 
 def test_a_climb_on_it_ends_near_the_best(table: Table) -> None:

@@ -80,6 +80,7 @@ def test_what_the_seeds_do_not_tell_apart_is_undecided_and_says_what_would_decid
     full = [v for v in decision.verdicts if v.lever == "rank" and "of the budget" not in v.says]
     assert {v.outcome for v in full} == {"undecided"}
     assert any("more seeds would decide it" in v.says for v in full)
+    assert all("would be seen in four of five studies" in v.says for v in full)
     assert {v.seeds for v in full} == {3}
 
 

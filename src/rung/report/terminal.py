@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -259,11 +260,12 @@ def _metrics(metrics: Mapping[str, float]) -> str:
 
 
 def _values(candidates: tuple[Candidate, ...]) -> str:
-    """What a heat tries: the values of each lever, and how many seeds."""
+    """What a heat tries: how many settings, the values of each lever, and how many seeds."""
     seeds = len({c.seed for c in candidates})
+    settings = len({replace(c, seed=0) for c in candidates})
     alphas = sorted({(c.alpha, c.use_rslora) for c in candidates})
     parts = [
-        f"rank {', '.join(map(str, sorted({c.rank for c in candidates})))}",
+        f"{settings} setting{'s' * (settings > 1)} of rank {', '.join(map(str, sorted({c.rank for c in candidates})))}",
         f"alpha {', '.join(f'{alpha:g}' + ('√' if rslora else '') for alpha, rslora in alphas)}",
         ", ".join(sorted({c.targets for c in candidates})),
         f"at {', '.join(f'{rate:g}' for rate in sorted({c.learning_rate for c in candidates}))}",

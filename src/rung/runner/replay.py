@@ -4,8 +4,9 @@ A *table* holds every setting of a grid, trained with the engine on real data wi
 shares of the budget: `benchmarks/record.py` makes one, docs/replay.md describes it, and `load_table()` reads the one
 that comes with Rung. A strategy cannot tell a replay from a training, so it can be run thousands of times in minutes.
 
-A replay can vary what chance decides: which validation rows there are (drawn anew, with replacement), and which
-recorded seed is which.
+A replay can vary what chance decides: which validation rows there are (drawn anew, with replacement), and, setting by
+setting, which recorded seed is which. That makes as many worlds of a table as there are ways to order its runs; what a
+seed does to all settings alike is then a part of the noise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ class Table:
     def fractions(self) -> tuple[float, ...]:
         return tuple(sorted({fraction for points in self.runs.values() for fraction in points}))
 
-    @property
+    @cached_property
     def settings(self) -> tuple[Candidate, ...]:
         """Those that have been recorded in full with every seed, with seed 0."""
         whole = [replace(c, seed=0) for c, points in self.runs.items() if 1.0 in points or _diverged(points)]
@@ -110,20 +112,20 @@ class Table:
         """The setting with the lowest loss."""
         return min(self.settings, key=self.loss)
 
-    def nearest(self, candidate: Candidate) -> Candidate:
-        """The recorded candidate that is nearest: of the same targets, then in rank, scale and rate, by ratio."""
-        if candidate in self.runs:
-            return candidate
+    def nearest(self, setting: Candidate) -> Candidate:
+        """The recorded setting that is nearest: of the same targets, then in rank, scale and rate, by ratio."""
+        if setting in self.settings:
+            return setting
 
         def distance(other: Candidate) -> tuple[bool, float, float, float]:
             return (
-                other.targets != candidate.targets,
-                abs(math.log(other.rank / candidate.rank)),
-                abs(math.log(other.scale / candidate.scale)),
-                abs(math.log(other.learning_rate / candidate.learning_rate)),
+                other.targets != setting.targets,
+                abs(math.log(other.rank / setting.rank)),
+                abs(math.log(other.scale / setting.scale)),
+                abs(math.log(other.learning_rate / setting.learning_rate)),
             )
 
-        return min((other for other in self.runs if other.seed == candidate.seed), key=distance)
+        return min(self.settings, key=distance)
 
 
 class ReplayRunner:
@@ -131,17 +133,19 @@ class ReplayRunner:
 
     Args:
         table: of one task.
-        draw: decides which rows there are and which recorded seed is which; None leaves both as they were recorded.
+        draw: decides which rows there are and which recorded seed is which of each setting; None leaves both as they
+            were recorded.
     """
 
     def __init__(self, table: Table, draw: np.random.Generator | None = None) -> None:
         self.table = table
         self.seconds = 0.0
         self._rows: npt.NDArray[np.int64] | None = None
-        self._seeds = list(table.seeds)
+        self._seeds = dict.fromkeys(table.settings, table.seeds)
         if draw is not None:
             self._rows = draw.integers(len(table.tokens), size=len(table.tokens))
-            self._seeds = [int(seed) for seed in draw.permutation(self._seeds)]
+            orders = draw.permuted(np.tile(table.seeds, (len(table.settings), 1)), axis=1).tolist()
+            self._seeds = dict(zip(table.settings, map(tuple, orders), strict=True))
         self._reached: dict[Candidate, int] = {}
 
     @property
@@ -164,17 +168,19 @@ class ReplayRunner:
         """There is no test split in a table: the validation loss over all rows and seeds."""
         if candidate is None:
             return {"loss": math.fsum(self.table.baseline) / sum(self.table.tokens)}
-        return {"loss": self.table.loss(replace(self.table.nearest(self._recorded(candidate)), seed=0))}
+        return {"loss": self.table.loss(replace(self._recorded(candidate), seed=0))}
 
     def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
         """A table holds no weights."""
         return Spectrum(math.nan, {})
 
     def _recorded(self, candidate: Candidate) -> Candidate:
-        return replace(candidate, seed=self._seeds[candidate.seed % len(self._seeds)])
+        """The recorded candidate that plays this one."""
+        setting = self.table.nearest(replace(candidate, seed=0))
+        return replace(setting, seed=self._seeds[setting][candidate.seed % len(self.table.seeds)])
 
     def _measure(self, candidate: Candidate, until: float) -> Measurement:
-        points = self.table.runs[self.table.nearest(self._recorded(candidate))]
+        points = self.table.runs[self._recorded(candidate)]
         kept = points.get(until) or next((m for m in points.values() if not m.scores), None)
         if kept is None:
             raise DataError(f"The table has no judgement at {until:g} of the budget; it has {sorted(points)}.")

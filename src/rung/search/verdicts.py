@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rung.levers import Candidate, Scores, Verdict
-from rung.search.stats import Estimate, Needed, judge
+from rung.search.stats import Estimate, Needed, judge, minimum_detectable
 
 _NAMES = {
     "learning_rate": "Learning rate",
@@ -90,7 +90,9 @@ def make_verdict(
     elif outcome == "no_worthwhile_gain":
         says = f"no worthwhile gain: at most {interval.high:.3f} nats a token, and {worth:.3f} would be worth it"
     else:
+        seen = minimum_detectable(gain, confidence)
         says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"
+        says += f"; {seen:.3f} would be seen in four of five studies like this"
         says += _would_decide(more, len(scores[0].tokens), len(scores))
     return Verdict(
         lever,
