@@ -26,7 +26,7 @@ LIBRARIES = ("rung", "torch", "transformers", "peft", "bitsandbytes", "optuna", 
 ONE_SEED = "Seeds: each setting was trained once, so the intervals cover the choice of validation rows alone."
 NOT_COVERED = (
     "Other data: one data set, in one order for each seed, and validation rows that the race has looked at.",
-    "Levers together: each was tried around the best of the others, not in all combinations.",
+    "Levers together: the race takes it that rank, alpha and target modules each act on the loss by themselves.",
 )
 
 

@@ -30,7 +30,7 @@ from dataclasses import replace
 
 from rung.errors import TrainingError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
-from rung.search.plan import EXTENSION, EXTENSIONS, Plan
+from rung.search.plan import EXTENSION, Plan
 from rung.search.race import Race
 from rung.search.runs import Runs
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, needed, shared_confidence
@@ -102,7 +102,7 @@ class _Climber:
 
     def _race(self) -> Part:
         plan, race, rounds = self.plan, self.race, list(self.plan.rounds)
-        extensions = 0 if self.space.pinned else EXTENSIONS
+        extensions = plan.extensions
         settings = race.first(rounds.pop(0))
         while settings:
             ahead = sum(rounds) * plan.look + plan.finalists * len(plan.seeds)

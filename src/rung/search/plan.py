@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 
 from rung.levers import LeverSpace
 
-EXTENSIONS = 2
-"""How many further rounds a race may take, where the best rate stands at the edge of a grid that is not the user's."""
 EXTENSION = 4
-"""How many settings each of them tries."""
+"""How many settings a further round of the race tries, where the grid of learning rates grows."""
 
 
 def rate_grid(hidden_size: int) -> tuple[float, ...]:
@@ -27,8 +25,9 @@ class Plan:
     """How much a climb spends.
 
     How many settings the `rounds` of the race try, at which share of the budget they are judged (the `look`), how many
-    `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, and how
-    many `more` seeds undecided comparisons may get, if those would decide them.
+    `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, how many
+    `more` seeds undecided comparisons may get, if those would decide them, and how many further rounds (`extensions`)
+    the race may take where the best learning rate stands at the edge of a grid that is not the user's.
     """
 
     look: float = 1 / 4
@@ -37,6 +36,7 @@ class Plan:
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
     more: int = 0
+    extensions: int = 2
 
     @property
     def decides(self) -> bool:
@@ -52,7 +52,7 @@ class Plan:
         """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
         settings = len(space.candidates())
         finalists = min(self.finalists, settings)
-        tried = sum(self.rounds) + (0 if space.pinned else EXTENSIONS * EXTENSION)
+        tried = sum(self.rounds) + (0 if space.pinned else self.extensions * EXTENSION)
         if space.pinned and len(space.targets) == 1:
             tried = min(tried, settings)
         race = tried * self.look if settings > self.finalists else 0.0
@@ -62,20 +62,20 @@ class Plan:
     def within(cls, space: LeverSpace, budget: float) -> Plan:
         """The most thorough plan that costs no more than `budget` full budgets; the thriftiest one where none does."""
         plans = [
-            cls(look, rounds, finalists, tuple(range(1, seeds + 1)), more=more)
-            for look, rounds, finalists, seeds, more in (
-                (1 / 2, (12, 12), 4, 5, 5),
-                (1 / 4, (12, 12), 4, 5, 5),
-                (1 / 4, (12, 12), 3, 3, 5),
-                (1 / 4, (12, 12), 3, 3, 2),
-                (1 / 4, (12, 12), 3, 3, 0),
-                (1 / 4, (12, 8), 3, 3, 0),
-                (1 / 4, (12, 8), 2, 3, 0),
-                (1 / 4, (8, 4), 2, 3, 0),
-                (1 / 4, (8, 4), 2, 2, 0),
-                (1 / 8, (8, 4), 2, 2, 0),
-                (1 / 8, (8,), 2, 2, 0),
-                (1 / 8, (8,), 1, 1, 0),
+            cls(look, rounds, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
+            for look, rounds, finalists, seeds, more, extensions in (
+                (1 / 2, (12, 12), 4, 5, 5, 2),
+                (1 / 4, (12, 12), 4, 5, 5, 2),
+                (1 / 4, (12, 12), 3, 3, 5, 2),
+                (1 / 4, (12, 12), 3, 3, 2, 2),
+                (1 / 4, (12, 12), 3, 3, 0, 2),
+                (1 / 4, (12, 8), 3, 3, 0, 2),
+                (1 / 4, (12, 8), 2, 3, 0, 1),
+                (1 / 4, (12, 4), 2, 3, 0, 0),
+                (1 / 4, (12, 4), 2, 2, 0, 0),
+                (1 / 4, (12,), 2, 2, 0, 0),
+                (1 / 8, (12,), 2, 2, 0, 0),
+                (1 / 8, (12,), 1, 1, 0, 0),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])
