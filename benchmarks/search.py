@@ -2,10 +2,11 @@
 
 - *Null*: all candidates are the same but for chance. How often does a climb say that anything is better?
 - *Power*: doubling the lowest rank is worth twice the margin. How often does the climb come to say so? By the noise of
-  seeds, and how many confirm; `power` is that at a third of the margin and with five.
+  seeds, how many confirm, and how many more it may add; `power` is that at a third of the margin and with five.
 - *Coverage*: how often do 95 % intervals of a gain hold the true one?
 - *Replay*: strategies on a recorded table of real trainings. How much worse than the best setting of the whole table is
-  what each recommends, and for what share of the table's training?
+  what each recommends, and for what share of the table's training, all of its seeds counted? And on parts of the
+  table, without one of its ranks or one of its rates or both, which are as many tables more.
 
     python benchmarks/search.py [--quick] [--json]
 """
@@ -82,12 +83,12 @@ def play(
         history += run(decision.heat)
 
 
-def null(climbs: int, draw: np.random.Generator) -> dict[str, Any]:
+def null(climbs: int, draw: np.random.Generator, plan: Plan) -> dict[str, Any]:
     """The share of climbs among identical candidates that call anything better."""
     false = 0
     for _ in range(climbs):
         world = World(draw)
-        decision, _ = play(Climb(SPACE, MARGIN), world.baseline(), world.run)
+        decision, _ = play(Climb(SPACE, MARGIN, plan), world.baseline(), world.run)
         false += _claims(decision)
     return {"climbs": climbs, "false_better": false / climbs}
 
@@ -131,25 +132,31 @@ def null_of_table(table: Table, climbs: int, draw: np.random.Generator) -> dict[
     return {"climbs": climbs, "false_better": false / climbs}
 
 
-def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int) -> float:
-    """How often a climb says that rank 16 is better than rank 8, where it is by twice the margin."""
-    space = replace(SPACE, targets=("attention",), alphas=("2r",))
-    plan = Plan(seeds=tuple(range(1, seeds + 1)))
-    found = 0
+def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int, more: int) -> dict[str, float]:
+    """How often a climb says that rank 16 is better than rank 8, where it is by twice the margin; and its seeds."""
+    space = replace(SPACE, targets=("attention",), alphas=("2r",), ranks=(8, 16))
+    plan = Plan(seeds=tuple(range(1, seeds + 1)), more=more)
+    found, used = 0, 0
     for _ in range(climbs):
         world = World(draw, lambda c: 2 * MARGIN * LOSS if c.rank > 8 else 0.0, noise)
-        decision, _ = play(Climb(space, MARGIN, plan), world.baseline(), world.run)
+        decision, history = play(Climb(space, MARGIN, plan), world.baseline(), world.run)
         found += any(
             (v.lever, v.before, v.to, v.outcome) == ("rank", 8, 16, "better") and "of the budget" not in v.says
             for v in decision.verdicts
         )
-    return found / climbs
+        used += len({m.candidate.seed for m in history if m.fraction == 1})
+    power_by = {"noise": noise / LOSS, "seeds": seeds, "more": more, "power": found / climbs}
+    return power_by | {"seeds_used": used / climbs}
 
 
 ENOUGH = 48
 """Settings that a table needs for its replays to say anything."""
-POWER = ((0.0025, 3), (0.005, 3), (0.005, 5), (0.01, 3), (0.01, 5), (0.01, 8), (0.02, 8))
-"""Noise of a run in nats, of a loss of 1.5; and seeds of the confirmation."""
+POWER = (
+    *((noise, 3, 0) for noise in (0.0025, 0.005, 0.01)),
+    *((noise, 5, 0) for noise in (0.005, 0.01)),
+    *((noise, 3, 5) for noise in (0.005, 0.01, 0.02)),
+)
+"""Noise of a run in nats, of a loss of 1.5; seeds of the confirmation; and how many more undecided pairs may get."""
 
 
 def coverage(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
@@ -171,36 +178,57 @@ def coverage(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
     return held / trials
 
 
-def strategies(table: Table, budget: float) -> dict[str, Callable[[int], Strategy]]:
+def strategies(table: Table, space: LeverSpace, budget: float) -> dict[str, Callable[[int], Strategy]]:
     """What is compared, by a seed; those that can take any budget take `budget` full trainings."""
-    space, settings = table.space, table.settings
     wide = replace(space, learning_rates=(1e-5, 1e-3), pinned=False)
-    grid = [s for s in settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")]
+    grid = [s for s in table.settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")]
     shares = table.fractions[1:]
     return {
         "climb": lambda _: Climb(space, MARGIN, Plan(seeds=table.seeds)),
         "tpe": lambda seed: Tpe(wide, budget, shares=shares, seed=seed),
         "tpe_same_rates": lambda seed: Tpe(space, budget, shares=shares, seed=seed),
-        "rate_grid": lambda _: Grid(grid),
         "random": lambda seed: Random(space, round(budget), seed),
+        "rate_grid": lambda _: Grid(grid),
         "recipe": lambda _: Grid([Candidate(16, 32, "all-linear", 2e-4)]),
     }
 
 
-def replays(table: Table, count: int, draw: np.random.Generator) -> dict[str, Any]:
-    """What each strategy comes to, over `count` replays: regrets against the best of the whole table, and costs."""
-    least = table.loss(table.best())
-    whole = table.full_tokens * len(table.settings)
+ON_PARTS = ("climb", "tpe_same_rates", "random")
+"""What is compared on parts of a table: the others try settings that some parts lack."""
+
+
+def part(space: LeverSpace, draw: np.random.Generator) -> LeverSpace:
+    """The space without one of its ranks, one of its rates, or both."""
+    without = draw.choice(["rank", "rate", "both"])
+    ranks, rates = list(space.ranks), list(space.learning_rates)
+    if without != "rate":
+        ranks.pop(int(draw.integers(len(ranks))))
+    if without != "rank":
+        rates.pop(int(draw.integers(len(rates))))
+    return replace(space, ranks=tuple(ranks), learning_rates=tuple(rates))
+
+
+def replays(table: Table, count: int, seed: int, parts: bool = False) -> dict[str, Any]:
+    """What each strategy comes to, over `count` replays: regrets against the best that it could have found, and costs.
+
+    All of them see the same worlds: the same draws of rows and seeds, and the same parts.
+    """
+    losses = {setting: table.loss(setting) for setting in table.settings}
+    whole = table.full_tokens * len(table.settings) * len(table.seeds)
     found: dict[str, Any] = {}
-    for name in strategies(table, 1.0):
+    for name in ON_PARTS if parts else strategies(table, table.space, 1.0):
         regrets, costs = [], []
-        for seed in range(count):
-            strategy = strategies(table, found.get("climb", {}).get("cost", 1.0))[name](seed)
+        budget = found.get("climb", {}).get("cost", 1.0)
+        for number in range(count):
+            draw = np.random.default_rng([seed, number])
+            space = part(table.space, draw) if parts else table.space
+            strategy = strategies(table, space, budget)[name](number)
             runner = ReplayRunner(table, draw)
             decision, history = play(strategy, runner.baseline(), partial(runner.run, tick=_quiet))
             assert decision.recommended is not None
             recommended = table.nearest(replace(decision.recommended, seed=0))
-            regrets.append(table.loss(recommended) / least - 1)
+            least = min(losses[setting] for setting in space.candidates() if setting in losses)
+            regrets.append(losses[recommended] / least - 1)
             costs.append(sum(m.spent for m in history))
         found[name] = {
             "regret_mean": float(np.mean(regrets)),
@@ -236,22 +264,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer replays; within three minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    climbs, count = (2000, 30) if options.quick else (5000, 500)
+    climbs, count = (2000, 30) if options.quick else (5000, 300)
     begun = time.perf_counter()
     draw = np.random.default_rng(20261125)
     document: dict[str, Any] = {
-        "null": null(climbs, draw),
-        "power_by": [
-            {"noise": noise / LOSS, "seeds": seeds, "power": power(climbs // 20, draw, noise, seeds)}
-            for noise, seeds in POWER
-        ],
+        "null": null(climbs, draw, Plan()),
+        "null_more_seeds": null(climbs // 10, draw, Plan(more=5)),
+        "power_by": [power(climbs // 20, draw, *by) for by in POWER],
         "coverage": coverage(climbs, draw),
     }
     document["power"] = next(p["power"] for p in document["power_by"] if p["noise"] < MARGIN / 2 and p["seeds"] == 5)
     loaded = {task: load_table(task) for task in ("pronounce", "price")} if TABLE.exists() else {}
     if tables := {task: table for task, table in loaded.items() if len(table.settings) >= ENOUGH}:
-        document["null_of_table"] = {t: null_of_table(table, climbs // 10, draw) for t, table in tables.items()}
-        document["replay_by_task"] = {task: replays(table, count, draw) for task, table in tables.items()}
+        document["null_of_table"] = {t: null_of_table(table, climbs // 20, draw) for t, table in tables.items()}
+        document["replay_by_task"] = {task: replays(table, count, 1) for task, table in tables.items()}
+        document["replay_parts"] = {task: replays(table, count, 2, parts=True) for task, table in tables.items()}
         document["replay"] = merged(document["replay_by_task"])
     document["seconds"] = round(time.perf_counter() - begun)
     print(json.dumps(document, indent=2) if options.json else markdown(document))
@@ -259,8 +286,16 @@ def main() -> None:
 
 def markdown(document: dict[str, Any]) -> str:
     """The document as the tables of docs/benchmarks.md."""
-    lines = [f"{key}: {document[key]}" for key in ("null", "null_of_table", "power_by", "coverage") if key in document]
-    for task, found in document.get("replay_by_task", {}).items():
+    simple = ("null", "null_more_seeds", "null_of_table", "coverage", "seconds")
+    lines = [f"{key}: {document[key]}" for key in simple if key in document]
+    lines += ["", "| noise | seeds | more | power | seeds used |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {p['noise']:.1%} | {p['seeds']} | {p['more']} | {p['power']:.0%} | {p['seeds_used']:.1f} |"
+        for p in document["power_by"]
+    ]
+    tables = {**document.get("replay_by_task", {})}
+    tables |= {f"parts of {task}": found for task, found in document.get("replay_parts", {}).items()}
+    for task, found in tables.items():
         lines += ["", f"| {task} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [

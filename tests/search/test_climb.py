@@ -217,7 +217,7 @@ def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() ->
     assert decision.recommended.rank == 64
 
 
-def test_undecided_comparisons_get_as_many_more_seeds_as_would_decide_them() -> None:
+def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> None:
     plan = Plan(finalists=2, more=5)
     decided = 0
     for gain in (0.03, 0.035, 0.04, 0.045):

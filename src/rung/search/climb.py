@@ -10,7 +10,7 @@ The confirmation. The race picks what looks best on one seed, and so flatters it
 anew and in full, with seeds that the race has not seen: the leader, the rung above it, and whatever else is nearest.
 Short training favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best,
 the next one is trained too; and while the lowest is as good as the best, the one below. Where the plan allows for it,
-comparisons that stay undecided get as many more seeds as would decide them; that is a second look at them, and their
+comparisons that stay undecided get more seeds, if those can decide them; that is a second look at them, and their
 intervals are wider for it.
 
 The verdicts come at the end, when the noise is known: each lever's at the look, from the surface, with what that leaves
@@ -33,7 +33,7 @@ from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 from rung.search.plan import EXTENSION, Plan
 from rung.search.race import Race
 from rung.search.runs import Runs
-from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, needed, shared_confidence
+from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, minimum_detectable, needed, shared_confidence
 from rung.search.strategy import Answer, Ask, Course, Decision, Notes, best, follow, in_words
 from rung.search.verdicts import difference, make_verdict, name_of, value_of
 
@@ -115,10 +115,11 @@ class _Climber:
     # The confirmation.
 
     def _finalists(self) -> list[Candidate]:
-        """The leader, the rung above it, and whatever else was nearest in the race."""
+        """The leader, the rung above it (or below the topmost), and whatever else was nearest in the race."""
         race, ranks = self.race, self.space.ranks
-        above = ranks[ranks.index(race.leader.rank) + 1 :][:1]
-        chosen = [race.leader, *(race.at_rank(race.leader, rank) for rank in above), *race.standing]
+        at = ranks.index(race.leader.rank)
+        rungs = [race.at_rank(race.leader, rank) for rank in (ranks[at + 1 :] or ranks[:at][::-1])[:1]]
+        chosen = [race.leader, *rungs, *race.standing]
         finalists = list(dict.fromkeys(chosen))[: self.plan.finalists]
         for setting in race.standing:
             if setting not in finalists and 0 not in self.plan.seeds:
@@ -149,20 +150,23 @@ class _Climber:
         return next((setting for setting in self.race.standing if setting not in finalists), None)
 
     def _more_seeds(self, pairs: Sequence[Pair]) -> Part:
-        """Train undecided pairs of finalists with as many more seeds as would decide them, if the plan has as many."""
+        """Train undecided pairs of finalists with all further seeds of the plan, where those can be expected to decide
+        them: if the estimate stays where it is, or because they would show a gain of twice the margin.
+        """
         noise, confidence = self.runs.noise(1.0), self._confidence(len(pairs))
-        have, wanted = len(self.plan.seeds), dict[Candidate, int]()
+        wanted: list[Candidate] = []
         if noise is None or not self.plan.more:
             return
         for before, to in pairs:
             one, other = self.runs.sides(before, to, 1.0)
-            worth = self._worth(one)
+            worth, seeds = self._worth(one), len(self.plan.all_seeds)
             if judge(self.runs.gain(before, to, 1.0, noise).interval(confidence), worth) == "undecided":
-                seeds = needed(one, other, noise, worth, confidence).seeds
-                if seeds and seeds <= have + self.plan.more:
-                    wanted |= {setting: max(seeds, wanted.get(setting, 0)) for setting in (before, to)}
+                enough = needed(one, other, noise, worth, confidence).seeds or math.inf
+                shown = minimum_detectable(gain_estimate(one, other, noise.times(2 / seeds)), confidence)
+                if enough <= seeds or shown <= 2 * worth:
+                    wanted += [before, to]
         if wanted:
-            yield from self._confirm(list(wanted), self.plan.all_seeds[have : max(wanted.values())])
+            yield from self._confirm(wanted, self.plan.all_seeds[len(self.plan.seeds) :])
 
     # The judgement.
 

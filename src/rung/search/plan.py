@@ -26,7 +26,7 @@ class Plan:
 
     How many settings the `rounds` of the race try, at which share of the budget they are judged (the `look`), how many
     `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, how many
-    `more` seeds undecided comparisons may get, if those would decide them, and how many further rounds (`extensions`)
+    `more` seeds undecided comparisons get, if those can decide them, and how many further rounds (`extensions`)
     the race may take where the best learning rate stands at the edge of a grid that is not the user's.
     """
 
