@@ -32,7 +32,7 @@ from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 from rung.study.ledger import Ledger
 
-RANKS = (4, 16, 64, 8, 32)
+RANKS = (4, 16, 64, 8)
 """In the order in which they are recorded: what there is makes a table after the third."""
 TARGETS = ("attention", "all-linear")
 SCALES = (1, 2)

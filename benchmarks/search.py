@@ -30,7 +30,7 @@ from rung.runner.replay import TABLE, ReplayRunner, Table, load_table
 from rung.search.bayes import Tpe
 from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
-from rung.search.plan import Plan
+from rung.search.plan import Plan, look_for
 from rung.search.stats import gain_estimate, seed_noise
 from rung.search.strategy import Decision, Heat, Strategy
 
@@ -184,7 +184,8 @@ def strategies(table: Table, space: LeverSpace, budget: float) -> dict[str, Call
     grid = [s for s in table.settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")]
     shares = table.fractions[1:]
     return {
-        "climb": lambda _: Climb(space, MARGIN, Plan(seeds=table.seeds)),
+        "climb": lambda _: Climb(space, MARGIN, thorough(table)),
+        "climb_default": lambda _: Climb(space, MARGIN, replace(Plan(look_of(table)), seeds=table.seeds)),
         "tpe": lambda seed: Tpe(wide, budget, shares=shares, seed=seed),
         "tpe_same_rates": lambda seed: Tpe(space, budget, shares=shares, seed=seed),
         "random": lambda seed: Random(space, round(budget), seed),
@@ -193,7 +194,26 @@ def strategies(table: Table, space: LeverSpace, budget: float) -> dict[str, Call
     }
 
 
-ON_PARTS = ("climb", "tpe_same_rates", "random")
+SHARE = 0.15
+"""Of all training that the table took, what a climb may take."""
+
+
+def thorough(table: Table) -> Plan:
+    """The most thorough plan that keeps to `SHARE`. Both seeds confirm; the one that raced goes on from the look."""
+    look, seeds = look_of(table), len(table.seeds)
+    for rounds, finalists in (((12, 12, 8), 5), ((12, 12), 4), ((12, 8), 4), ((12, 8), 3)):
+        cost = sum(rounds) * look + finalists * (seeds - look * (1 - table.cooldown))
+        if cost <= SHARE * len(table.settings) * seeds:
+            break
+    return Plan(look, rounds, finalists, table.seeds)
+
+
+def look_of(table: Table) -> float:
+    """The look of a climb on the table's budget."""
+    return look_for(max(m.steps for points in table.runs.values() for m in points.values()))
+
+
+ON_PARTS = ("climb", "climb_default", "tpe_same_rates", "random")
 """What is compared on parts of a table: the others try settings that some parts lack."""
 
 

@@ -25,7 +25,7 @@ from rung.runner.protocol import Runner, Tick
 from rung.search.bayes import Tpe
 from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
-from rung.search.plan import Plan, rate_grid
+from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
@@ -84,16 +84,18 @@ def tune(
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     if runner.left_out:
         observer.note(f"{runner.left_out:,} rows are longer than max_tokens = {recipe.max_tokens} and are left out")
-    strategy = make_strategy(recipe, space, _budget(recipe, runner, ledger, observer), observer)
+    budget = _budget(recipe, runner, ledger, observer)
+    strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer)
     return answer(strategy, runner, ledger, observer, base, recipe, lambda: clock() - begun)
 
 
-def make_strategy(recipe: Recipe, space: LeverSpace, budget: float | None, observer: Observer) -> Strategy:
+def make_strategy(recipe: Recipe, space: LeverSpace, budget: float | None, look: float, observer: Observer) -> Strategy:
     """The recipe's strategy, so that it takes no more than `budget` full budgets of one candidate.
 
-    Without a budget a climb is as thorough as it is by default, and the others take as much as that.
+    Without a budget a climb is as thorough as it is by default, and the others take as much as that. A climb judges its
+    race at about the share `look` of a candidate's budget.
     """
-    plan = Plan() if budget is None else Plan.within(space, budget)
+    plan = Plan(look) if budget is None else Plan.within(space, budget, look)
     cost = plan.cost(space)
     if recipe.strategy == "climb":
         if budget is not None and cost > budget:

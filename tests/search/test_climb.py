@@ -10,7 +10,7 @@ from tests.search.worlds import BASELINE, SPACE, hill, run
 
 from rung.levers import Candidate, LeverSpace, Scores
 from rung.search.climb import Climb
-from rung.search.plan import Plan, rate_grid
+from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.race import FAR
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
@@ -180,6 +180,13 @@ def test_the_budget_picks_the_plan_and_the_climb_keeps_to_it() -> None:
         assert plan.cost(SPACE) <= budget
         _, _, history = run(Climb(SPACE, plan=plan), hill())
         assert sum(m.spent for m in history) <= budget * 10_000
+
+
+def test_a_race_is_judged_after_as_many_steps_as_tell_something() -> None:
+    assert [look_for(steps) for steps in (10, 40, 90, 150, 200, 1000)] == [1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 16]
+    _, heats, _ = run(Climb(SPACE, plan=Plan(look_for(1000))), hill())
+    assert heats[0].until == 1 / 16
+    assert sum(Plan.within(SPACE, 8, 1 / 16).rounds) > sum(Plan.within(SPACE, 8, 1 / 2).rounds)
 
 
 def test_wider_models_get_lower_rates() -> None:

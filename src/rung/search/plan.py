@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 from rung.levers import LeverSpace
 
+LOOK_STEPS = 20
+"""Steps under which the luck of a run hides what its setting is worth: after 10 and 11 steps the better of two settings
+was hardly told, after 20 and 22 it was (docs/log.md)."""
 EXTENSION = 4
 """How many settings a further round of the race tries, where the grid of learning rates grows."""
 
@@ -18,6 +21,11 @@ def rate_grid(hidden_size: int) -> tuple[float, ...]:
     """
     middle = float(f"{2e-3 * (576 / hidden_size) ** 0.8:.1g}")
     return tuple(float(f"{middle * factor:.6g}") for factor in (0.5, 1, 2, 4))
+
+
+def look_for(steps: int) -> float:
+    """The share of a budget of so many steps at which a race can be judged: the smallest one with `LOOK_STEPS`."""
+    return next((share for share in (1 / 16, 1 / 8, 1 / 4) if share * steps >= LOOK_STEPS), 1 / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +67,25 @@ class Plan:
         return race + finalists * (len(self.seeds) + self.more)
 
     @classmethod
-    def within(cls, space: LeverSpace, budget: float) -> Plan:
-        """The most thorough plan that costs no more than `budget` full budgets; the thriftiest one where none does."""
+    def within(cls, space: LeverSpace, budget: float, look: float = 1 / 4) -> Plan:
+        """The most thorough plan that costs no more than `budget` full budgets, judging its race at `look` or beside it;
+        the thriftiest one where none does.
+        """
         plans = [
-            cls(look, rounds, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
-            for look, rounds, finalists, seeds, more, extensions in (
-                (1 / 2, (12, 12), 4, 5, 5, 2),
-                (1 / 4, (12, 12), 4, 5, 5, 2),
-                (1 / 4, (12, 12), 3, 3, 5, 2),
-                (1 / 4, (12, 12), 3, 3, 2, 2),
-                (1 / 4, (12, 12), 3, 3, 0, 2),
-                (1 / 4, (12, 8), 3, 3, 0, 2),
-                (1 / 4, (12, 8), 2, 3, 0, 1),
-                (1 / 4, (12, 4), 2, 3, 0, 0),
-                (1 / 4, (12, 4), 2, 2, 0, 0),
-                (1 / 4, (12,), 2, 2, 0, 0),
-                (1 / 8, (12,), 2, 2, 0, 0),
-                (1 / 8, (12,), 1, 1, 0, 0),
+            cls(min(1 / 2, look * times), rounds, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
+            for times, rounds, finalists, seeds, more, extensions in (
+                (2, (12, 12, 8), 5, 5, 5, 2),
+                (1, (12, 12, 8), 5, 5, 5, 2),
+                (1, (12, 12, 8), 5, 3, 5, 2),
+                (1, (12, 12, 8), 5, 3, 0, 2),
+                (1, (12, 12), 4, 3, 0, 2),
+                (1, (12, 8), 3, 3, 0, 2),
+                (1, (12, 8), 2, 3, 0, 1),
+                (1, (12, 4), 2, 3, 0, 0),
+                (1, (12, 4), 2, 2, 0, 0),
+                (1, (12,), 2, 2, 0, 0),
+                (1 / 2, (12,), 2, 2, 0, 0),
+                (1 / 2, (12,), 1, 1, 0, 0),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])
