@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer replays; within three minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    climbs, count = (2000, 30) if options.quick else (5000, 300)
+    climbs, count = (2000, 16) if options.quick else (5000, 100)
     begun = time.perf_counter()
     draw = np.random.default_rng(20261125)
     document: dict[str, Any] = {

@@ -68,8 +68,9 @@ class Plan:
 
     @classmethod
     def within(cls, space: LeverSpace, budget: float, look: float = 1 / 4) -> Plan:
-        """The most thorough plan that costs no more than `budget` full budgets, judging its race at `look` or beside it;
-        the thriftiest one where none does.
+        """The most thorough plan that costs no more than `budget` full budgets, or else the thriftiest one.
+
+        Its race is judged at the share `look` of a candidate's budget, or a factor of two from it.
         """
         plans = [
             cls(min(1 / 2, look * times), rounds, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
