@@ -110,9 +110,7 @@ def make_verdict(
 
 def _would_decide(more: Needed | None, rows: int, seeds: int) -> str:
     """What would decide it, in words."""
-    found = []
-    if more and more.rows:
-        found.append(f"about {more.rows - rows:,} more validation rows")
-    if more and more.seeds:
-        found.append(f"about {more.seeds - seeds:,} more seeds")
+    wanted = [("validation row", more.rows - rows if more and more.rows else 0)]
+    wanted += [("seed", more.seeds - seeds if more and more.seeds else 0)]
+    found = [f"about {count:,} more {what}{'s' * (count > 1)}" for what, count in wanted if count > 0]
     return f"; {' or '.join(found)} would decide it" if found else ""
