@@ -39,7 +39,7 @@ from rung.search.verdicts import difference, make_verdict, name_of, value_of
 
 ERROR = 0.05
 """How often a climb may claim something that is not so, in all its comparisons together."""
-LOOK_ERROR = 0.2
+LOOK_ERROR = 0.1
 """The share of it that is spent on what is compared at the look, with one seed, where little can be shown."""
 
 

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Axes:
     """
 
     def __init__(self, settings: Sequence[Candidate]) -> None:
-        self._parts = sorted({part for setting in settings for part in _parts(setting)})
+        self._parts = sorted({part for setting in settings for part in _parts_of(setting.targets)})
         raw = self._raw(settings)
         self._ranks = np.log2(sorted({setting.rank for setting in settings}))
         self._middle = (raw.min(axis=0) + raw.max(axis=0)) / 2
@@ -71,14 +71,15 @@ class Axes:
         return np.array(
             [
                 [math.log2(s.learning_rate) / 2, math.log2(s.rank) / 2, math.log2(s.scale)]
-                + [float(part in _parts(s)) for part in self._parts]
+                + [float(part in _parts_of(s.targets)) for part in self._parts]
                 for s in settings
             ]
         )
 
 
-def _parts(setting: Candidate) -> list[str]:
-    return re.split("[+,]", setting.targets)
+@cache
+def _parts_of(targets: str) -> frozenset[str]:
+    return frozenset(re.split("[+,]", targets))
 
 
 def design(axes: Axes, pool: Sequence[Candidate], count: int) -> list[Candidate]:
