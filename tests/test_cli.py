@@ -103,7 +103,9 @@ def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> Non
 def test_stopped_in_the_middle_the_same_command_goes_on(
     options: list[str | Path], tmp_path: Path, how: signal.Signals
 ) -> None:
-    command = [*RUNG, *map(str, options), "--passes", "8", "--json"]
+    # Four settings, so that there is a race, and after it the confirmation to be stopped in.
+    options = [*options, "--alphas", "2r,r", "--passes", "8", "--json"]
+    command = [*RUNG, *map(str, options)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     scores = tmp_path / "studies" / "s" / "scores"
     limit = time.monotonic() + 120
@@ -118,7 +120,7 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
         assert process.returncode == 1
         assert "the same command goes on" in errors
         assert "Traceback" not in errors
-    again = rung(*options, "--passes", "8", "--json", cwd=tmp_path)
+    again = rung(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
     assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"
