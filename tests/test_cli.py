@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -106,7 +107,15 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
     # Four settings, so that there is a race, and after it the confirmation to be stopped in.
     options = [*options, "--alphas", "2r,r", "--passes", "8", "--json"]
     command = [*RUNG, *map(str, options)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell has its background jobs ignore Ctrl-C, and they hand that on.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     scores = tmp_path / "studies" / "s" / "scores"
     limit = time.monotonic() + 120
     while not (scores.exists() and any("@" in path.name for path in scores.iterdir())):
