@@ -104,7 +104,7 @@ def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> Non
 def test_stopped_in_the_middle_the_same_command_goes_on(
     options: list[str | Path], tmp_path: Path, how: signal.Signals
 ) -> None:
-    # Four settings, so that there is a race, and after it the confirmation to be stopped in.
+    # Eight settings, so that there is a race, and after it the confirmation to be stopped in.
     options = [*options, "--alphas", "2r,r", "--passes", "8", "--json"]
     command = [*RUNG, *map(str, options)]
     process = subprocess.Popen(

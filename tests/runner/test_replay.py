@@ -160,6 +160,6 @@ def test_the_table_that_comes_with_rung_is_whole_where_it_says_so(task: str) -> 
     table = load_table(task)
     assert table.seeds == (0, 1)
     assert table.fractions == (1 / 8, 1 / 4, 1 / 2, 1.0)
-    assert len(table.settings) >= 40
+    assert len(table.settings) == len(table.space.candidates()) == 64
     assert Candidate(16, 32, "all-linear", 2e-4) in table.settings
     assert table.loss(table.best()) < sum(table.baseline) / sum(table.tokens) / 4

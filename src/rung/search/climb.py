@@ -207,7 +207,7 @@ class _Climber:
 
     def _cheapest(self, finished: Sequence[Candidate], noise: Variance | None, confidence: float) -> Candidate:
         """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""
-        winner = self.runs.best(finished, 1.0)
+        winner = min(finished, key=self.runs.by_loss(1.0))
         worth = self.margin * self.runs.loss(winner, 1.0)
         for setting in sorted(finished, key=self._price):
             near = self.runs.loss(setting, 1.0) - self.runs.loss(winner, 1.0) <= worth

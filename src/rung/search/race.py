@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rung.errors import TrainingError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 from rung.search.stats import shared_confidence
-from rung.search.strategy import in_words
+from rung.search.strategy import best, in_words
 from rung.search.surface import WEAK, Axes, Surface, design
 from rung.search.verdicts import make_verdict, value_in_words, value_of
 
@@ -70,8 +69,7 @@ class Race:
             TrainingError: everything has diverged so far.
         """
         self._runs |= {measurement.candidate: measurement for measurement in measurements}
-        if not any(run.scores for run in self._runs.values()):
-            raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
+        best(self._runs.values())
         self._surface = self._through()
         judged = self._surface.judged
         self.standing = sorted((s for s in judged if math.isfinite(judged[s])), key=lambda s: (judged[s], s.id))
@@ -123,7 +121,7 @@ class Race:
         """How the values of each lever stand beside the leader, by the surface."""
         found = []
         for lever, values in self._values().items() if self._surface else ():
-            settings = [self.leader, *(s for s in values if value_of(s, lever) != value_of(self.leader, lever))]
+            settings = [self.leader, *values]
             losses = dict(zip(settings, self.surface.expected(settings), strict=True))
             order = sorted(settings, key=lambda s: (losses[s], s.id))
             words = ", ".join(f"{value_in_words(s, lever)} {math.exp(losses[s]):.3f}" for s in order)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from rung.errors import TrainingError
 from rung.levers import Candidate, Measurement, Scores
 from rung.search.stats import Estimate, Variance, gain_estimate, seed_noise
 from rung.search.strategy import Answer
@@ -32,10 +31,6 @@ class Runs:
         for candidate, measurement in answer.items():
             self._runs.setdefault((replace(candidate, seed=0), until), {})[candidate.seed] = measurement
 
-    def settings(self, until: float) -> list[Candidate]:
-        """Those that were judged at that share, in order."""
-        return [setting for setting, share in self._runs if share == until]
-
     def of(self, setting: Candidate, until: float) -> list[Measurement]:
         """A run of each of its seeds."""
         return list(self._runs[setting, until].values())
@@ -56,17 +51,6 @@ class Runs:
     def by_loss(self, until: float) -> Callable[[Candidate], tuple[float, int, float, float, str]]:
         """A key to sort settings by; among equals the smaller one comes first, so that no order of history matters."""
         return lambda s: (self.loss(s, until), s.rank, s.alpha, s.learning_rate, s.targets)
-
-    def best(self, settings: Iterable[Candidate], until: float) -> Candidate:
-        """The setting with the lowest loss.
-
-        Raises:
-            TrainingError: all of them have diverged.
-        """
-        found = min(settings, key=self.by_loss(until))
-        if not self.lasted(found, until):
-            raise TrainingError("Every candidate has diverged; give lower learning rates with --learning-rates.")
-        return found
 
     def sides(self, before: Candidate, to: Candidate, until: float) -> tuple[list[Scores], list[Scores]]:
         """The scores of both sides of a comparison, for the seeds that both have, in the same order."""

@@ -86,7 +86,7 @@ def design(axes: Axes, pool: Sequence[Candidate], count: int) -> list[Candidate]
     """The settings of the pool to begin with: each the one that is known least about after those before it."""
     rows = axes(pool)
     known = np.diag(1 / _prior(rows, 1.0))
-    return [pool[i] for i in _pick(rows, known, np.zeros(len(pool)), math.inf, count)]
+    return [pool[i] for i in _pick(rows, known, np.zeros(len(pool)), 1.0, count)]
 
 
 def _prior(rows: Numbers, shrinkage: float) -> Numbers:
@@ -101,7 +101,7 @@ def _pick(rows: Numbers, inverse: Numbers, expected: Numbers, hope: float, count
     free, chosen = np.ones(len(rows), dtype=bool), []
     for _ in range(min(count, len(rows))):
         spread = np.sqrt(np.einsum("ij,jk,ik->i", rows, inverse, rows).clip(min=0))
-        score = spread if math.isinf(hope) else hope * spread - expected
+        score = hope * spread - expected
         # What differs by rounding alone is taken in the order of the pool.
         best = int(np.argmax(np.where(free, np.round(score, 9), -np.inf)))
         chosen.append(best)
