@@ -60,6 +60,40 @@ def test_a_rank_that_is_behind_at_the_look_is_not_given_up_for_it() -> None:
     assert len([heat for heat in heats if heat.until == 1]) >= 2, "the ladder goes on in full"
 
 
+def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
+    """At the look the attention is better than all layers, and in full it is much worse."""
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        attention = {True: -0.2, False: 0.2}[fraction < 1] if candidate.targets == "attention" else 0.0
+        return hill(2e-3)(candidate, fraction) + attention
+
+    space = replace(SPACE, targets=("attention", "all-linear"), alphas=("2r",))
+    plan = Plan(finalists=2)
+    missed, _, _ = run(Climb(space, plan=plan), world)
+    found, heats, history = run(Climb(space, plan=replace(plan, semifinalists=8)), world)
+    assert missed.recommended is not None
+    assert missed.recommended.targets == "attention"
+    assert found.recommended is not None
+    assert found.recommended.targets == "all-linear"
+    semifinal = next(heat for heat in heats if heat.phase == "semifinal")
+    assert (semifinal.until, len(semifinal.candidates)) == (1.0, 8)
+    raced = {m.candidate for m in history if m.fraction < 1}
+    assert raced.issuperset(semifinal.candidates), "they go on from the look, with the seed that they have"
+    assert found.recommended.seed in plan.seeds, "and what they showed there confirms nothing"
+
+
+def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        if candidate.targets != "all-linear":
+            return hill(2e-3)(candidate, fraction)
+        return math.inf if fraction == 1 else hill(2e-3)(candidate, fraction) - 0.5
+
+    decision, heats, _ = run(Climb(SPACE, plan=Plan(semifinalists=3)), world)
+    assert {c.targets for heat in heats if heat.phase == "semifinal" for c in heat.candidates} == {"all-linear"}
+    assert decision.recommended is not None
+    assert decision.recommended.targets != "all-linear"
+
+
 def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_each_finalist() -> None:
     _, heats, _ = run(Climb(SPACE), hill())
     race = {c.seed for heat in heats if heat.phase != "confirmation" for c in heat.candidates}

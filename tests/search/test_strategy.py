@@ -22,7 +22,8 @@ from rung.search.strategy import Strategy
 SMALL = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r"))
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "climb": lambda: Climb(SPACE),
-    "climb, thrifty": lambda: Climb(SPACE, plan=Plan(1 / 8, (8,), 1, (1,))),
+    "climb, thrifty": lambda: Climb(SPACE, plan=Plan(1 / 8, (8,), finalists=1, seeds=(1,))),
+    "climb, semifinal": lambda: Climb(SPACE, plan=Plan(semifinalists=6)),
     "climb, more seeds": lambda: Climb(SPACE, plan=Plan(finalists=2, more=5)),
     "climb, pinned": lambda: Climb(LeverSpace((8, 16, 32), (1e-3, 2e-3), ("mlp",), pinned=True)),
     "climb, one setting": lambda: Climb(LeverSpace((8,), (1e-3,))),

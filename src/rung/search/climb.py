@@ -6,6 +6,9 @@ for every lever at once, where trying one lever after the other uses it for one.
 have cooled down, so settings of unlike rates can be compared. Where the best rate stands at the edge of the grid and
 the user has not named the rates, the grid grows. What leads goes on; nothing is claimed yet.
 
+The semifinal, where the budget allows for one. Those that lead are trained on to the full budget with the seed that
+they have: what is best at the look is often not so at the end, and one run in full tells that more cheaply than three.
+
 The confirmation. The race picks what looks best on one seed, and so flatters its winner. So the finalists are trained
 anew and in full, with seeds that the race has not seen: the leader, the rung above it, and whatever else is nearest.
 Short training favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best,
@@ -75,6 +78,7 @@ class _Climber:
         pairs = list(itertools.pairwise(finalists))
         if len(finalists) > plan.finalists:
             yield from self._race()
+            yield from self._semifinal()
             finalists = self._finalists()
             pairs = [(finalists[0], other) for other in finalists[1:]]
         yield from self._confirm(finalists, plan.seeds)
@@ -104,13 +108,21 @@ class _Climber:
         plan, race, rounds = self.plan, self.race, list(self.plan.rounds)
         extensions = plan.extensions
         settings = race.first(rounds.pop(0))
+        after = plan.semifinalists * (1 - plan.look / 2) + plan.finalists * len(plan.seeds)
         while settings:
-            ahead = sum(rounds) * plan.look + plan.finalists * len(plan.seeds)
+            ahead = sum(rounds) * plan.look + after
             yield from self._measure("race", settings, plan.look, [0], ahead)
             race.see([self.runs.of(setting, plan.look)[0] for setting in settings])
             if not rounds and extensions and race.beyond():
                 rounds, extensions = [EXTENSION], extensions - 1
             settings = race.next(rounds.pop(0)) if rounds else []
+
+    def _semifinal(self) -> Part:
+        """Those that lead go on to the full budget with the seed they have; how they end is how they stand then."""
+        if chosen := self.race.standing[: self.plan.semifinalists]:
+            ahead = self.plan.finalists * len(self.plan.seeds)
+            yield from self._measure("semifinal", chosen, 1.0, [0], ahead)
+            self.race.see_in_full([self.runs.of(setting, 1.0)[0] for setting in chosen])
 
     # The confirmation.
 
@@ -121,7 +133,7 @@ class _Climber:
         rungs = [race.at_rank(race.leader, rank) for rank in (ranks[at + 1 :] or ranks[:at][::-1])[:1]]
         chosen = [race.leader, *rungs, *race.standing]
         finalists = list(dict.fromkeys(chosen))[: self.plan.finalists]
-        for setting in race.standing:
+        for setting in race.tried:
             if setting not in finalists and 0 not in self.plan.seeds:
                 loss, of_leader = (self.runs.loss(s, self.plan.look) for s in (setting, race.leader))
                 self.notes.left[setting] = f"{loss:.3f} at {in_words(self.plan.look)}, and the leader {of_leader:.3f}"

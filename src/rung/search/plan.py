@@ -33,13 +33,15 @@ class Plan:
     """How much a climb spends.
 
     How many settings the `rounds` of the race try, at which share of the budget they are judged (the `look`), how many
-    `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, how many
+    of the best go on to the full budget before the finalists are picked (`semifinalists`), how many `finalists` there
+    are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, how many
     `more` seeds undecided comparisons get, if those can decide them, and how many further rounds (`extensions`)
     the race may take where the best learning rate stands at the edge of a grid that is not the user's.
     """
 
     look: float = 1 / 4
     rounds: tuple[int, ...] = (12, 8)
+    semifinalists: int = 0
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3)
     rungs: int = 4
@@ -63,7 +65,8 @@ class Plan:
         tried = sum(self.rounds) + (0 if space.pinned else self.extensions * EXTENSION)
         if space.pinned and len(space.targets) == 1:
             tried = min(tried, settings)
-        race = tried * self.look if settings > self.finalists else 0.0
+        # A semifinalist goes on from its fork: what it cooled down for the look is trained once more.
+        race = tried * self.look + self.semifinalists * (1 - self.look / 2) if settings > self.finalists else 0.0
         return race + finalists * (len(self.seeds) + self.more)
 
     @classmethod
@@ -73,20 +76,20 @@ class Plan:
         Its race is judged at the share `look` of a candidate's budget, or a factor of two from it.
         """
         plans = [
-            cls(min(1 / 2, look * times), rounds, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
-            for times, rounds, finalists, seeds, more, extensions in (
-                (2, (12, 12, 8), 5, 5, 5, 2),
-                (1, (12, 12, 8), 5, 5, 5, 2),
-                (1, (12, 12, 8), 5, 3, 5, 2),
-                (1, (12, 12, 8), 5, 3, 0, 2),
-                (1, (12, 12), 4, 3, 0, 2),
-                (1, (12, 8), 3, 3, 0, 2),
-                (1, (12, 8), 2, 3, 0, 1),
-                (1, (12, 4), 2, 3, 0, 0),
-                (1, (12, 4), 2, 2, 0, 0),
-                (1, (12,), 2, 2, 0, 0),
-                (1 / 2, (12,), 2, 2, 0, 0),
-                (1 / 2, (12,), 1, 1, 0, 0),
+            cls(min(1 / 2, look * times), rounds, semi, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
+            for times, rounds, semi, finalists, seeds, more, extensions in (
+                (2, (12, 12, 8), 8, 4, 5, 5, 2),
+                (1, (12, 12, 8), 8, 4, 5, 5, 2),
+                (1, (12, 12, 8), 8, 4, 3, 5, 2),
+                (1, (12, 12, 8), 8, 4, 3, 0, 2),
+                (1, (12, 12), 6, 3, 3, 0, 2),
+                (1, (12, 8), 0, 3, 3, 0, 2),
+                (1, (12, 8), 0, 2, 3, 0, 1),
+                (1, (12, 4), 0, 2, 3, 0, 0),
+                (1, (12, 4), 0, 2, 2, 0, 0),
+                (1, (12,), 0, 2, 2, 0, 0),
+                (1 / 2, (12,), 0, 2, 2, 0, 0),
+                (1 / 2, (12,), 0, 1, 1, 0, 0),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])

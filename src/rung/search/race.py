@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
@@ -71,13 +71,26 @@ class Race:
         self._runs |= {measurement.candidate: measurement for measurement in measurements}
         best(self._runs.values())
         self._surface = self._through()
-        judged = self._surface.judged
+        self._stand(self._surface.judged)
+
+    def see_in_full(self, measurements: Sequence[Measurement]) -> None:
+        """Take in how the semifinalists ended: those that lasted stand now, and by that. The surface stays as it is."""
+        if lasted := {replace(m.candidate, seed=0): math.log(m.loss) for m in measurements if m.scores}:
+            self._stand(lasted)
+
+    def _stand(self, judged: Mapping[Candidate, float]) -> None:
+        """Order the settings by their log losses."""
         self.standing = sorted((s for s in judged if math.isfinite(judged[s])), key=lambda s: (judged[s], s.id))
         near = [s for s in self.standing if judged[s] <= judged[self.standing[0]] + math.log1p(self.margin)]
         self.leader = min(near, key=lambda s: (self._runs[s].parameters, judged[s], s.id))
 
     def _through(self, shrinkage: float | None = None) -> Surface:
         return Surface.through(self._axes, list(self._runs), [m.scores for m in self._runs.values()], shrinkage)
+
+    @property
+    def tried(self) -> list[Candidate]:
+        """The settings that lasted to the look."""
+        return [setting for setting, run in self._runs.items() if run.scores]
 
     def next(self, count: int) -> list[Candidate]:
         """The settings to try next, with the output head among them where the data ask for it and none had it."""

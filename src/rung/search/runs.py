@@ -32,8 +32,9 @@ class Runs:
             self._runs.setdefault((replace(candidate, seed=0), until), {})[candidate.seed] = measurement
 
     def of(self, setting: Candidate, until: float) -> list[Measurement]:
-        """A run of each of its seeds."""
-        return list(self._runs[setting, until].values())
+        """A run of each of its seeds: of those that confirm, where it has any."""
+        runs = self._runs[setting, until]
+        return [m for seed, m in runs.items() if seed in self.confirming] or list(runs.values())
 
     def parameters(self, setting: Candidate, until: float) -> int:
         """How many numbers its adapter has."""
