@@ -19,8 +19,8 @@ from packed import examples, machine
 from rung.data.batches import collate
 from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.pack import Pack, fresh_state
-from rung.engine.plan import measure, need
-from rung.engine.trainer import Trainer
+from rung.engine.plan import bound, measure, need
+from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.levers import Candidate
 from rung.model.load import load_base
 from rung.recipe import DEFAULT_MODEL
@@ -63,11 +63,14 @@ def main() -> None:
             actual = peak_bytes(base.device)
         cell = {"targets": targets, "rank": rank, "width": width, "length": length}
         off = predicted / actual - 1
+        bounded = bound(trainer, needs, BATCH, SCORED_ROWS, length) > actual
         found.append({**cell, "predicted_mb": predicted // 10**6, "actual_mb": actual // 10**6, "off": round(off, 4)})
+        found[-1]["bounded"] = bounded
         if not options.json:
             print(*found[-1].values(), flush=True)
     offs = sorted(abs(float(cell["off"])) for cell in found)
     summary = {"median_off": statistics.median(offs), "worst_off": offs[-1], "packs": len(offs)}
+    summary["bounded"] = sum(cell["bounded"] for cell in found)
     if options.json:
         where = {"machine": machine(base.dtype), "date": time.strftime("%Y-%m-%d")}
         print(json.dumps({**where, **summary, "cells": found}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from rung.data.read import read_splits
+from rung.engine.plan import Activations, MemoryModel
+from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import Base
 from rung.recipe import Recipe
@@ -151,3 +154,22 @@ def test_the_same_candidate_of_two_seeds_trains_as_it_does_alone(
 def test_the_speed_is_measured_and_leaves_nothing(runner: LocalRunner) -> None:
     assert runner.speed() > 10
     assert not runner.folder.path.exists()
+
+
+def test_memory_is_measured_only_where_it_is_not_plenty(runner: LocalRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Candidate] = []
+
+    def measure(trainer: Trainer, candidate: Candidate, rows: Any) -> MemoryModel:
+        measured.append(candidate)
+        return MemoryModel(0, Activations(1.0, 1.0, 0.0), Activations(1.0, 1.0, 0.0))
+
+    monkeypatch.setattr("rung.runner.local.measure", measure)
+    runner.memory = 10**11
+    (with_plenty,) = runner.run(Heat("race", (A,)), quiet)
+    assert measured == []
+    assert runner.trainer.training_room.tokens == math.inf
+    runner.memory, runner.folder = 10**8, StudyFolder(runner.folder.path.with_name("tight"))
+    (with_little,) = runner.run(Heat("race", (A,)), quiet)
+    assert len(measured) == 1
+    assert runner.trainer.training_room.tokens < 10**8
+    assert with_little.loss == pytest.approx(with_plenty.loss, rel=1e-5)

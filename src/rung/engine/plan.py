@@ -27,6 +27,7 @@ from scipy.optimize import nnls
 
 from rung.data.batches import Batch, collate
 from rung.data.render import Example
+from rung.engine.loss import CHUNK
 from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
 from rung.engine.pack import Frozen, Pack, fresh_state
 from rung.engine.trainer import Trainer
@@ -34,6 +35,9 @@ from rung.levers import Candidate
 
 SPARE = 0.1
 """The share of the memory that is not planned with: what fragments, and what others take meanwhile."""
+
+AMPLE = 8
+"""How many times what its linear layers take and give a pass may hold, for sure: 2 to 4 times is what was measured."""
 
 _PASSES = ((1, 0.25), (4, 1.0), (8, 0.5), (12, 1.0))
 """The measured passes: how many times `_TOKENS`, and the share of the rows' length."""
@@ -114,6 +118,22 @@ def need(frozen: Frozen, candidate: Candidate, dtype: torch.dtype) -> Need:
     low = candidate.rank * len(layers) * dtype.itemsize
     dropped = sum(layer.in_features for layer in layers) if candidate.dropout else 0
     return Need(state, low + dropped)
+
+
+def bound(trainer: Trainer, needs: Sequence[Need], rows: int, scored_rows: int, length: int) -> int:
+    """More than a process will hold in training and scoring a pack of these candidates: crude, from shapes alone.
+
+    It spares the measuring where there is memory in plenty. Args as in `MemoryModel.peak`.
+    """
+    size, head = trainer.base.dtype.itemsize, trainer.head.layer
+    layers = [layer for layer in trainer.frozen.layers.values() if layer is not head]
+    widths = [(layer.in_features + layer.out_features) * size for layer in layers]
+    scores = 4 * length * trainer.model.config.get_text_config().num_attention_heads
+    training = len(needs) * rows * length * (sum(widths) + scores * len(layers))
+    scoring = scored_rows * length * (max(widths) + scores)
+    logits = CHUNK * head.out_features * (4 + size)
+    own = sum(need.state + need.per_token * rows * length for need in needs)
+    return int(_settled(trainer.base.device) + own + AMPLE * max(training, scoring) + 2 * logits)
 
 
 def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example]) -> MemoryModel:

@@ -25,6 +25,9 @@ from rung.errors import ModelError, TrainingError
 from rung.levers import Scores
 from rung.model.load import Base
 
+SCORED_ROWS = 128
+"""Rows that are scored in one pass, over all candidates."""
+
 
 class Trainer:
     """A base made ready for packs: frozen, and checked to be a model whose loss Rung computes rightly.
@@ -106,7 +109,7 @@ class Trainer:
         return losses
 
     @torch.no_grad()
-    def score(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = 128) -> list[Scores]:
+    def score(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = SCORED_ROWS) -> list[Scores]:
         """The loss of each row for each candidate of the pack, or for the untuned model.
 
         `batch_size` counts rows over all candidates.

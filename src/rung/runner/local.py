@@ -17,9 +17,9 @@ from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoin
 from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.plan import MemoryModel, Need, measure, memory_limit, need
+from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, memory_limit, need
 from rung.engine.spectrum import cut, effective_rank
-from rung.engine.trainer import Trainer
+from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import text_metrics
 from rung.model.load import Base
@@ -164,12 +164,20 @@ class LocalRunner:
         packs, rest = [], list(members)
         while rest:
             at_most = rest[: self.recipe.pack_width]
-            model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
-            width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
+            width = len(at_most)
+            if not self._plenty(at_most):
+                model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
+                width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
             width = math.ceil(len(rest) / math.ceil(len(rest) / width))
             packs.append(rest[:width])
             rest = rest[width:]
         return packs
+
+    def _plenty(self, members: Sequence[Candidate]) -> bool:
+        """Whether there is so much memory that nothing needs to be measured."""
+        needs = [self._need(candidate) for candidate in members]
+        most = bound(self.trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
+        return most <= self.memory * (1 - SPARE)
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
         """What passes take, for the most layers that are to be adapted; measured once, and again where more are."""
@@ -183,8 +191,11 @@ class LocalRunner:
 
     def _make_room(self, members: Sequence[Candidate]) -> None:
         """How much a pass of these candidates may hold, in training and in scoring, by the plan."""
-        needs = [self._need(candidate) for candidate in members]
         trainer = self.trainer
+        if self._plenty(members):
+            trainer.training_room, trainer.scoring_room = Room(), Room()
+            return
+        needs = [self._need(candidate) for candidate in members]
         room = self._memory_model(members).room(needs, self._longest, self.memory)
         if not room and not trainer.checkpointing:
             trainer.checkpoint()
