@@ -109,7 +109,9 @@ class Trainer:
         return losses
 
     @torch.no_grad()
-    def score(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = SCORED_ROWS) -> list[Scores]:
+    def score(
+        self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = SCORED_ROWS
+    ) -> list[Scores]:
         """The loss of each row for each candidate of the pack, or for the untuned model.
 
         `batch_size` counts rows over all candidates.
