@@ -133,3 +133,43 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
     assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"
+
+
+def test_inspect_shows_a_model_without_its_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_bytes((tiny_folder / "config.json").read_bytes())
+    done = rung(
+        "inspect", config, "--r", "4", "--lora-alpha", "8", "--target-modules", "mlp", "--explain", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Adapter of rank 4, alpha 8, on mlp" in done.stdout
+    assert max(len(line.rstrip()) for line in done.stdout.splitlines() if str(tmp_path) not in line) <= 80
+    done = rung("inspect", tiny_folder, "--rank", "4", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    keys = {"architecture", "parameters", "footprint_bytes", "modules", "adapter"}
+    assert keys <= found.keys()
+    assert {"float32", "bfloat16", "int8", "nf4"} <= found["footprint_bytes"].keys()
+    assert {"name", "kind", "in", "out", "count"} <= found["modules"][0].keys()
+    assert {"rank", "alpha", "targets", "target_modules", "parameters", "bytes"} <= found["adapter"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["./none"], "There is no model './none'"),
+        (["none.json"], "There is no file 'none.json'"),
+        (["{folder}", "--targets", "q_porj"], "valid targets are"),
+        (["{folder}", "--alpha", "twice"], "--alpha: 'twice' is no alpha"),
+        (["{folder}", "--rank", "0"], "--rank: 0 is no rank"),
+        (["some/where"], "the hub cannot be reached"),
+    ],
+)
+def test_what_inspect_cannot_look_at_is_one_sentence(
+    arguments: list[str], says: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = rung("inspect", *(a.replace("{folder}", str(tiny_folder)) for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

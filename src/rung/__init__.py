@@ -24,7 +24,7 @@ from rung.errors import (
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 
 if TYPE_CHECKING:
-    from rung.api import Result, tune
+    from rung.api import Inspection, Result, inspect, tune
     from rung.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "Candidate",
     "DataError",
     "InputError",
+    "Inspection",
     "LeverSpace",
     "Measurement",
     "ModelError",
@@ -45,11 +46,19 @@ __all__ = [
     "TargetError",
     "TrainingError",
     "Verdict",
+    "inspect",
     "read_recipe",
     "tune",
 ]
 
-_LATER = {"Recipe": "rung.recipe", "Result": "rung.api", "read_recipe": "rung.recipe", "tune": "rung.api"}
+_LATER = {
+    "Inspection": "rung.api",
+    "Recipe": "rung.recipe",
+    "Result": "rung.api",
+    "inspect": "rung.api",
+    "read_recipe": "rung.recipe",
+    "tune": "rung.api",
+}
 
 
 def __getattr__(name: str) -> Any:

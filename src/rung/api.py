@@ -1,4 +1,7 @@
-"""Rung from Python: `rung.tune()` and what it returns."""
+"""Rung from Python: `rung.tune()`, `rung.inspect()`, and what they return.
+
+What is heavy is imported inside the functions, so that looking at a model does not load what training needs.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.jupyter import JupyterMixin
 
-from rung.loop import tune as run
+from rung.errors import RecipeError
+from rung.levers import Candidate, read_alpha
 from rung.recipe import Recipe, read_recipe
-from rung.report.terminal import Progress, summary
-from rung.study.files import StudyFolder
 
 
 class Result(JupyterMixin):
@@ -34,6 +36,8 @@ class Result(JupyterMixin):
         return self.folder / str(self.recommendation["adapter"])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rung.report.terminal import summary
+
         yield summary(self.document)
 
     def __repr__(self) -> str:
@@ -63,6 +67,10 @@ def tune(
         InputError: the input is wrong; the message says what, where, and the remedy.
         TrainingError: no candidate could be trained to the end.
     """
+    from rung.loop import tune as run
+    from rung.report.terminal import Progress
+    from rung.study.files import StudyFolder
+
     path = Path(recipe) if isinstance(recipe, str) else recipe
     if isinstance(path, Recipe):
         resolved = read_recipe(None, **{**path.model_dump(), **options})
@@ -72,3 +80,53 @@ def tune(
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         found = run(resolved, folder, progress)
     return Result(folder.path, found)
+
+
+class Inspection(JupyterMixin):
+    """What a model is made of, and what each lever costs in it: printed with rich, or shown in a notebook, the pages
+    that the command line prints. `document` is what `rung inspect --json` prints.
+    """
+
+    def __init__(self, document: Mapping[str, Any], explain: bool = False) -> None:
+        self.document = document
+        self.explain = explain
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rung.report.structure import structure
+
+        yield structure(self.document, self.explain)
+
+    def __repr__(self) -> str:
+        return f"<Inspection {self.document['model']}: {self.document['parameters']:,} parameters>"
+
+
+def inspect(
+    model: str,
+    *,
+    rank: int = 16,
+    alpha: str | float = "2r",
+    targets: str = "attention",
+    use_rslora: bool = False,
+    explain: bool = False,
+) -> Inspection:
+    """Look at a model before anything is downloaded but its configuration.
+
+    Args:
+        model: a hub id, a folder, a GGUF file, a `config.json`, or `smollm2-135m-instruct`.
+        rank, alpha, targets, use_rslora: of an adapter to look at; alpha is a number or a multiple of the rank (`2r`).
+        explain: say in words what each lever does.
+
+    Raises:
+        InputError: there is no such model, it is no causal language model, or it has no such target modules.
+    """
+    from rung.inspection import inspection
+    from rung.model.anatomy import anatomy
+
+    if rank < 1:
+        raise RecipeError(f"--rank: {rank} is no rank; give a whole number from 1 on, such as 16.")
+    try:
+        number, written = read_alpha(str(alpha), rank)
+    except ValueError as error:
+        raise RecipeError(f"--alpha: {error}.") from None
+    candidate = Candidate(rank, number, targets, 1e-3, use_rslora or written)
+    return Inspection(inspection(anatomy(model), candidate), explain)

