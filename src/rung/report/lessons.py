@@ -28,7 +28,8 @@ def lessons(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{100 * numbers / found['parameters']:.2g} % of the model's; rank {more} is twice that. In memory the "
             f"step from {rank} to {more} costs {_size(STATE_BYTES * each * rank)} ({STATE_BYTES} bytes a number: "
             f"weight, gradient, AdamW's two moments, a copy to compute with), beside {_size(base)} for the base in NF4 "
-            f"and the activations, which hardly know the rank. In time it adds {100 * 1.5 * each * rank / products:.2g} % to the arithmetic of a step.",
+            f"and the activations, which hardly know the rank. In time it adds "
+            f"{100 * 1.5 * each * rank / products:.2g} % to the arithmetic of a step.",
         ),
         (
             "A lower rank does not cure out-of-memory",
