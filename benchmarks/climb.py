@@ -21,7 +21,7 @@ from typing import Any
 
 from packed import Trl, machine
 
-from rung.data.batches import order, steps_per_pass
+from rung.data.batches import Steps
 from rung.data.read import read_splits
 from rung.data.render import render_split
 from rung.model.load import load_base
@@ -33,10 +33,7 @@ def train_with_trl(passes: float) -> None:
     recipe = Recipe(passes=passes)
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = render_split(read_splits(DEFAULT_DATA).train, base.tokenizer, recipe.max_tokens, "training")
-    per_pass = steps_per_pass(len(rows), recipe.batch_size)
-    steps = round(passes * per_pass)
-    lengths = [len(row.ids) for row in rows]
-    batches = [b for i in range(-(-steps // per_pass)) for b in order(lengths, recipe.batch_size, "0:0", i)][:steps]
+    batches = Steps([len(row.ids) for row in rows], recipe.batch_size, passes, recipe.seed).rows(0)
     Trl("auto", [rows[row] for batch in batches for row in batch], recipe.batch_size).serve()
 
 

@@ -115,7 +115,7 @@ def test_a_judgement_is_a_branch_and_the_training_goes_on_from_before_it(runner:
     assert (look.steps, look.tokens) == (10, look.spent)
     (end,) = runner.run(Heat("rank", (A,)), quiet)
     # Ten steps, of which the last two cooled down; then from the eighth on to the fifteenth.
-    tokens = runner._tokens(0)
+    tokens = runner._steps.tokens(0)
     assert end.spent == sum(tokens[8:])
     assert end.tokens == sum(tokens) == runner.full_tokens
 
@@ -135,8 +135,8 @@ def test_a_look_is_judged_by_its_share_of_the_rows_and_by_no_fewer_than_said(run
 
 
 def test_candidates_of_another_seed_see_the_rows_in_another_order(runner: LocalRunner) -> None:
-    assert runner._order(0) != runner._order(1)
-    assert sorted(itertools.chain(*runner._order(0))) == sorted(itertools.chain(*runner._order(1)))
+    assert runner._steps.rows(0) != runner._steps.rows(1)
+    assert sorted(itertools.chain(*runner._steps.rows(0))) == sorted(itertools.chain(*runner._steps.rows(1)))
     found = runner.run(Heat("rank", (A, replace(A, seed=1))), quiet)
     assert found[0].scores != found[1].scores
 

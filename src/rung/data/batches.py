@@ -8,6 +8,7 @@ batches, and the batches of a window shuffled again: little padding, and still a
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Sequence
@@ -106,6 +107,33 @@ def order(lengths: Sequence[int], batch_size: int, key: str, number: int) -> lis
         draw.shuffle(cut)
         batches += cut
     return batches
+
+
+class Steps:
+    """A candidate's full budget, step by step: `count` steps of up to `batch_size` rows.
+
+    Args:
+        lengths: the tokens of each training row.
+        batch_size: rows in a step.
+        passes: over the rows; may be less than one.
+        seed: the study's.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, passes: float, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
+        self.count = max(1, round(passes * steps_per_pass(len(self.lengths), batch_size)))
+        self.rows = functools.cache(self._rows)
+        self.tokens = functools.cache(self._tokens)
+
+    def _rows(self, seed: int) -> list[list[int]]:
+        """The rows of each step, for candidates of that seed."""
+        passes = range(-(-self.count // steps_per_pass(len(self.lengths), self.batch_size)))
+        every = [rows for i in passes for rows in order(self.lengths, self.batch_size, f"{self.seed}:{seed}", i)]
+        return every[: self.count]
+
+    def _tokens(self, seed: int) -> list[int]:
+        """The training tokens of each step, for one candidate of that seed."""
+        return [sum(self.lengths[row] for row in rows) for rows in self.rows(seed)]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -33,12 +33,13 @@ class Trainer:
     """A base made ready for packs: frozen, and checked to be a model whose loss Rung computes rightly.
 
     `training_room` and `scoring_room` say how much one pass may hold; they shrink by themselves when memory runs out.
+    With `attention`, the kinds for short and for long rows, nothing is tried out: for a base that has no numbers.
 
     Raises:
         ModelError: the model has no head, or does more to its logits than Rung knows of.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, attention: tuple[str, str] | None = None) -> None:
         self.base = base
         self.model: Any = base.model
         decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
@@ -55,10 +56,11 @@ class Trainer:
             cap=getattr(config, "final_logit_softcapping", None),
         )
         register()
-        self._kinds = self._attention_kinds()
+        self._kinds = attention or self._attention_kinds()
         self.training_room, self.scoring_room = Room(), Room()
         self.checkpointing = False
-        self._check_head()
+        if attention is None:
+            self._check_head()
 
     def step(self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]) -> Tensor:
         """One step of every candidate in the pack: the mean loss of its batch's completion tokens, backwards, AdamW.

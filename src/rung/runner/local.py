@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rung.data.batches import Batch, collate, order, steps_per_pass
+from rung.data.batches import Batch, Steps, collate
 from rung.data.read import Splits
 from rung.data.render import Example, render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
@@ -69,28 +68,21 @@ class LocalRunner:
         self._test = render_split(splits.test, base.tokenizer, recipe.max_tokens, "test")
         rows = len(splits.train) + len(splits.validation) + len(splits.test)
         self.left_out = rows - len(self.train) - len(self.validation) - len(self._test)
-        self._lengths = [len(example.ids) for example in self.train]
-        self.steps = max(1, round(recipe.passes * steps_per_pass(len(self.train), recipe.batch_size)))
-        self._order, self._tokens = functools.cache(self._steps_of), functools.cache(self._tokens_of)
+        lengths = [len(example.ids) for example in self.train]
+        self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self._left = 0
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
-        self._longest = max(self._lengths)
+        self._longest = max(lengths)
         self._measured: tuple[int, MemoryModel] | None = None
 
     @property
+    def steps(self) -> int:
+        """Of a candidate's full budget."""
+        return self._steps.count
+
+    @property
     def full_tokens(self) -> int:
-        return sum(self._tokens(0))
-
-    def _steps_of(self, seed: int) -> list[list[int]]:
-        """The rows of each step, for candidates of that seed."""
-        size = self.recipe.batch_size
-        passes = range(-(-self.steps // steps_per_pass(len(self._lengths), size)))
-        every = [rows for i in passes for rows in order(self._lengths, size, f"{self.recipe.seed}:{seed}", i)]
-        return every[: self.steps]
-
-    def _tokens_of(self, seed: int) -> list[int]:
-        """The training tokens of each step, for one candidate of that seed."""
-        return [sum(self._lengths[row] for row in rows) for rows in self._order(seed)]
+        return sum(self._steps.tokens(0))
 
     def _schedule(self, heat: Heat) -> Schedule:
         stop = max(1, round(heat.until * self.steps))
@@ -102,7 +94,7 @@ class LocalRunner:
         states = [fresh_state(self.trainer.frozen, candidate, self.recipe.seed)] * len(members)
         seconds, tokens = [], []
         with Pack(self.trainer.frozen, members, states) as pack:
-            for rows in self._order(0)[:3]:
+            for rows in self._steps.rows(0)[:3]:
                 batch, begun = collate([self.train[row] for row in rows], self.device), self.clock()
                 self.trainer.step(pack, batch, 0.0)
                 seconds.append(self.clock() - begun)
@@ -120,7 +112,7 @@ class LocalRunner:
     def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
         packs = self._packs(heat)
         stop = self._schedule(heat).stop
-        self._left = sum(sum(self._tokens(c.seed)[step:stop]) for pack in packs for c, step in pack)
+        self._left = sum(sum(self._steps.tokens(c.seed)[step:stop]) for pack in packs for c, step in pack)
         found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, tick)}
         return [found[candidate] for candidate in heat.candidates]
 
@@ -266,7 +258,7 @@ class LocalRunner:
                     pack.drop(list(pack.lost))
                 trained = sum(batch.tokens for batch in batches)
                 self._left -= trained
-                self._left -= sum(sum(self._tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
+                self._left -= sum(sum(self._steps.tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
                 tick(Tick(trained, len(pack), len(members), self._left))
                 if step + 1 == schedule.fork or self.clock() - saved > self.checkpoint_seconds:
                     self._save(heat, pack, heat_first)
@@ -286,7 +278,7 @@ class LocalRunner:
         for candidate in candidates:
             step, why = lost.get(candidate, (schedule.stop, ""))
             own = None if why else scored[candidate]
-            spent = sum(self._tokens(candidate.seed)[heat_first:step])
+            spent = sum(self._steps.tokens(candidate.seed)[heat_first:step])
             measurements.append(self._measurement(candidate, heat.until, step, spent, own, peak, seconds, why))
         return measurements
 
@@ -299,7 +291,7 @@ class LocalRunner:
     def _batches(self, pack: Pack, step: int) -> list[Batch]:
         """What each candidate of the pack trains on in that step; one object for those of one seed."""
         seeds = {candidate.seed for candidate in pack.candidates}
-        rows = {seed: [self.train[row] for row in self._order(seed)[step]] for seed in seeds}
+        rows = {seed: [self.train[row] for row in self._steps.rows(seed)[step]] for seed in seeds}
         batches = {seed: collate(rows[seed], self.device) for seed in seeds}
         return [batches[candidate.seed] for candidate in pack.candidates]
 
@@ -338,7 +330,7 @@ class LocalRunner:
             candidate=candidate,
             fraction=fraction,
             steps=steps,
-            tokens=sum(self._tokens(candidate.seed)[:steps]),
+            tokens=sum(self._steps.tokens(candidate.seed)[:steps]),
             spent=spent,
             status="trained" if scores else "diverged",
             scores=scores,
