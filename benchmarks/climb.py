@@ -24,8 +24,9 @@ from packed import Trl, machine
 from rung.data.batches import Steps
 from rung.data.read import read_splits
 from rung.data.render import render_split
+from rung.defaults import DEFAULT_DATA, DEFAULT_MODEL
 from rung.model.load import load_base
-from rung.recipe import DEFAULT_DATA, DEFAULT_MODEL, Recipe
+from rung.recipe import Recipe
 
 
 def train_with_trl(passes: float) -> None:

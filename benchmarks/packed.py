@@ -41,13 +41,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from rung.data.batches import Batch, collate
 from rung.data.read import read_splits
 from rung.data.render import Example
+from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import peft_config
 from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak, resident_bytes
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import Base, load_base
-from rung.recipe import DEFAULT_MODEL
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, RATE = 16, 1e-3

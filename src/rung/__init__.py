@@ -24,7 +24,7 @@ from rung.errors import (
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 
 if TYPE_CHECKING:
-    from rung.api import Inspection, Result, inspect, tune
+    from rung.api import Inspection, Planned, Result, inspect, plan, tune
     from rung.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "LeverSpace",
     "Measurement",
     "ModelError",
+    "Planned",
     "Recipe",
     "RecipeError",
     "Result",
@@ -47,15 +48,18 @@ __all__ = [
     "TrainingError",
     "Verdict",
     "inspect",
+    "plan",
     "read_recipe",
     "tune",
 ]
 
 _LATER = {
     "Inspection": "rung.api",
+    "Planned": "rung.api",
     "Recipe": "rung.recipe",
     "Result": "rung.api",
     "inspect": "rung.api",
+    "plan": "rung.api",
     "read_recipe": "rung.recipe",
     "tune": "rung.api",
 }

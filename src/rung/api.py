@@ -1,4 +1,4 @@
-"""Rung from Python: `rung.tune()`, `rung.inspect()`, and what they return.
+"""Rung from Python: `rung.tune()`, `rung.plan()`, `rung.inspect()`, and what they return.
 
 What is heavy is imported inside the functions, so that looking at a model does not load what training needs.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.jupyter import JupyterMixin
 
 from rung.errors import RecipeError
 from rung.levers import Candidate, read_alpha
-from rung.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from rung.recipe import Recipe
 
 
 class Result(JupyterMixin):
@@ -71,15 +73,66 @@ def tune(
     from rung.report.terminal import Progress
     from rung.study.files import StudyFolder
 
-    path = Path(recipe) if isinstance(recipe, str) else recipe
-    if isinstance(path, Recipe):
-        resolved = read_recipe(None, **{**path.model_dump(), **options})
-    else:
-        resolved = read_recipe(path, **options)
+    resolved = _recipe(recipe, options)
     folder = StudyFolder(Path(studies) / (study or resolved.default_study))
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         found = run(resolved, folder, progress)
     return Result(folder.path, found)
+
+
+class Planned(JupyterMixin):
+    """What a climb will take. Printed with rich, or shown in a notebook, it is what the command line prints; `document`
+    is what `rung plan --json` prints.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rung.report.planned import planned
+
+        yield planned(self.document)
+
+    def __repr__(self) -> str:
+        return f"<Planned {self.document['model']}: {self.document['cost']['seconds']:,.0f} s>"
+
+
+def plan(
+    recipe: Recipe | Path | str | None = None,
+    *,
+    device: str = "here",
+    price: float | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Planned:
+    """Say what a climb will take, before it is run: time, memory, money, and what the validation rows can show.
+
+    Args:
+        recipe: a recipe, or the path of one; None for the embedded default.
+        device: `here`, from a few real steps; or a name such as `t4` or `h100`, from its data sheet, as an estimate.
+        price: of an hour on the device, in any currency.
+        quiet: show no progress.
+        **options: keys of the recipe, laid over it.
+
+    Raises:
+        InputError: the input is wrong; the message says what, where, and the remedy.
+    """
+    from rung.planning import plan as run
+    from rung.report.terminal import Progress
+
+    if price is not None and not price >= 0:
+        raise RecipeError(f"--price: {price:g} is no price; give what an hour costs, such as 0.35.")
+    with Progress(Console(stderr=True, quiet=quiet)) as progress:
+        return Planned(run(_recipe(recipe, options), device, price, progress))
+
+
+def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> Recipe:
+    from rung.recipe import Recipe, read_recipe
+
+    path = Path(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(path, Recipe):
+        return read_recipe(None, **{**path.model_dump(), **options})
+    return read_recipe(path, **options)
 
 
 class Inspection(JupyterMixin):

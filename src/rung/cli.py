@@ -6,7 +6,10 @@ Exit codes: 0 done; 2 the user's input is wrong; 1 anything else. What is heavy 
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,6 +152,62 @@ def tune(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    device: Annotated[
+        str, typer.Option(help="here, from a few real steps; or an estimate for t4, l4, a10, a100, h100, rtx4090 …")
+    ] = "here",
+    price: Annotated[float | None, typer.Option(help="Of an hour on the device; then the plan says the cost.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A hub id, a folder, a GGUF file; for a named device a config.json will do.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="As for tune.")] = None,
+    validation: Annotated[str | None, typer.Option(help="As for tune.")] = None,
+    test: Annotated[str | None, typer.Option(help="As for tune.")] = None,
+    passes: Annotated[float | None, typer.Option(help="Over the training rows, for a candidate in full.")] = None,
+    budget: Annotated[str | None, typer.Option(help="What all candidates together may take: 300k, 30min.")] = None,
+    margin: Annotated[float | None, typer.Option(help="The relative gain in loss that is worth having.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="The ladder.")] = None,
+    targets: Annotated[list[str] | None, typer.Option(help="A set of target modules; again for each.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="nf4, nf4-single, int8, bf16, fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16, fp16, fp32.")] = None,
+    memory: Annotated[str | None, typer.Option(help="What the process may hold, such as 8GB.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Say what a climb will take before it is run: time, memory, money, and what the validation rows can show.
+
+    The other keys of a recipe are read from its file.
+    """
+    from rung.api import plan as run
+
+    found = run(
+        recipe,
+        device=device,
+        price=price,
+        model=model,
+        data=data,
+        validation=validation,
+        test=test,
+        passes=passes,
+        budget=budget,
+        margin=margin,
+        ranks=_numbers(ranks, int, "--ranks"),
+        targets=tuple(targets) if targets else None,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        quantization=quantization,
+        precision=precision,
+        memory=memory,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.document, indent=2, ensure_ascii=False))
+    else:
+        Console().print(found)
+
+
+@app.command()
 def inspect(
     model: Annotated[
         str, typer.Argument(help="A hub id, a folder, a GGUF file, a config.json, or smollm2-135m-instruct.")
@@ -171,6 +230,8 @@ def inspect(
 
     No weights are loaded, and of a hub model nothing but its config.json is fetched.
     """
+    # Of three seconds in all one went on collecting garbage among the imports, and on taking them down at the end.
+    gc.disable()
     from rung.api import inspect as look
 
     found = look(model, rank=rank, alpha=alpha, targets=targets, use_rslora=rslora, explain=explain)
@@ -178,6 +239,8 @@ def inspect(
         typer.echo(json.dumps(found.document, indent=2, ensure_ascii=False))
     else:
         Console().print(found)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _numbers(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, ...] | None:

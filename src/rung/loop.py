@@ -66,10 +66,10 @@ def tune(
     splits = read_splits(recipe.data, recipe.validation, recipe.test)
     observer.note(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
-    asked, recipe = recipe, _resolve(recipe, base)
+    asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     _check_same(recipe, folder, splits)
     runner = LocalRunner(base, splits, recipe, folder)
-    space = _space(recipe, pinned=asked.learning_rates is not None)
+    space = space_of(recipe, pinned=asked.learning_rates is not None)
     for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
@@ -181,7 +181,7 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             observer.left(candidate, why)
 
 
-def _space(recipe: Recipe, pinned: bool) -> LeverSpace:
+def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
     """What the recipe's levers may be set to; `pinned` says that the rates are the user's own."""
     ranks, rates, targets, alphas = recipe.ranks, recipe.learning_rates or (), recipe.targets, recipe.alphas
     if "learning_rate" not in recipe.levers:
@@ -219,10 +219,10 @@ def _check_budget(tokens: float, runner: Runner) -> None:
         )
 
 
-def _resolve(recipe: Recipe, base: Base) -> Recipe:
-    """The recipe with what depends on the model and the machine filled in."""
-    rates = recipe.learning_rates or rate_grid(base.model.config.get_text_config().hidden_size)
-    precision = next(name for name, dtype in PRECISIONS.items() if dtype == base.dtype)
+def resolve(recipe: Recipe, hidden_size: int, computed_in: Any) -> Recipe:
+    """The recipe with what depends on the model and the machine filled in; `computed_in` is a dtype or its name."""
+    rates = recipe.learning_rates or rate_grid(hidden_size)
+    precision = next(name for name, dtype in PRECISIONS.items() if computed_in in (name, dtype))
     return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
 
 

@@ -13,11 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from rung.defaults import DEFAULT_DATA, DEFAULT_MODEL
 from rung.errors import RecipeError
 from rung.levers import read_alpha
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-DEFAULT_DATA = "pronounce"
 
 Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0)]

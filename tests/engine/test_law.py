@@ -26,13 +26,13 @@ from tests.engine.oracle import (
 
 from rung.data.read import read_splits
 from rung.data.render import Example, render
+from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
 from rung.engine.memory import Room
 from rung.engine.pack import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import load_base
-from rung.recipe import DEFAULT_MODEL
 
 HEADS = [
     Candidate(4, 8, "lm_head", 1e-3),

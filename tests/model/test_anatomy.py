@@ -12,11 +12,11 @@ import torch
 from tests.architectures import ARCHITECTURES, make
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError, TargetError
 from rung.levers import Candidate
 from rung.model.anatomy import Anatomy, anatomy
 from rung.model.load import load_base
-from rung.recipe import DEFAULT_MODEL
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

@@ -9,12 +9,12 @@ from tests.architectures import make
 from tests.tiny import tiny_llama, tiny_tokenizer
 from transformers import AutoModel
 
+from rung.defaults import DEFAULT_MODEL
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.model.load import PRECISIONS, Base, dense_weight, load_base
 from rung.model.source import cache_folder
 from rung.model.targets import linear_layers
-from rung.recipe import DEFAULT_MODEL
 
 
 @pytest.mark.parametrize("quantization", ["bf16", "fp32"])

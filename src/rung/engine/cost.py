@@ -1,9 +1,9 @@
 """How long training takes, as a sum of what it does: so that a few timed steps tell the time of any other.
 
-A step of K candidates multiplies every token by the frozen weights, forwards and backwards, its completion tokens by the
-head too, and each candidate's tokens by its own adapter; it moves each adapter's numbers; and whatever is in it, it
-dequantises the weights and starts its operations. `Load` counts those, and `Speed` has what each takes: measured here, or
-worked out from a device's peaks.
+A step of K candidates multiplies every token by the frozen weights, forwards and backwards, its completion tokens by
+the head too, and each candidate's tokens by its own adapter; it moves each adapter's numbers; and whatever is in it, it
+dequantises the weights and starts its operations. `Load` counts those, and `Speed` has what each takes: measured here,
+or worked out from a device's peaks.
 """
 
 from __future__ import annotations

@@ -148,14 +148,14 @@ def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example])
     longest = sorted(examples, key=lambda example: -len(example.ids))
     own = need(trainer.frozen, candidate, trainer.base.dtype)
     with Pack(trainer.frozen, [candidate], [fresh_state(trainer.frozen, candidate, 0)]) as pack:
-        batches = [_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
+        batches = [probe_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
         trainer.step(pack, batches[0], 0.0)  # some things are allocated once, and then held
         training = [_peak(device, partial(trainer.step, pack, batch, 0.0)) for batch in batches]
         scored = [_peak(device, partial(trainer.losses, pack, batch)) for batch in batches]
         held = _settled(device) - own.state
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     lean = [peak - own.per_token * tokens for peak, (tokens, _) in zip(training, shapes, strict=True)]
-    return MemoryModel(held, _fit(shapes, lean), _fit(shapes, scored))
+    return MemoryModel(held, fit(shapes, lean), fit(shapes, scored))
 
 
 def memory_limit(device: torch.device) -> int:
@@ -188,8 +188,11 @@ def _peak(device: torch.device, work: Callable[[], object]) -> int:
     return max(0, peak_bytes(device) - before)
 
 
-def _batch(longest: Sequence[Example], tokens: int, share: float, device: torch.device) -> Batch:
-    """About `tokens` tokens in rows of a share of the longest row's length, each with at least one to complete."""
+def probe_batch(longest: Sequence[Example], tokens: int, share: float, device: torch.device) -> Batch:
+    """About `tokens` tokens in rows of a share of the longest row's length, each with at least one to complete.
+
+    `longest` has the longest row first.
+    """
     length = max(2, round(len(longest[0].ids) * share))
     rows = []
     for i in range(max(1, round(tokens / length))):
@@ -199,7 +202,7 @@ def _batch(longest: Sequence[Example], tokens: int, share: float, device: torch.
     return collate(rows, device)
 
 
-def _fit(shapes: Sequence[tuple[int, int]], peaks: Sequence[float]) -> Activations:
+def fit(shapes: Sequence[tuple[int, int]], peaks: Sequence[float]) -> Activations:
     """Least squares without negative terms, each pass weighted alike."""
     rows = np.array([[1.0, tokens, tokens * length] for tokens, length in shapes])
     found = np.array(peaks, dtype=np.float64)

@@ -1,14 +1,14 @@
 """A training step that nobody runs: what it would hold and what it would do, from shapes alone.
 
-The real engine takes its real step on torch's fake tensors, which have shapes and dtypes and no memory. `Watch` sees every
-operation: how much of what it made is still held, its floating point operations, and the bytes that it reads and writes.
-The weights are nowhere, so a model of any size is looked at in seconds on any machine.
+The real engine takes its real step on torch's fake tensors, which have shapes and dtypes and no memory. `Watch` sees
+every operation: how much of what it made is still held, its floating point operations, and the bytes that it reads and
+writes. The weights are nowhere, so a model of any size is looked at in seconds on any machine.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +113,9 @@ def rehearsal(config: Any, quantization: str, precision: str) -> Iterator[tuple[
     dtype = PRECISIONS[precision]
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         kept = PRECISIONS.get(quantization, dtype)
-        model = AutoModelForCausalLM.from_config(config, dtype=kept, attn_implementation="sdpa", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=kept, attn_implementation="sdpa", trust_remote_code=False
+        )
         left_out = get_keys_to_not_convert(model)
         for name, module in list(model.named_modules()):
             if type(module) is nn.Linear and should_convert_module(name, left_out) and quantization not in PRECISIONS:
@@ -151,11 +153,3 @@ def _in_int8(layer: nn.Linear) -> None:
 
 def _frozen(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight, requires_grad=False)
-
-
-def batch_like(rows: Sequence[tuple[int, int]]) -> Any:
-    """A batch of rows of so many tokens, of which so many are completion."""
-    from rung.data.batches import collate
-    from rung.data.render import Example
-
-    return collate([Example((0,) * length, length - completion) for length, completion in rows])

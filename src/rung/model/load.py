@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
 from rung.model.quiet import quiet
 from rung.model.source import converted_folder, find, needs_gguf
 from rung.model.targets import linear_layers
-from rung.recipe import DEFAULT_MODEL
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 QUANTIZATIONS = ("nf4", "nf4-single", "int8", "bf16", "fp32")
@@ -65,11 +65,10 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
         raise ModelError(f"There is no quantization '{quantization}'; give one of {', '.join(QUANTIZATIONS)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
-    source = _find(spec)
+    source, tokenizer = _find(spec), load_tokenizer(spec)
     with quiet():
         try:
             # Without a word on remote code the library asks the user in the terminal.
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 source,
                 trust_remote_code=False,
@@ -78,19 +77,38 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
                 device_map={"": device},
             )
         except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0].rstrip(".")
-            raise ModelError(
-                f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
-                f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."
-            ) from None
+            raise _cannot_be_loaded(spec, error) from None
     cast_around_linear_layers(model, dtype)
     model.requires_grad_(False)
     model.eval()
     # The model's own would add to greedy writing what it likes: a repetition penalty, beams.
     model.generation_config = GenerationConfig()
+    return Base(model, tokenizer, source, dtype)
+
+
+def load_tokenizer(spec: str) -> Any:
+    """The model's tokenizer alone.
+
+    Raises:
+        ModelError: there is none, or it has no end token.
+    """
+    source = _find(spec)
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise _cannot_be_loaded(spec, error) from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop.")
-    return Base(model, tokenizer, source, dtype)
+    return tokenizer
+
+
+def _cannot_be_loaded(spec: str, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0].rstrip(".")
+    return ModelError(
+        f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
+        f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."
+    )
 
 
 def fast_dtype(device: str) -> torch.dtype:

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
-from rung.recipe import DEFAULT_MODEL
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REMEDY = f"give a hub id such as {DEFAULT_HUB_ID}, a folder, a GGUF file, or leave it out for {DEFAULT_MODEL}"

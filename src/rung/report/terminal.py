@@ -94,7 +94,7 @@ class Progress:
         share = self._done / (self._done + tick.tokens_left)
         line = (
             f"{self._decision.heat.phase} {share:4.0%} · {tick.alive} of {tick.started} alive · "
-            f"{rate:,.0f} tokens/s · about {_duration(seconds)} left"
+            f"{rate:,.0f} tokens/s · about {duration(seconds)} left"
         )
         if self._live:
             self._spinner.update(text=Text(line))
@@ -133,7 +133,7 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
     cost = found["cost"]
     spent = cost["candidate_tokens"] / cost["single_run_tokens"]
     notes = [
-        f"Cost: {_duration(cost['wall_seconds'])}, {cost['candidate_tokens']:,} training tokens, "
+        f"Cost: {duration(cost['wall_seconds'])}, {cost['candidate_tokens']:,} training tokens, "
         f"as many as {spent:.1f} single runs.",
         _plus_minus(found),
         "Trained: the share of the full budget, and with how many seeds; what was trained in part raced for a place "
@@ -273,7 +273,8 @@ def _values(candidates: tuple[Candidate, ...]) -> str:
     return "; ".join(parts) + (f"; {seeds} seeds" if seeds > 1 else "")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as `3 min 05 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,0 +1,269 @@
+"""What a climb will take, before it is paid for: the climb itself, run on paper.
+
+`here` a few real steps say what steps cost, and the untuned model's losses what the validation rows can show. For a
+named device a rehearsal and its data sheet do, which is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rung.data.read import Splits, read_splits
+from rung.data.render import Example, render_split
+from rung.devices import HERE, Device, device
+from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
+from rung.engine.loss import CHUNK
+from rung.engine.memory import keep_freed_memory
+from rung.engine.plan import SPARE, memory_limit, need
+from rung.engine.trainer import Trainer
+from rung.errors import ModelError
+from rung.levers import Candidate, LeverSpace, Measurement, Scores
+from rung.loop import Observer, make_strategy, resolve, space_of
+from rung.model.anatomy import Anatomy, anatomy
+from rung.model.load import load_base, load_tokenizer
+from rung.recipe import Recipe, parse_budget, parse_bytes
+from rung.runner.paper import PaperRunner
+from rung.search.climb import ERROR, LOOK_ERROR
+from rung.search.foresight import foresee
+from rung.search.plan import Plan, look_for
+from rung.search.stats import shared_confidence
+from rung.search.strategy import Heat
+
+CHARACTERS = 4
+"""Of a token, where there is no tokenizer to ask: what is usual for English."""
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What a plan stands on."""
+
+    recipe: Recipe
+    costs: Costs
+    memory: float
+    vocabulary: int
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    baseline: Scores | None
+    loading: float
+    notes: list[str]
+
+
+def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) -> dict[str, Any]:
+    """The document of `rung plan`.
+
+    Args:
+        recipe: the study's.
+        where: `here`, or a name of `rung.devices`.
+        price: of an hour, in any currency.
+        observer: hears what is being done.
+
+    Raises:
+        InputError: the recipe, the data, the model or the device cannot be used.
+    """
+    splits = read_splits(recipe.data, recipe.validation, recipe.test)
+    tell, pinned = observer.note, recipe.learning_rates is not None
+    ground = _here(recipe, splits, tell) if where == HERE else _elsewhere(recipe, splits, device(where), tell)
+    recipe, costs = ground.recipe, ground.costs
+    space = space_of(recipe, pinned)
+    for targets in space.targets:
+        costs.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
+    runner = PaperRunner(costs, recipe, ground.train, ground.validation, ground.memory)
+    budget = _budget(recipe, runner)
+    look = look_for(runner.steps)
+    strategy = make_strategy(recipe, space, budget, look, observer)
+    history: list[Measurement] = []
+    baseline = runner.baseline()
+    while (decision := strategy.decide(baseline, history)).heat is not None:
+        history += runner.run(decision.heat, lambda _: None)
+    around = _around(runner, ground, decision.recommended)
+    seconds = ground.loading + around + sum(heat.seconds for heat in runner.heats)
+    tokens = sum(heat.tokens for heat in runner.heats)
+    chosen = Plan(look) if budget is None else Plan.within(space, budget, look)
+    return {
+        "schema": 1,
+        "model": recipe.model,
+        "data": recipe.data,
+        "device": _device(where, ground),
+        "steps": runner.steps,
+        "candidate_tokens": runner.full_tokens,
+        "heats": [asdict(heat) for heat in runner.heats],
+        "cost": {
+            "seconds": round(seconds, 1),
+            "around_seconds": round(ground.loading + around, 1),
+            "candidate_tokens": tokens,
+            "full_trainings": round(tokens / runner.full_tokens, 2),
+            "single_run_seconds": round(_one_run(runner, space), 1),
+            "price_per_hour": price,
+            "price": None if price is None else round(price * seconds / 3600, 2),
+        },
+        "memory": _memory(ground, runner),
+        "fits": _fits(ground, runner, space),
+        "rows": _rows(ground, chosen),
+        "notes": ground.notes,
+    }
+
+
+def _here(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> _Ground:
+    begun = time.perf_counter()
+    tell(f"loading {recipe.model}")
+    base = load_base(recipe.model, recipe.quantization, recipe.precision)
+    loading = time.perf_counter() - begun
+    if base.device.type == "cpu":
+        keep_freed_memory()
+    trainer = Trainer(base)
+    recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
+    train, validation, test = _rendered(splits, base.tokenizer, recipe)
+    tell("scoring the untuned model")
+    baseline = trainer.score(validation)[0]
+    tell("taking a few steps")
+    costs = measured(trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c))), train)
+    memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
+    vocabulary = trainer.head.layer.out_features
+    return _Ground(recipe, costs, memory, vocabulary, train, validation, test, baseline, loading, [])
+
+
+def _elsewhere(recipe: Recipe, splits: Splits, where: Device, tell: Callable[[str], None]) -> _Ground:
+    model = anatomy(recipe.model)
+    precision = where.precision if recipe.precision == "auto" else recipe.precision
+    recipe = resolve(recipe, model.config.hidden_size, precision)
+    notes = [
+        f"An estimate for the {where.title}: memory from a rehearsal by shapes, time from its peaks ({where.source}), "
+        f"of which {REACHED:.0%} of the arithmetic and {STREAMED:.0%} of the bandwidth are taken to be reached. "
+        "Nothing was measured there.",
+        "What the validation rows can show takes the model itself: --device here.",
+    ]
+    try:
+        tokenizer = load_tokenizer(recipe.model)
+    except ModelError:
+        notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
+        tokenizer = _Characters()
+    train, validation, test = _rendered(splits, tokenizer, recipe)
+    memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
+    tell(f"rehearsing a few steps of {model.architecture}")
+    widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
+    costs = _rehearsed(recipe, model, precision, widest, train, where, checkpointing=False)
+    longest = max(len(example.ids) for example in train)
+    if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
+        costs = _rehearsed(recipe, model, precision, widest, train, where, checkpointing=True)
+        notes.append("Not one row would fit, so the blocks keep their inputs alone and compute the rest again.")
+        if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
+            notes.append("It does not fit even then: take a smaller model, shorter rows, or a device with more memory.")
+    return _Ground(recipe, costs, memory, model.config.vocab_size, train, validation, test, None, 0.0, notes)
+
+
+def _rehearsed(
+    recipe: Recipe,
+    model: Anatomy,
+    precision: str,
+    widest: Candidate,
+    train: list[Example],
+    where: Device,
+    checkpointing: bool,
+) -> Costs:
+    quantization = "nf4" if recipe.quantization == "nf4-single" else recipe.quantization
+    return rehearsed(model.model.config, quantization, precision, widest, train, where, checkpointing)
+
+
+class _Characters:
+    """In the place of a tokenizer: as many tokens as a text of that length usually has."""
+
+    eos_token_id = 0
+
+    def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[0] * math.ceil(len(text) / CHARACTERS) for text in texts]}
+
+
+def _rendered(splits: Splits, tokenizer: Any, recipe: Recipe) -> tuple[list[Example], ...]:
+    names = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return tuple(render_split(rows, tokenizer, recipe.max_tokens, name) for name, rows in names.items())
+
+
+def _widest(recipe: Recipe, layers: Callable[[Candidate], int]) -> Candidate:
+    """A candidate of the target modules with the most layers."""
+    return max((Candidate(8, 16, targets, 1e-3) for targets in recipe.targets), key=layers)
+
+
+def _budget(recipe: Recipe, runner: PaperRunner) -> float | None:
+    """The recipe's budget in full budgets of one candidate."""
+    if recipe.budget is None:
+        return None
+    amount, unit = parse_budget(recipe.budget)
+    return amount * (runner.speed() if unit == "seconds" else 1) / runner.full_tokens
+
+
+def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> float:
+    """Seconds of what is not training: the untuned model, the test split, and the adapter cut down to lower ranks."""
+    lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
+    test = [
+        runner.scoring_seconds(who, ground.test) + runner.writing_seconds(who, ground.test) for who in (None, chosen)
+    ]
+    return sum(test) + (1 + len(lower)) * runner.scoring_seconds(None, ground.validation)
+
+
+def _one_run(runner: PaperRunner, space: LeverSpace) -> float:
+    """Seconds of one candidate in full, trained alone."""
+    alone = PaperRunner(runner.costs, runner.recipe, runner.train, runner.validation, runner.memory)
+    alone.run(Heat("alone", (space.candidate(space.ranks[0], space.learning_rates[0]),), 1.0), lambda _: None)
+    return alone.heats[0].seconds
+
+
+def _device(where: str, ground: _Ground) -> dict[str, Any]:
+    found = {"name": where, "measured": ground.costs.measured, "memory_bytes": int(ground.memory)}
+    return found if where == HERE else {**found, **asdict(device(where))}
+
+
+def _memory(ground: _Ground, runner: PaperRunner) -> dict[str, int]:
+    """The parts of the pack that holds the most, by the plan: of the widest one at the highest rank."""
+    costs, recipe = ground.costs, ground.recipe
+    widest = _widest(recipe, lambda candidate: costs.frozen.parameters(candidate))
+    pack = [Candidate(recipe.ranks[-1], 2.0 * recipe.ranks[-1], widest.targets, 1e-3, seed=0)]
+    pack *= costs.memory.width(runner.needs(pack * recipe.pack_width), recipe.batch_size, runner.longest, ground.memory)
+    numbers = sum(costs.frozen.parameters(candidate) for candidate in pack)
+    parts = {
+        "base": costs.memory.held,
+        "adapters": numbers * (8 + costs.dtype.itemsize),
+        "optimizer": numbers * 8,
+        "logits": CHUNK * ground.vocabulary * (4 + costs.dtype.itemsize),
+    }
+    total = runner.peak(pack)
+    parts["activations"] = max(0, total - sum(parts.values()))
+    return {"width": len(pack), "rank": pack[0].rank, **parts, "total": total, "limit": int(ground.memory)}
+
+
+def _fits(ground: _Ground, runner: PaperRunner, space: LeverSpace) -> list[dict[str, Any]]:
+    """The peak of packs in one pass, by rank and width, at the target modules that take the most."""
+    costs, recipe = ground.costs, ground.recipe
+    widest = _widest(recipe, lambda candidate: costs.frozen.parameters(candidate))
+    found = []
+    for rank in space.ranks:
+        for width in sorted({1, 2, 4, 8, recipe.pack_width}):
+            pack = [Candidate(rank, 2.0 * rank, widest.targets, 1e-3, seed=seed) for seed in range(width)]
+            needs = runner.needs(pack)
+            peak = costs.memory.peak(needs, recipe.batch_size, runner.longest)
+            at_once = peak <= ground.memory * (1 - SPARE)
+            possible = costs.memory.width(needs, recipe.batch_size, runner.longest, ground.memory) == width
+            possible = possible and costs.memory.room(needs, runner.longest, ground.memory) > 0
+            found.append(
+                {
+                    "rank": rank,
+                    "targets": widest.targets,
+                    "width": width,
+                    "peak_bytes": peak,
+                    "fits": "in one pass" if at_once else "in parts" if possible else "no",
+                }
+            )
+    return found
+
+
+def _rows(ground: _Ground, chosen: Plan) -> dict[str, Any] | None:
+    if ground.baseline is None:
+        return None
+    pairs = max(1, chosen.finalists - 1)
+    confidence = shared_confidence(pairs * (2 if chosen.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
+    seen = foresee(ground.baseline, len(chosen.seeds), chosen.finalists, ground.recipe.margin, confidence)
+    return {"margin": ground.recipe.margin, "baseline_loss": ground.baseline.mean, **asdict(seen)}

@@ -1,0 +1,158 @@
+"""The runner on paper: it trains nothing, and writes down what training would take.
+
+A strategy cannot tell it from a real one, so a plan is the climb itself, with its packs as the engine would make them.
+Only the losses are made up: near each other, so the climb neither stops early nor climbs beyond its ladder.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rung.data.batches import Steps, by_length
+from rung.data.render import Example
+from rung.engine.calibrate import Costs
+from rung.engine.cost import Load, adapter_numbers
+from rung.engine.optimizer import Schedule
+from rung.engine.plan import SPARE, Need, need
+from rung.engine.trainer import SCORED_ROWS
+from rung.levers import Candidate, Measurement, Scores
+from rung.recipe import Recipe
+from rung.runner.local import LOOK_ROWS
+from rung.runner.protocol import Tick
+from rung.search.strategy import Heat
+
+LOSS, SPREAD = 1.5, 0.02
+"""The made-up losses, in nats a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedHeat:
+    """A heat as it would run: the widths of its packs, the tokens of all candidates, seconds, and the peak in bytes."""
+
+    phase: str
+    until: float
+    settings: int
+    seeds: int
+    widths: tuple[int, ...]
+    tokens: int
+    seconds: float
+    peak: int
+
+
+class PaperRunner:
+    """See the module. `heats` grows with each heat that is asked for.
+
+    Args:
+        costs: of the device.
+        recipe: as resolved.
+        train, validation: the rows; tokens do not matter, their numbers do.
+        memory: bytes that may be held in all.
+    """
+
+    def __init__(
+        self, costs: Costs, recipe: Recipe, train: Sequence[Example], validation: Sequence[Example], memory: float
+    ) -> None:
+        self.costs, self.recipe, self.memory = costs, recipe, memory
+        self.train, self.validation = list(train), list(validation)
+        self._steps = Steps([len(e.ids) for e in train], recipe.batch_size, recipe.passes, recipe.seed)
+        self.longest = max(self._steps.lengths)
+        self._at: dict[Candidate, int] = {}
+        self.heats: list[PlannedHeat] = []
+
+    @property
+    def steps(self) -> int:
+        return self._steps.count
+
+    @property
+    def full_tokens(self) -> int:
+        return sum(self._steps.tokens(0))
+
+    def needs(self, candidates: Sequence[Candidate]) -> list[Need]:
+        return [need(self.costs.frozen, candidate, self.costs.dtype) for candidate in candidates]
+
+    def peak(self, candidates: Sequence[Candidate]) -> int:
+        """The most that a pack of these holds, when a step is done in one pass where that fits."""
+        needs, memory = self.needs(candidates), self.costs.memory
+        whole = memory.peak(needs, self.recipe.batch_size, self.longest)
+        states = memory.held + sum(one.state for one in needs)
+        rows = max(one.per_token for one in needs) * self.longest
+        least = int(states + rows + memory.training.bytes(self.longest, self.longest))
+        return min(whole, max(least, int(self.memory * (1 - SPARE))))
+
+    def speed(self) -> float:
+        """Tokens a second of a climb's usual pack, scoring included."""
+        pack = [Candidate(16, 32, "all-linear", 1e-3, seed=seed) for seed in range(self.recipe.pack_width)]
+        width = self._width(pack)
+        seconds = self._training(pack[:width], 0, self.steps) + self._scoring(pack[:width], 1.0)
+        return width * self.full_tokens / seconds
+
+    def baseline(self) -> Scores:
+        tokens = tuple(example.completion for example in self.validation)
+        return Scores(tuple(2 * LOSS * count for count in tokens), tokens)
+
+    def scoring_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
+        """Of the loss of each row, once."""
+        numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
+        return self.costs.scoring.seconds(self._scored(numbers, rows))
+
+    def writing_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
+        """Of a text after each prompt: the prompts at once, and then a token of each row in each pass."""
+        numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
+        sizes, limit = self.costs.sizes, max(example.completion for example in rows) * 1.25
+        prompts, count = sum(example.prompt for example in rows), len(rows)
+        load = sizes.scoring(numbers, prompts + limit * count, limit * count)
+        return self.costs.scoring.seconds(Load(limit * math.ceil(count / 200), load.frozen, load.adapters))
+
+    def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
+        stop = max(1, round(heat.until * self.steps))
+        schedule = Schedule.to(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
+        widths, seconds, peak, rest = [], 0.0, 0, list(heat.candidates)
+        spent = {c: sum(self._steps.tokens(c.seed)[self._at.get(c, 0) : stop]) for c in heat.candidates}
+        while rest:
+            width = self._width(rest[: self.recipe.pack_width])
+            width = math.ceil(len(rest) / math.ceil(len(rest) / width))
+            pack, rest = rest[:width], rest[width:]
+            widths.append(width)
+            seconds += self._training(pack, self._at.get(pack[0], 0), stop) + self._scoring(pack, heat.until)
+            peak = max(peak, self.peak(pack))
+        self._at |= dict.fromkeys(heat.candidates, schedule.fork)
+        seeds = len({c.seed for c in heat.candidates})
+        settings = len(heat.candidates) // seeds
+        tokens = sum(spent.values())
+        self.heats.append(PlannedHeat(heat.phase, heat.until, settings, seeds, tuple(widths), tokens, seconds, peak))
+        return [self._measurement(candidate, heat.until, stop, spent[candidate]) for candidate in heat.candidates]
+
+    def _width(self, candidates: Sequence[Candidate]) -> int:
+        needs = self.needs(candidates)
+        return self.costs.memory.width(needs, self.recipe.batch_size, self.longest, self.memory)
+
+    def _training(self, pack: Sequence[Candidate], first: int, stop: int) -> float:
+        numbers, load = adapter_numbers(self.costs.frozen, pack), Load()
+        for rows in self._steps.rows(0)[first:stop]:
+            padded = len(rows) * max(self._steps.lengths[row] for row in rows)
+            completion = sum(self.train[row].completion for row in rows)
+            load += self.costs.sizes.training(numbers, padded, completion)
+        return self.costs.training.seconds(load)
+
+    def _scoring(self, pack: Sequence[Candidate], until: float) -> float:
+        count = min(len(self.validation), max(LOOK_ROWS, math.ceil(len(self.validation) * until)))
+        numbers = adapter_numbers(self.costs.frozen, pack)
+        return self.costs.scoring.seconds(self._scored(numbers, self.validation[:count]))
+
+    def _scored(self, numbers: Sequence[int], examples: Sequence[Example]) -> Load:
+        load, lengths = Load(), [len(example.ids) for example in examples]
+        for rows in by_length(lengths, max(1, SCORED_ROWS // len(numbers))):
+            padded = len(rows) * max(lengths[row] for row in rows)
+            load += self.costs.sizes.scoring(numbers, padded, sum(examples[row].completion for row in rows))
+        return load
+
+    def _measurement(self, candidate: Candidate, until: float, steps: int, spent: int) -> Measurement:
+        draw = random.Random(f"{candidate.id}@{until}")
+        loss = LOSS + draw.uniform(0, SPREAD)
+        counts = tuple(example.completion for example in self.validation)
+        scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
+        tokens, numbers = sum(self._steps.tokens(candidate.seed)[:steps]), self.costs.frozen.parameters(candidate)
+        return Measurement(candidate, until, steps, tokens, spent, "trained", scores, numbers, 4 * numbers, 0, 0.0)
