@@ -173,3 +173,16 @@ def test_what_inspect_cannot_look_at_is_one_sentence(
     assert done.stdout == ""
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_plan_says_what_a_climb_takes_and_writes_nothing(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+    given = ["--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file]
+    done = rung("plan", *given, "--device", "t4", "--price", "0.35", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"device", "heats", "cost", "memory", "fits", "rows", "notes"} <= found.keys()
+    assert not (tmp_path / "studies").exists()
+    for wrong, says in ((["--device", "toaster"], "no device 'toaster'"), (["--price", "-1"], "is no price")):
+        done = rung("plan", *given, *wrong, cwd=tmp_path)
+        assert done.returncode == 2
+        assert says in done.stderr

@@ -17,8 +17,8 @@ from rung.data.render import Example, render_split
 from rung.devices import HERE, Device, device
 from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
 from rung.engine.loss import CHUNK
-from rung.engine.memory import keep_freed_memory
-from rung.engine.plan import SPARE, memory_limit, need
+from rung.engine.memory import keep_freed_memory, memory_limit
+from rung.engine.plan import SPARE, need
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
@@ -97,6 +97,7 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
             "around_seconds": round(ground.loading + around, 1),
             "candidate_tokens": tokens,
             "full_trainings": round(tokens / runner.full_tokens, 2),
+            "rung_seconds": round(runner.heats[-1].seconds / runner.heats[-1].settings, 1),
             "single_run_seconds": round(_one_run(runner, space), 1),
             "price_per_hour": price,
             "price": None if price is None else round(price * seconds / 3600, 2),

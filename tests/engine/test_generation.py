@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.architectures import make
@@ -49,7 +51,19 @@ def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
     assert any(texts != untuned for texts in written.values()), "an adapter has something to say"
 
 
-def test_the_dense_weights_are_held_while_writing_and_no_longer() -> None:
+@pytest.mark.parametrize(("memory", "held"), [(10**12, True), (0, False)])
+def test_the_dense_weights_are_held_while_writing_where_there_is_room_and_no_longer(
+    memory: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rung.engine.trainer.memory_limit", lambda device: memory)
     trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    generate, seen = trainer.model.generate, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(all(layer._kept is not None for layer in trainer.frozen.layers.values()))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "generate", watched)
     trainer.write(render(ROWS, trainer.base.tokenizer, 99))
+    assert set(seen) == {held}
     assert all(layer._kept is None for layer in trainer.frozen.layers.values())

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.oracle import examples
 
-from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak
+from rung.engine.memory import give_back_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.pack import Pack, fresh_state
-from rung.engine.plan import SPARE, Activations, MemoryModel, Need, bound, measure, memory_limit, need
+from rung.engine.plan import SPARE, Activations, MemoryModel, Need, bound, measure, need
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import Base, load_base

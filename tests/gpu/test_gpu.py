@@ -10,9 +10,9 @@ import torch
 from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, batches, examples, packed, relative_error
 
 from rung.data.batches import Batch
-from rung.engine.memory import peak_bytes, reset_peak
+from rung.engine.memory import memory_limit, peak_bytes, reset_peak
 from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.plan import measure, memory_limit, need
+from rung.engine.plan import measure, need
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 from rung.model.load import Base, load_base

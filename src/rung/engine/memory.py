@@ -48,6 +48,20 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def memory_limit(device: torch.device) -> int:
+    """What this process may hold in all: what it has, and what is free; bounded by its control group and its limits."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held: int = torch.cuda.memory_allocated(device)
+        return held + int(free)
+    bounds: list[int] = [psutil.virtual_memory().available + resident_bytes()]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text().strip() if os.access(path, os.R_OK) else "max"
+        if text != "max":
+            bounds.append(int(text))
+    return min(bounds)
+
+
 def reset_peak(device: torch.device) -> None:
     """Begin to watch for a new peak. On a CPU outside Linux the peak stays the process's own, from its start."""
     if device.type == "cuda":

@@ -14,14 +14,11 @@ real rows. Scoring keeps no activations for a backward pass, so it is measured a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from scipy.optimize import nnls
 
@@ -156,20 +153,6 @@ def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example])
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     lean = [peak - own.per_token * tokens for peak, (tokens, _) in zip(training, shapes, strict=True)]
     return MemoryModel(held, fit(shapes, lean), fit(shapes, scored))
-
-
-def memory_limit(device: torch.device) -> int:
-    """What this process may hold in all: what it has, and what is free; bounded by its control group and its limits."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        held: int = torch.cuda.memory_allocated(device)
-        return held + int(free)
-    bounds: list[int] = [psutil.virtual_memory().available + resident_bytes()]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(path).read_text().strip() if os.access(path, os.R_OK) else "max"
-        if text != "max":
-            bounds.append(int(text))
-    return min(bounds)
 
 
 def _settled(device: torch.device) -> int:

@@ -112,15 +112,21 @@ def rehearsal(config: Any, quantization: str, precision: str) -> Iterator[tuple[
     """
     dtype = PRECISIONS[precision]
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
-        kept = PRECISIONS.get(quantization, dtype)
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=kept, attn_implementation="sdpa", trust_remote_code=False
-        )
+        model, attention = _made(config, PRECISIONS.get(quantization, dtype))
         left_out = get_keys_to_not_convert(model)
         for name, module in list(model.named_modules()):
             if type(module) is nn.Linear and should_convert_module(name, left_out) and quantization not in PRECISIONS:
                 (_in_int8 if quantization == "int8" else _in_nf4)(module)
-        yield Trainer(Base(model.eval(), None, "a rehearsal", dtype), attention=("sdpa", "sdpa")), watch
+        yield Trainer(Base(model.eval(), None, "a rehearsal", dtype), attention=(attention, attention)), watch
+
+
+def _made(config: Any, dtype: torch.dtype) -> tuple[Any, str]:
+    """The model, and the attention that it has: torch's own, or else the plain one."""
+    make = AutoModelForCausalLM.from_config
+    try:
+        return make(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False), "sdpa"
+    except ValueError:  # a model that refuses it
+        return make(config, dtype=dtype, attn_implementation="eager", trust_remote_code=False), "eager"
 
 
 def blank_state(frozen: Frozen, candidate: Candidate) -> AdapterState:

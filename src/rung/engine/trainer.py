@@ -19,7 +19,7 @@ from rung.data.render import Example
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.blocks import checkpoint_blocks
 from rung.engine.loss import Head, HeadAdapter, completion_loss
-from rung.engine.memory import Room, Tile, is_out_of_memory, tiles
+from rung.engine.memory import Room, Tile, is_out_of_memory, memory_limit, resident_bytes, tiles
 from rung.engine.pack import Frozen, Pack, freeze
 from rung.errors import ModelError, TrainingError
 from rung.levers import Scores
@@ -265,10 +265,17 @@ class Trainer:
 
     @contextlib.contextmanager
     def _dense(self) -> Iterator[None]:
-        """Hold the dense weights: writing multiplies every weight once for each token, by a few rows."""
+        """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for each
+        token, by a few rows.
+        """
+        layers = self.frozen.layers.values()
+        size = sum(layer.in_features * layer.out_features for layer in layers) * self.base.dtype.itemsize
+        device = self.base.device
+        held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
         try:
-            for layer in self.frozen.layers.values():
-                layer.keep(self.base.dtype)
+            if size <= (memory_limit(device) - held) / 2:
+                for layer in layers:
+                    layer.keep(self.base.dtype)
             yield
         finally:
             for layer in self.frozen.layers.values():

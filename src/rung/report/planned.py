@@ -37,27 +37,27 @@ def planned(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _heats(found: Mapping[str, Any]) -> Table:
-    table = _table("heat", "trained to", "settings", "seeds", "packs of", "tokens", "time", "peak")
+def _heats(found: Mapping[str, Any]) -> RenderableType:
+    table = _table("heat", "trained to", "candidates", "in packs of", "tokens", "time", "peak")
     for heat in found["heats"]:
-        widths = sorted(set(heat["widths"]), reverse=True)
+        seeds = f" × {heat['seeds']} seeds" if heat["seeds"] > 1 else ""
         table.add_row(
             heat["phase"],
             "the end" if heat["until"] == 1 else in_words(heat["until"]),
-            str(heat["settings"]),
-            str(heat["seeds"]),
-            f"{len(heat['widths'])} × {', '.join(map(str, widths))}",
+            f"{heat['settings']}{seeds}",
+            ", ".join(map(str, heat["widths"])),
             f"{heat['tokens']:,}",
             duration(heat["seconds"]),
             _gigabytes(heat["peak"]),
         )
     around = found["cost"]["around_seconds"]
-    table.add_row("test split, and what else is not training", "", "", "", "", "", duration(around), "")
-    return table
+    said = f"Around them {duration(around)}: the untuned model, the test split, and what else is not training."
+    said += f" Each rung that the ladder goes on by takes about {duration(found['cost']['rung_seconds'])} more."
+    return Group(table, Text(said, style="dim"))
 
 
 def _memory(memory: Mapping[str, Any]) -> Table:
-    table = _table("memory", "")
+    table = _table("what is held", "")
     kinds = {
         "base": "base, and the process",
         "adapters": "adapters and their gradients",
@@ -68,14 +68,14 @@ def _memory(memory: Mapping[str, Any]) -> Table:
         "limit": "what may be held",
     }
     for kind, name in kinds.items():
-        table.add_row(name, _gigabytes(memory[kind]), end_section=kind == "logits")
+        table.add_row(Text(name, style="bold" if kind == "total" else ""), _gigabytes(memory[kind]))
     return table
 
 
 def _fits(fits: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Ranks against widths: the peak of a step in one pass."""
     widths = list(dict.fromkeys(cell["width"] for cell in fits))
-    table = _table("rank", *(f"{width} in a pack" for width in widths))
+    table = _table("rank", *(f"pack of {width}" for width in widths))
     marks = {"in one pass": ("", ""), "in parts": ("*", "yellow"), "no": ("✗", "red")}
     for rank in dict.fromkeys(cell["rank"] for cell in fits):
         cells = [cell for cell in fits if cell["rank"] == rank]
@@ -103,7 +103,7 @@ def _table(*names: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     table.add_column(names[0], overflow="fold")
     for name in names[1:]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

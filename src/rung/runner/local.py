@@ -13,10 +13,10 @@ from rung.data.batches import Batch, Steps, collate
 from rung.data.read import Splits
 from rung.data.render import Example, render_split
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
-from rung.engine.memory import Room, keep_freed_memory, peak_bytes, reset_peak
+from rung.engine.memory import Room, keep_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, memory_limit, need
+from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, need
 from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.levers import Candidate, Measurement, Scores, Spectrum

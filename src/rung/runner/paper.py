@@ -1,7 +1,7 @@
 """The runner on paper: it trains nothing, and writes down what training would take.
 
 A strategy cannot tell it from a real one, so a plan is the climb itself, with its packs as the engine would make them.
-Only the losses are made up: near each other, so the climb neither stops early nor climbs beyond its ladder.
+Only the losses are made up: the finalists are confirmed, and the ladder goes on from there in no direction.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from rung.runner.local import LOOK_ROWS
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
-LOSS, SPREAD = 1.5, 0.02
-"""The made-up losses, in nats a token."""
+LOSS, DEARER, SPREAD = 1.5, 0.02, 0.002
+"""The made-up losses, in nats a token: by how much a doubling of the rank makes them worse, so that the ladder goes on
+in no direction, and what chance adds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class PaperRunner:
 
     def _measurement(self, candidate: Candidate, until: float, steps: int, spent: int) -> Measurement:
         draw = random.Random(f"{candidate.id}@{until}")
-        loss = LOSS + draw.uniform(0, SPREAD)
+        loss = LOSS + DEARER * math.log2(candidate.rank) + draw.uniform(0, SPREAD)
         counts = tuple(example.completion for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
         tokens, numbers = sum(self._steps.tokens(candidate.seed)[:steps]), self.costs.frozen.parameters(candidate)

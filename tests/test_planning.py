@@ -1,0 +1,122 @@
+"""A plan, against the very climb that it is the plan of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rung.errors import ModelError, RecipeError, TargetError
+from rung.levers import Candidate, Verdict
+from rung.loop import tune
+from rung.planning import plan
+from rung.recipe import Recipe, read_recipe
+from rung.report.planned import planned
+from rung.runner.protocol import Tick
+from rung.search.strategy import Decision
+from rung.study.files import StudyFolder
+
+
+class Listener:
+    """Remembers the heats."""
+
+    def __init__(self) -> None:
+        self.heats: list[Any] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def verdict(self, verdict: Verdict) -> None: ...
+
+    def left(self, candidate: Candidate, why: str) -> None: ...
+
+    def heat(self, decision: Decision, full_tokens: int) -> None:
+        self.heats.append(decision.heat)
+
+    def tick(self, tick: Tick) -> None: ...
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
+    rows = str(rows_file)
+    return read_recipe(
+        None, model=str(tiny_folder), data=rows, validation=rows, test=rows, precision="fp32", ranks=(2, 4, 8)
+    )
+
+
+def test_it_is_the_climb_that_would_run(recipe: Recipe, tmp_path: Path) -> None:
+    found, listener = plan(recipe, "here", None, Listener()), Listener()
+    tune(recipe, StudyFolder(tmp_path / "s"), listener)
+    really = [(h.phase, h.until, len(h.candidates)) for h in listener.heats]
+    foretold = [(h["phase"], h["until"], h["settings"] * h["seeds"]) for h in found["heats"]]
+    assert foretold[:2] == really[:2], "what comes then depends on the losses"
+    assert foretold[-1] == ("confirmation", 1.0, 9)
+    assert foretold[-1] in really
+    first = found["heats"][0]
+    assert sum(first["widths"]) == 12
+    assert found["device"] == {"name": "here", "measured": True, "memory_bytes": found["memory"]["limit"]}
+    assert found["cost"]["seconds"] > found["cost"]["single_run_seconds"] > 0
+    assert found["rows"]["rows"] > 0
+
+
+def test_nothing_is_written(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan(recipe, "t4", None, Listener())
+    assert not list(tmp_path.glob("studies*"))
+
+
+def test_parts_of_the_memory_add_up_and_a_tight_one_makes_packs_narrower(recipe: Recipe) -> None:
+    found = plan(recipe, "t4", None, Listener())
+    parts = ("base", "adapters", "optimizer", "activations", "logits")
+    assert sum(found["memory"][part] for part in parts) == pytest.approx(found["memory"]["total"], rel=0.05)
+    assert {cell["fits"] for cell in found["fits"]} == {"in one pass"}
+    tight = plan(recipe.model_copy(update={"memory": "669MB"}), "t4", None, Listener())
+    assert max(max(heat["widths"]) for heat in tight["heats"]) < 12
+    assert {cell["fits"] for cell in tight["fits"]} > {"in one pass"}
+
+
+def test_a_price_is_time_times_the_hour(recipe: Recipe) -> None:
+    cost = plan(recipe, "a100", 3.6, Listener())["cost"]
+    assert cost["price"] == pytest.approx(cost["seconds"] / 1000, abs=0.01)
+
+
+def test_a_budget_buys_a_smaller_climb(recipe: Recipe) -> None:
+    whole = plan(recipe, "t4", None, Listener())["cost"]
+    part = plan(recipe.model_copy(update={"budget": str(whole["candidate_tokens"] // 3)}), "t4", None, Listener())[
+        "cost"
+    ]
+    assert part["candidate_tokens"] <= whole["candidate_tokens"] // 3
+
+
+def test_a_named_device_needs_no_weights_and_says_that_it_is_an_estimate(recipe: Recipe, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_bytes((Path(recipe.model) / "config.json").read_bytes())
+    found = plan(recipe.model_copy(update={"model": str(config), "precision": "auto"}), "t4", None, Listener())
+    assert not found["device"]["measured"]
+    assert found["rows"] is None
+    notes = " ".join(found["notes"])
+    assert "An estimate for the NVIDIA T4" in notes
+    assert "no tokenizer, so a token is taken for 4 characters" in notes
+    json.dumps(found)
+
+
+def test_it_fits_80_columns(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    for where in ("here", "h100"):
+        Console(width=80, force_terminal=False).print(planned(plan(recipe, where, 1.0, Listener())))
+    text = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in text.splitlines() if recipe.model not in line) <= 80
+    for words in ("An estimate: see below.", "AdamW's moments", "What can be seen"):
+        assert words in " ".join(text.split())
+
+
+def test_what_cannot_be_planned_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="no device 'toaster'"):
+        plan(recipe, "toaster", None, Listener())
+    with pytest.raises(TargetError, match="valid targets are"):
+        plan(recipe.model_copy(update={"targets": ("q_porj",)}), "t4", None, Listener())
+    with pytest.raises(ModelError, match="There is no model"):
+        plan(recipe.model_copy(update={"model": "./none"}), "t4", None, Listener())
