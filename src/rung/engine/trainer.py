@@ -265,8 +265,8 @@ class Trainer:
 
     @contextlib.contextmanager
     def _dense(self) -> Iterator[None]:
-        """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for each
-        token, by a few rows.
+        """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for
+        each token, by a few rows.
         """
         layers = self.frozen.layers.values()
         size = sum(layer.in_features * layer.out_features for layer in layers) * self.base.dtype.itemsize
