@@ -73,7 +73,7 @@ def test_the_limit_is_no_more_than_the_machine_has() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("rank", "width", "length"), [(4, 8, 12), (64, 4, 100), (16, 8, 100)])
 def test_the_peak_of_a_pack_is_foretold(tiny_folder: Path, rank: int, width: int, length: int) -> None:
-    """Loosely, since a tiny model's needs drown in the process; `benchmarks/memory.py` has the real ones."""
+    """Loosely, since a tiny model's needs drown in the process; `benchmarks/plan.py` has the real ones."""
     trainer = Trainer(load_base(str(tiny_folder), "nf4", "fp32"))
     rows = [e for e in examples(97, 64, length + 1) if len(e.ids) >= 5]
     model = measure(trainer, Candidate(8, 16, "attention", 1e-3), rows)

@@ -23,7 +23,14 @@ from rung.engine.trace import Watch, blank_state, rehearsal
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
 
-PROBES = ((1, 8, 256, 1.0), (1, 8, 768, 1.0), (1, 8, 512, 0.5), (4, 64, 768, 1.0))
+PROBES = (
+    (1, 8, 64, 1.0),
+    (1, 8, 256, 1.0),
+    (1, 8, 768, 1.0),
+    (1, 8, 512, 0.5),
+    (4, 64, 256, 1.0),
+    (4, 64, 768, 1.0),
+)
 """Candidates of a pack, their rank, tokens of a pass over all of them, and the share of the longest row's length."""
 REACHED = 0.5
 """The share of its peak arithmetic that a device is taken to reach; 0.4 to 0.6 is what large models are trained at."""
