@@ -77,7 +77,8 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     look = look_for(runner.steps)
     strategy = make_strategy(recipe, space, budget, look, observer)
     history: list[Measurement] = []
-    baseline = runner.baseline()
+    # What the untuned model loses decides whether the race tries the output head.
+    baseline = ground.baseline or runner.baseline()
     while (decision := strategy.decide(baseline, history)).heat is not None:
         history += runner.run(decision.heat, lambda _: None)
     around = _around(runner, ground, decision.recommended)

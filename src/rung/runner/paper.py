@@ -25,7 +25,7 @@ from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
 LOSS, DEARER, SPREAD = 1.5, 0.02, 0.002
-"""The made-up losses, in nats a token: by how much a doubling of the rank makes them worse, so that the ladder goes on
+"""The made-up losses, in nats a token: by how much twice as many parameters make them worse, so that the ladder goes on
 in no direction, and what chance adds.
 """
 
@@ -133,9 +133,13 @@ class PaperRunner:
 
     def _training(self, pack: Sequence[Candidate], first: int, stop: int) -> float:
         numbers, load = adapter_numbers(self.costs.frozen, pack), Load()
-        for rows in self._steps.rows(0)[first:stop]:
-            padded = len(rows) * max(self._steps.lengths[row] for row in rows)
-            completion = sum(self.train[row].completion for row in rows)
+        seeds = sorted({candidate.seed for candidate in pack})
+        for step in range(first, stop):
+            # Seeds have batches of their own, side by side, and each is padded to the largest.
+            batches = [self._steps.rows(seed)[step] for seed in seeds]
+            longest = max(self._steps.lengths[row] for rows in batches for row in rows)
+            padded = max(map(len, batches)) * longest
+            completion = max(sum(self.train[row].completion for row in rows) for rows in batches)
             load += self.costs.sizes.training(numbers, padded, completion)
         return self.costs.training.seconds(load)
 
@@ -153,7 +157,7 @@ class PaperRunner:
 
     def _measurement(self, candidate: Candidate, until: float, steps: int, spent: int) -> Measurement:
         draw = random.Random(f"{candidate.id}@{until}")
-        loss = LOSS + DEARER * math.log2(candidate.rank) + draw.uniform(0, SPREAD)
+        loss = LOSS + DEARER * math.log2(self.costs.frozen.parameters(candidate)) + draw.uniform(0, SPREAD)
         counts = tuple(example.completion for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
         tokens, numbers = sum(self._steps.tokens(candidate.seed)[:steps]), self.costs.frozen.parameters(candidate)
