@@ -1,7 +1,7 @@
 """The runner on paper: it trains nothing, and writes down what training would take.
 
 A strategy cannot tell it from a real one, so a plan is the climb itself, with its packs as the engine would make them.
-Only the losses are made up: the finalists are confirmed, and the ladder goes on from there in no direction.
+Only the losses are made up.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rung.runner.local import LOOK_ROWS
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
-LOSS, DEARER, SPREAD = 1.5, 0.02, 0.002
-"""The made-up losses, in nats a token: by how much twice as many parameters make them worse, so that the ladder goes on
-in no direction, and what chance adds.
+LOSS, LARGER, SPREAD = 1.5, 0.02, 0.002
+"""The made-up losses, in nats a token: by how much twice as many parameters lower them, and what chance adds. So the
+finalists are the dearest settings, from which the ladder does not go on, and a plan errs on the dear side.
 """
 
 
@@ -157,7 +157,7 @@ class PaperRunner:
 
     def _measurement(self, candidate: Candidate, until: float, steps: int, spent: int) -> Measurement:
         draw = random.Random(f"{candidate.id}@{until}")
-        loss = LOSS + DEARER * math.log2(self.costs.frozen.parameters(candidate)) + draw.uniform(0, SPREAD)
+        loss = LOSS - LARGER * math.log2(self.costs.frozen.parameters(candidate)) + draw.uniform(0, SPREAD)
         counts = tuple(example.completion for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
         tokens, numbers = sum(self._steps.tokens(candidate.seed)[:steps]), self.costs.frozen.parameters(candidate)
