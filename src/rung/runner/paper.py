@@ -26,7 +26,7 @@ from rung.search.strategy import Heat
 
 LOSS, LARGER, SPREAD = 1.5, 0.02, 0.002
 """The made-up losses, in nats a token: by how much twice as many parameters lower them, and what chance adds. So the
-finalists are the dearest settings, from which the ladder does not go on, and a plan errs on the dear side.
+finalists are the dearest settings, and a plan errs on the dear side.
 """
 
 
