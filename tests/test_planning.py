@@ -116,6 +116,8 @@ def test_it_fits_80_columns(recipe: Recipe, capsys: pytest.CaptureFixture[str]) 
 def test_what_cannot_be_planned_is_refused(recipe: Recipe) -> None:
     with pytest.raises(RecipeError, match="no device 'toaster'"):
         plan(recipe, "toaster", None, Listener())
+    with pytest.raises(RecipeError, match="The budget is 10 training tokens, and one candidate takes"):
+        plan(recipe.model_copy(update={"budget": "10"}), "t4", None, Listener())
     with pytest.raises(TargetError, match="valid targets are"):
         plan(recipe.model_copy(update={"targets": ("q_porj",)}), "t4", None, Listener())
     with pytest.raises(ModelError, match="There is no model"):

@@ -73,7 +73,7 @@ def tune(
     for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
-        _check_budget(found[0], runner)  # before anything is written
+        check_budget(found[0], runner.full_tokens)  # before anything is written
     ledger = Ledger(folder)
     if not folder.manifest.exists():
         # The manifest last: it says that the study has begun.
@@ -207,14 +207,18 @@ def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) 
             ledger.record_speed(speed := runner.speed())
             observer.note(f"a climb trains {speed:,.0f} tokens a second here, with what it takes to score them")
         amount *= speed
-    _check_budget(amount, runner)
+    check_budget(amount, runner.full_tokens)
     return amount / runner.full_tokens
 
 
-def _check_budget(tokens: float, runner: Runner) -> None:
-    if tokens < runner.full_tokens:
+def check_budget(tokens: float, full_tokens: int) -> None:
+    """
+    Raises:
+        RecipeError: the budget is smaller than that of one candidate.
+    """
+    if tokens < full_tokens:
         raise RecipeError(
-            f"The budget is {tokens:,.0f} training tokens, and one candidate takes {runner.full_tokens:,}; give a "
+            f"The budget is {tokens:,.0f} training tokens, and one candidate takes {full_tokens:,}; give a "
             "larger --budget, or fewer --passes."
         )
 

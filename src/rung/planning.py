@@ -22,7 +22,7 @@ from rung.engine.plan import SPARE, need
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.loop import Observer, make_strategy, resolve, space_of
+from rung.loop import Observer, check_budget, make_strategy, resolve, space_of
 from rung.model.anatomy import Anatomy, anatomy
 from rung.model.load import load_base, load_tokenizer
 from rung.recipe import Recipe, parse_budget, parse_bytes
@@ -195,7 +195,9 @@ def _budget(recipe: Recipe, runner: PaperRunner) -> float | None:
     if recipe.budget is None:
         return None
     amount, unit = parse_budget(recipe.budget)
-    return amount * (runner.speed() if unit == "seconds" else 1) / runner.full_tokens
+    tokens = amount * (runner.speed() if unit == "seconds" else 1)
+    check_budget(tokens, runner.full_tokens)
+    return tokens / runner.full_tokens
 
 
 def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> float:

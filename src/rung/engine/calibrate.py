@@ -110,7 +110,7 @@ def _rehearsed(
 
     # The update of AdamW asks for numbers; what it moves is little beside a step, and is added by its bandwidth.
     take = partial(_gradients, trainer)
-    training, scoring = _probed(trainer, candidate, examples, _blank, take, seen)
+    training, scoring = _probed(trainer, candidate, examples, blank_state, take, seen)
     alone = [i for i, (width, *_) in enumerate(PROBES) if width == 1]
     examples = sorted(examples, key=lambda example: -len(example.ids))
     batches = [probe_batch(examples, PROBES[i][2], PROBES[i][3], trainer.base.device) for i in alone]
@@ -151,10 +151,6 @@ def _probed(
 
 def _fresh(frozen: Frozen, candidate: Candidate) -> Any:
     return fresh_state(frozen, candidate, 0)
-
-
-def _blank(frozen: Frozen, candidate: Candidate) -> Any:
-    return blank_state(frozen, candidate)
 
 
 def _gradients(trainer: Trainer, pack: Pack, batch: Any, _: float) -> None:

@@ -32,6 +32,12 @@ SCORINGS = 1.5
 LOOK_ROWS = 64
 """The fewest validation rows that a look is judged by, if there are as many."""
 
+
+def judging_rows(rows: int, until: float, least: int = LOOK_ROWS) -> int:
+    """How many of the validation rows judge a candidate at that share of its budget."""
+    return min(rows, max(least, math.ceil(rows * until)))
+
+
 Member = tuple[Candidate, int]
 """A candidate and the step that it goes on from."""
 
@@ -285,7 +291,7 @@ class LocalRunner:
     def _judging(self, until: float) -> list[Example]:
         """The validation rows that judge a candidate at that share of its budget, spread evenly over all of them."""
         rows = len(self.validation)
-        count = min(rows, max(self.look_rows, math.ceil(rows * until)))
+        count = judging_rows(rows, until, self.look_rows)
         return [self.validation[at * rows // count] for at in range(count)]
 
     def _batches(self, pack: Pack, step: int) -> list[Batch]:

@@ -20,7 +20,7 @@ from rung.engine.plan import SPARE, Need, need
 from rung.engine.trainer import SCORED_ROWS
 from rung.levers import Candidate, Measurement, Scores
 from rung.recipe import Recipe
-from rung.runner.local import LOOK_ROWS
+from rung.runner.local import judging_rows
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
@@ -144,7 +144,7 @@ class PaperRunner:
         return self.costs.training.seconds(load)
 
     def _scoring(self, pack: Sequence[Candidate], until: float) -> float:
-        count = min(len(self.validation), max(LOOK_ROWS, math.ceil(len(self.validation) * until)))
+        count = judging_rows(len(self.validation), until)
         numbers = adapter_numbers(self.costs.frozen, pack)
         return self.costs.scoring.seconds(self._scored(numbers, self.validation[:count]))
 
