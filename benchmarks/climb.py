@@ -22,9 +22,8 @@ from typing import Any
 from packed import Trl, machine
 
 from rung.data.batches import Steps
-from rung.data.read import read_splits
-from rung.data.render import render_split
-from rung.defaults import DEFAULT_DATA, DEFAULT_MODEL
+from rung.data.prepare import prepare
+from rung.defaults import DEFAULT_MODEL
 from rung.model.load import load_base
 from rung.recipe import Recipe
 
@@ -33,8 +32,8 @@ def train_with_trl(passes: float) -> None:
     """One run, over the rows that the first seed's candidates see, in their order."""
     recipe = Recipe(passes=passes)
     base = load_base(DEFAULT_MODEL, recipe.quantization)
-    rows = render_split(read_splits(DEFAULT_DATA).train, base.tokenizer, recipe.max_tokens, "training")
-    batches = Steps([len(row.ids) for row in rows], recipe.batch_size, passes, recipe.seed).rows(0)
+    rows = prepare(recipe, base.tokenizer).train
+    batches = Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
     Trl("auto", [rows[row] for batch in batches for row in batch], recipe.batch_size).serve()
 
 

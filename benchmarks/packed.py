@@ -39,8 +39,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rung.data.batches import Batch, collate
-from rung.data.read import read_splits
 from rung.data.render import Example
+from rung.data.tasks import pronounce
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import peft_config
 from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak, resident_bytes
@@ -65,7 +65,7 @@ Cell = tuple[int, int, int]
 
 def examples(tokenizer: Any, length: int, count: int) -> list[Example]:
     """Rows of exactly `length` tokens of real text; the second half is the completion."""
-    text = "\n".join(row.prompt + row.completion for row in read_splits("pronounce").train)
+    text = "\n".join(prompt + completion for prompt, completion in pronounce()[0])
     ids = tokenizer(text)["input_ids"]
     starts = [i * length % (len(ids) - length) for i in range(count)]
     return [Example(tuple(ids[start : start + length]), length // 2) for start in starts]

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from rung.data.read import Splits, read_splits
+from rung.data.prepare import Data, prepare
 from rung.levers import Candidate
 from rung.model.load import load_base
 from rung.recipe import Recipe
@@ -51,9 +52,9 @@ def groups() -> Iterator[tuple[Candidate, ...]]:
         yield tuple(Candidate(rank, scale * rank, targets, rate, seed=seed) for scale in SCALES for rate in RATES)
 
 
-def splits(task: str) -> Splits:
+def data(task: str, tokenizer: Any) -> Data:
     """The task's, with fewer validation rows: each costs four passes in every run."""
-    whole = read_splits(task)
+    whole = prepare(RECIPES[task], tokenizer)
     return replace(whole, validation=whole.validation[: VALIDATION[task]])
 
 
@@ -68,8 +69,8 @@ def record(folder: Path) -> None:
     # Packs that save every minute would write gigabytes; a lost pack costs a few minutes.
     runners = {
         task: LocalRunner(
-            load_base(recipe.model),
-            splits(task),
+            base := load_base(recipe.model),
+            data(task, base.tokenizer),
             recipe,
             homes[task],
             checkpoint_seconds=240,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,11 +14,21 @@ import pytest
 from hypothesis import settings
 from tests.tiny import tiny_llama, tiny_tokenizer
 
+import rung.data.prepare
 from rung.model.load import Base, load_base
 
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("rung", deadline=None)
 settings.load_profile("rung")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokenised data go to a folder of the tests'; converted models stay where they are, as one takes 20 seconds."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rung.data.prepare, "cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,8 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
     ("changes", "says"),
     [
         ({"--data": "none.jsonl"}, "There is no data file 'none.jsonl'"),
-        ({"--data": "empty.jsonl"}, "is empty"),
-        ({"--data": "fields.jsonl"}, 'line 1: the row needs a text in "completion"'),
+        ({"--data": "empty.jsonl"}, "is not one row that can be used"),
+        ({"--data": "fields.jsonl"}, 'line 1: the row needs a "completion" too'),
         ({"--model": "./none"}, "There is no model './none'"),
         ({"--targets": "q_porj"}, "valid targets are attention, mlp, all-linear, lm_head, or from down_proj,"),
         ({"--margin": "3"}, "--margin: input should be less than 1"),

@@ -1,4 +1,14 @@
-"""What is tuned where the user names nothing: both come in packages, so neither needs an account or a hub."""
+"""What is tuned where the user names nothing, and where things are kept. Model and data both come in packages, so
+neither needs an account or a hub.
+"""
+
+import os
+from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_DATA = "pronounce"
+
+
+def cache_folder() -> Path:
+    """Where converted models and tokenised data are kept: $RUNG_CACHE, else ~/.cache/rung."""
+    return Path(os.environ.get("RUNG_CACHE") or Path.home() / ".cache" / "rung")

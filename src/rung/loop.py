@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
-from rung.data.read import Splits, read_splits
+from rung.data.prepare import Data, prepare
 from rung.errors import RecipeError, StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
-from rung.model.load import PRECISIONS, Base, load_base
+from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
 from rung.recipe import Recipe, parse_budget, read_recipe
 from rung.result import document, manifest
@@ -63,12 +63,12 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     begun = clock()
-    splits = read_splits(recipe.data, recipe.validation, recipe.test)
+    data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
     observer.note(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
-    _check_same(recipe, folder, splits)
-    runner = LocalRunner(base, splits, recipe, folder)
+    _check_same(recipe, folder, data)
+    runner = LocalRunner(base, data, recipe, folder)
     space = space_of(recipe, pinned=asked.learning_rates is not None)
     for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
@@ -78,12 +78,15 @@ def tune(
     if not folder.manifest.exists():
         # The manifest last: it says that the study has begun.
         write_text(folder.recipe, recipe.as_yaml())
-        write_json(folder.manifest, manifest(recipe, base, splits))
+        write_json(folder.manifest, manifest(recipe, base, data))
     observer.note(_describe(recipe, base, runner))
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
-    if runner.left_out:
-        observer.note(f"{runner.left_out:,} rows are longer than max_tokens = {recipe.max_tokens} and are left out")
+    if long := sum(data.facts.long.values()):
+        what = "left out" if recipe.long_rows == "leave-out" else "cut"
+        observer.note(f"{long:,} rows are longer than max_tokens = {recipe.max_tokens} and are {what}")
+    if data.facts.bad:
+        observer.note(f"{data.facts.bad:,} malformed rows are left out; the first: {data.facts.listed[0]}")
     budget = _budget(recipe, runner, ledger, observer)
     strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer)
     return answer(strategy, runner, ledger, observer, base, recipe, lambda: clock() - begun)
@@ -230,7 +233,7 @@ def resolve(recipe: Recipe, hidden_size: int, computed_in: Any) -> Recipe:
     return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
 
 
-def _check_same(recipe: Recipe, folder: StudyFolder, splits: Splits) -> None:
+def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
     """A study folder answers one question.
 
     Raises:
@@ -249,7 +252,7 @@ def _check_same(recipe: Recipe, folder: StudyFolder, splits: Splits) -> None:
             f"The study '{folder.path}' asks another question ({changes}); give this one a --study of its own."
         )
     digest = json.loads(folder.manifest.read_text(encoding="utf-8"))["data_sha256"]
-    if digest != splits.digest:
+    if digest != data.facts.digest:
         raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
 
 

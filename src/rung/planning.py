@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rung.data.read import Splits, read_splits
-from rung.data.render import Example, render_split
+from rung.data.prepare import Data, prepare
 from rung.devices import HERE, Device, device
 from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
 from rung.engine.loss import CHUNK
@@ -45,9 +44,7 @@ class _Ground:
     costs: Costs
     memory: float
     vocabulary: int
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    data: Data
     baseline: Scores | None
     loading: float
     notes: list[str]
@@ -65,14 +62,13 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     Raises:
         InputError: the recipe, the data, the model or the device cannot be used.
     """
-    splits = read_splits(recipe.data, recipe.validation, recipe.test)
     tell, pinned = observer.note, recipe.learning_rates is not None
-    ground = _here(recipe, splits, tell) if where == HERE else _elsewhere(recipe, splits, device(where), tell)
+    ground = _here(recipe, tell) if where == HERE else _elsewhere(recipe, device(where), tell)
     recipe, costs = ground.recipe, ground.costs
     space = space_of(recipe, pinned)
     for targets in space.targets:
         costs.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
-    runner = PaperRunner(costs, recipe, ground.train, ground.validation, ground.memory)
+    runner = PaperRunner(costs, recipe, ground.data.train, ground.data.validation, ground.memory)
     budget = _budget(recipe, runner)
     look = look_for(runner.steps)
     strategy = make_strategy(recipe, space, budget, look, observer)
@@ -110,8 +106,9 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     }
 
 
-def _here(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> _Ground:
+def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     begun = time.perf_counter()
+    data = prepare(recipe, load_tokenizer(recipe.model), tell)
     tell(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     loading = time.perf_counter() - begun
@@ -119,17 +116,16 @@ def _here(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> _Groun
         keep_freed_memory()
     trainer = Trainer(base)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
-    train, validation, test = _rendered(splits, base.tokenizer, recipe)
     tell("scoring the untuned model")
-    baseline = trainer.score(validation)[0]
+    baseline = trainer.score(data.validation)[0]
     tell("taking a few steps")
-    costs = measured(trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c))), train)
+    costs = measured(trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c))), data.train)
     memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
     vocabulary = trainer.head.layer.out_features
-    return _Ground(recipe, costs, memory, vocabulary, train, validation, test, baseline, loading, [])
+    return _Ground(recipe, costs, memory, vocabulary, data, baseline, loading, [])
 
 
-def _elsewhere(recipe: Recipe, splits: Splits, where: Device, tell: Callable[[str], None]) -> _Ground:
+def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _Ground:
     model = anatomy(recipe.model)
     precision = where.precision if recipe.precision == "auto" else recipe.precision
     recipe = resolve(recipe, model.config.hidden_size, precision)
@@ -144,18 +140,18 @@ def _elsewhere(recipe: Recipe, splits: Splits, where: Device, tell: Callable[[st
     except ModelError:
         notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
         tokenizer = _Characters()
-    train, validation, test = _rendered(splits, tokenizer, recipe)
+    data = prepare(recipe, tokenizer, tell)
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
-    costs = _rehearsed(recipe, model, precision, widest, train, where, checkpointing=False)
-    longest = max(len(example.ids) for example in train)
+    costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=False)
+    longest = max(data.train.lengths)
     if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
-        costs = _rehearsed(recipe, model, precision, widest, train, where, checkpointing=True)
+        costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=True)
         notes.append("Not one row would fit, so the blocks keep their inputs alone and compute the rest again.")
         if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
             notes.append("It does not fit even then: take a smaller model, shorter rows, or a device with more memory.")
-    return _Ground(recipe, costs, memory, model.config.vocab_size, train, validation, test, None, 0.0, notes)
+    return _Ground(recipe, costs, memory, model.config.vocab_size, data, None, 0.0, notes)
 
 
 def _rehearsed(
@@ -163,26 +159,27 @@ def _rehearsed(
     model: Anatomy,
     precision: str,
     widest: Candidate,
-    train: list[Example],
+    data: Data,
     where: Device,
     checkpointing: bool,
 ) -> Costs:
     quantization = "nf4" if recipe.quantization == "nf4-single" else recipe.quantization
-    return rehearsed(model.model.config, quantization, precision, widest, train, where, checkpointing)
+    return rehearsed(model.model.config, quantization, precision, widest, data.train, where, checkpointing)
 
 
 class _Characters:
     """In the place of a tokenizer: as many tokens as a text of that length usually has."""
 
-    eos_token_id = 0
+    eos_token, eos_token_id, chat_template = "", 0, "none"
+
+    def __repr__(self) -> str:
+        return f"{CHARACTERS} characters a token"
 
     def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
         return {"input_ids": [[0] * math.ceil(len(text) / CHARACTERS) for text in texts]}
 
-
-def _rendered(splits: Splits, tokenizer: Any, recipe: Recipe) -> tuple[list[Example], ...]:
-    names = {"training": splits.train, "validation": splits.validation, "test": splits.test}
-    return tuple(render_split(rows, tokenizer, recipe.max_tokens, name) for name, rows in names.items())
+    def apply_chat_template(self, chat: list[dict[str, str]], **_: object) -> str:
+        return "\n".join(message["content"] for message in chat)
 
 
 def _widest(recipe: Recipe, layers: Callable[[Candidate], int]) -> Candidate:
@@ -204,9 +201,10 @@ def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> f
     """Seconds of what is not training: the untuned model, the test split, and the adapter cut down to lower ranks."""
     lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
     test = [
-        runner.scoring_seconds(who, ground.test) + runner.writing_seconds(who, ground.test) for who in (None, chosen)
+        runner.scoring_seconds(who, ground.data.test) + runner.writing_seconds(who, ground.data.test)
+        for who in (None, chosen)
     ]
-    return sum(test) + (1 + len(lower)) * runner.scoring_seconds(None, ground.validation)
+    return sum(test) + (1 + len(lower)) * runner.scoring_seconds(None, ground.data.validation)
 
 
 def _one_run(runner: PaperRunner, space: LeverSpace) -> float:

@@ -17,6 +17,8 @@ from rung.defaults import DEFAULT_DATA, DEFAULT_MODEL
 from rung.errors import RecipeError
 from rung.levers import read_alpha
 
+FIELDS = ("prompt", "completion", "messages", "conversations", "text", "instruction", "input", "output", "source")
+"""What the fields of a row may be called here, whatever they are called in the user's file."""
 Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -42,7 +44,14 @@ class Recipe(BaseModel):
     data: str = DEFAULT_DATA
     validation: str | None = None
     test: str | None = None
+    fields: dict[str, str] = {}
+    learn: Literal["completion", "all"] = "completion"
+    template: str = "auto"
     max_tokens: PositiveInt = 512
+    long_rows: Literal["leave-out", "cut"] = "leave-out"
+    max_long_rows: Annotated[float, Field(ge=0, le=1)] = 0.05
+    skip_bad_rows: bool = False
+    allow_leakage: bool = False
     passes: Annotated[float, Field(gt=0)] = 1.0
     strategy: Literal["climb", "grid", "random", "tpe"] = "climb"
     budget: str | None = None
@@ -109,6 +118,14 @@ class Recipe(BaseModel):
         if amount is not None:
             (parse_budget if field.field_name == "budget" else parse_bytes)(amount)
         return amount
+
+    @field_validator("fields")
+    @classmethod
+    def _fields_are_known(cls, fields: dict[str, str]) -> dict[str, str]:
+        for name in fields:
+            if name not in FIELDS:
+                raise ValueError(f"write name=field, where a name is one of {', '.join(FIELDS)}")
+        return fields
 
     @property
     def default_study(self) -> str:

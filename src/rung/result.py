@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rung.data.read import Splits
+from rung.data.prepare import Data
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.model.load import Base
 from rung.recipe import Recipe
@@ -101,7 +101,7 @@ def document(
     }
 
 
-def manifest(recipe: Recipe, base: Base, splits: Splits) -> dict[str, Any]:
+def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
     """What somebody else needs to know to run the study again."""
     return {
         "schema": SCHEMA,
@@ -115,8 +115,8 @@ def manifest(recipe: Recipe, base: Base, splits: Splits) -> dict[str, Any]:
         "model_source": base.source,
         "precision": str(base.dtype).removeprefix("torch."),
         "seed": recipe.seed,
-        "data_sha256": splits.digest,
-        "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+        "data_sha256": data.facts.digest,
+        "rows": {name: len(rows) for name, rows in data.splits.items()},
     }
 
 

@@ -1,23 +1,156 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from tests.tiny import tiny_tokenizer
 
-from rung.data.read import Row
-from rung.data.render import render, render_split
+from rung.data.render import Example, Renderer, render
+from rung.data.shapes import Messages, Row
 from rung.errors import DataError
 
+CHATML = (
+    "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+)
 
-def test_prompt_and_completion_are_tokenised_apart_and_the_end_token_is_learnt() -> None:
+
+def chat(*turns: str) -> Messages:
+    """The user and the assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+def chatty(template: str = CHATML) -> Any:
     tokenizer = tiny_tokenizer()
-    (example,) = render([Row("ab", "cd")], tokenizer, 10)
-    assert tokenizer.decode(example.ids[: example.prompt]).replace(" ", "") == "ab"
-    assert example.ids[-1] == tokenizer.eos_token_id
-    assert (example.prompt, example.completion) == (2, 3)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
-def test_rows_that_do_not_fit_are_left_out_and_a_split_must_not_run_empty() -> None:
+def shown(tokenizer: Any, example: Example) -> tuple[str, str]:
+    """The text, and what of it is learnt."""
+    letters = tokenizer.convert_ids_to_tokens(list(example.ids))
+    return "".join(letters), "".join(a for a, on in zip(letters, example.mask, strict=True) if on)
+
+
+def one(tokenizer: Any, row: Row, **options: Any) -> Example:
+    (found,) = Renderer(tokenizer, **options).render([row])
+    assert isinstance(found, Example), found
+    return found
+
+
+def test_the_completion_and_the_end_token_are_learnt() -> None:
+    tokenizer = tiny_tokenizer()
+    example = one(tokenizer, Row("ab", "cd"))
+    assert shown(tokenizer, example) == ("abcd<end>", "cd<end>")
+    assert (example.prompt, example.completion, example.written_after) == (2, 3, example.ids[:2])
+
+
+def test_an_end_that_is_written_already_is_not_written_twice() -> None:
+    tokenizer = tiny_tokenizer()
+    assert shown(tokenizer, one(tokenizer, Row("ab", "cd<end>")))[0] == "abcd<end>"
+
+
+def test_a_text_is_learnt_whole_but_nothing_predicts_its_first_token() -> None:
+    tokenizer = tiny_tokenizer()
+    example = one(tokenizer, Row("", "abc", kind="text"))
+    assert shown(tokenizer, example) == ("abc<end>", "abc<end>")
+    assert (example.completion, example.written_after) == (3, ())
+
+
+def test_a_chat_goes_through_the_models_template_and_the_answer_is_learnt() -> None:
+    tokenizer = chatty()
+    example = one(tokenizer, Row(chat("hi"), [{"role": "assistant", "content": "yo"}]))
+    assert shown(tokenizer, example) == ("[user]hi<end>\n[assistant]yo<end>\n", "yo<end>\n")
+
+
+def test_of_a_conversation_every_turn_of_the_assistant_is_learnt() -> None:
+    tokenizer = chatty()
+    turns = chat("a", "b", "c", "d")
+    example = one(tokenizer, Row(turns[:3], turns[3:], kind="messages"))
+    text, learnt = shown(tokenizer, example)
+    assert text == "[user]a<end>\n[assistant]b<end>\n[user]c<end>\n[assistant]d<end>\n"
+    assert learnt == "b<end>\nd<end>\n"
+    assert tokenizer.decode(example.written_after).replace(" ", "").endswith("[assistant]")
+    assert shown(tokenizer, one(tokenizer, Row(turns[:3], turns[3:], kind="messages"), learn="all"))[1] == text
+
+
+def test_what_follows_the_assistants_last_turn_is_not_learnt() -> None:
+    tokenizer = chatty()
+    turns = chat("a", "b", "c")
+    example = one(tokenizer, Row(turns[:1], turns[1:], kind="messages"))
+    assert shown(tokenizer, example) == ("[user]a<end>\n[assistant]b<end>\n[user]c<end>\n", "b<end>\n")
+
+
+def test_a_turn_that_the_template_shows_otherwise_later_is_not_learnt() -> None:
+    """As templates do that leave out the thoughts of earlier turns."""
+    tokenizer = chatty(
+        "{% for m in messages %}{{ '[' + m['role'] + ']' }}{% if loop.last or m['role'] == 'user' %}"
+        "{{ m['content'] }}{% else %}{{ m['content'][-1] }}{% endif %}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    )
+    turns = chat("a", "thought-b", "c", "thought-d")
+    example = one(tokenizer, Row(turns[:3], turns[3:], kind="messages"))
+    assert shown(tokenizer, example) == (
+        "[user]a<end>[assistant]b<end>[user]c<end>[assistant]thought-d<end>",
+        "thought-d<end>",
+    )
+
+
+def test_a_template_that_writes_no_end_gets_one() -> None:
+    tokenizer = chatty("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}")
+    turns = chat("a", "b")
+    for row in (Row(turns[:1], turns[1:]), Row(turns[:1], turns[1:], kind="messages")):
+        assert shown(tokenizer, one(tokenizer, row)) == ("a\nb\n<end>", "b\n<end>")
+
+
+def test_writing_stops_where_the_template_ends_a_turn() -> None:
+    tokenizer = chatty(CHATML.replace("eos_token", "'~'"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    renderer = Renderer(tokenizer)
+    renderer.render([Row(chat("a"), chat("", "b")[1:])])
+    assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}
+
+
+def test_a_chat_without_a_template_names_the_plain_one() -> None:
+    row = Row(chat("hi"), chat("", "yo")[1:])
+    with pytest.raises(DataError, match="no chat template; give --template plain"):
+        Renderer(tiny_tokenizer()).render([row])
+    tokenizer = tiny_tokenizer()
+    text, learnt = shown(tokenizer, one(tokenizer, row, template="plain"))
+    assert text == "### User:\nhi\n\n### Assistant:\nyo<end>\n\n"
+    assert learnt == "yo<end>\n\n"
+
+
+def test_a_template_of_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text(
+        CHATML.replace("[", "<").replace("]", ">").replace("m<'role'>", "m.role").replace("m<'content'>", "m.content")
+    )
+    tokenizer = tiny_tokenizer()
+    found = one(tokenizer, Row(chat("hi"), chat("", "yo")[1:]), template=str(path))
+    assert shown(tokenizer, found)[0] == "<user>hi<end>\n<assistant>yo<end>\n"
+    with pytest.raises(DataError, match=r"--template: the file 'none\.jinja' cannot be read"):
+        Renderer(tokenizer, template="none.jinja")
+
+
+def test_a_row_that_the_template_refuses_is_told_from_the_others() -> None:
+    tokenizer = chatty("{{ raise_exception('no system') if messages[0]['role'] == 'system' }}" + CHATML)
+    good = Row(chat("a"), chat("", "b")[1:])
+    bad = Row([{"role": "system", "content": "s"}, *chat("a")], chat("", "b")[1:])
+    found = Renderer(tokenizer).render([good, bad, good])
+    assert isinstance(found[1], DataError)
+    assert "the chat template refuses this row (no system)" in str(found[1])
+    assert found[0] == found[2] == one(tokenizer, good)
+
+
+def test_rows_that_do_not_fit_are_left_out() -> None:
     rows = [Row("ab", "cd"), Row("a" * 20, "b"), Row("x", "y")]
     assert len(render(rows, tiny_tokenizer(), 5)) == 2
-    with pytest.raises(DataError, match="Of the 3 validation rows 1 fit in 3 tokens; raise max_tokens"):
-        render_split(rows, tiny_tokenizer(), 3, "validation")
+
+
+def test_a_cut_row_keeps_what_is_learnt_in_its_beginning() -> None:
+    example = one(chatty(), Row(chat("a", "b", "c"), chat("", "d")[1:], kind="messages"))
+    (first, end), _ = example.learned
+    assert example.cut(end - 1).learned == ((first, end - 1),)
+    assert example.cut(first).completion == 0

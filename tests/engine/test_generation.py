@@ -10,8 +10,8 @@ from tests.architectures import make
 from tests.engine.oracle import Alone, packed, trained_state
 from tests.tiny import tiny_tokenizer
 
-from rung.data.read import Row
 from rung.data.render import render
+from rung.data.shapes import Row
 from rung.engine.trainer import Trainer, left_padded
 from rung.levers import Candidate
 from rung.model.load import Base

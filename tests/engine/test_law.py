@@ -24,8 +24,9 @@ from tests.engine.oracle import (
     trained_state,
 )
 
-from rung.data.read import read_splits
 from rung.data.render import Example, render
+from rung.data.shapes import Row
+from rung.data.tasks import pronounce
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
 from rung.engine.memory import Room
@@ -105,7 +106,7 @@ def test_so_it_does_at_the_ends_of_the_ladder(tiny_folder: Path, rank: int) -> N
 def test_the_law_holds_on_the_real_model_in_nf4() -> None:
     """In float64, but for the norms, which transformers computes in float32 (docs/log.md)."""
     load = Loader(DEFAULT_MODEL, "nf4", torch.float64)
-    rows = render(read_splits("pronounce").train[:24], load().tokenizer, 99)
+    rows = render([Row(*pair) for pair in pronounce()[0][:24]], load().tokenizer, 99)
     worst = check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-4, rows, dense=True)
     # The looser bound is for the third, whose dropped inputs leave more to rounding.
     assert max(worst[candidate.id] for candidate in CANDIDATES[:2]) < 1e-5

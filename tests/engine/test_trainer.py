@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rung.data.batches import collate
-from rung.data.read import Row
 from rung.data.render import render
+from rung.data.shapes import Row
 from rung.engine import trainer as module
 from rung.engine.attention import NAME
 from rung.engine.pack import Pack, fresh_state

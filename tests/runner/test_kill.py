@@ -16,7 +16,7 @@ from rung.study.ledger import Ledger
 PROGRAM = """
 import sys
 from pathlib import Path
-from rung.data.read import read_splits
+from rung.data.prepare import prepare
 from rung.levers import Candidate
 from rung.model.load import load_base
 from rung.recipe import Recipe
@@ -32,7 +32,7 @@ candidates = (
 )
 recipe = Recipe(data=rows, validation=rows, test=rows, pack_width=3, passes=2)
 base = load_base(model, "nf4", "fp32")
-runner = LocalRunner(base, read_splits(rows, rows, rows), recipe, StudyFolder(Path(folder)), checkpoint_seconds=0)
+runner = LocalRunner(base, prepare(recipe, base.tokenizer), recipe, StudyFolder(Path(folder)), checkpoint_seconds=0)
 ledger = Ledger(StudyFolder(Path(folder)))
 ticks = 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rung.data.read import read_splits
+from rung.data.prepare import prepare
 from rung.engine.plan import Activations, MemoryModel
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
@@ -30,7 +30,7 @@ def runner(tiny_base: Base, rows_file: Path, tmp_path: Path) -> LocalRunner:
 
 def make(base: Base, rows: Path, folder: Path, **options: Any) -> LocalRunner:
     recipe = Recipe(data=str(rows), validation=str(rows), test=str(rows), **options)
-    return LocalRunner(base, read_splits(recipe.data, recipe.validation, recipe.test), recipe, StudyFolder(folder))
+    return LocalRunner(base, prepare(recipe, base.tokenizer), recipe, StudyFolder(folder))
 
 
 def quiet(tick: Tick) -> None:
@@ -127,7 +127,7 @@ def test_a_look_is_judged_by_its_share_of_the_rows_and_by_no_fewer_than_said(run
         judging = runner._judging(until)
         assert len(judging) == wanted
         assert [row for row in runner.validation if row in judging] == judging, "in order, none twice"
-    assert runner._judging(1.0) == runner.validation
+    assert runner._judging(1.0) == list(runner.validation)
     runner.look_rows = 16
     (measured,) = runner.run(Heat("race", (A,), 0.5), quiet)
     assert measured.scores is not None

@@ -151,8 +151,10 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
     rows: list[int] = []
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        positions += range(row * width + example.prompt - 1, row * width + len(example.ids) - 1)
-        labels += example.ids[example.prompt :]
+        for first, end in example.learned:
+            first = max(first, 1)  # nothing predicts the first token
+            positions += range(row * width + first - 1, row * width + end - 1)
+            labels += example.ids[first:end]
         rows += [row] * example.completion
     return Batch(
         ids.to(device),

@@ -1,55 +1,254 @@
-"""Rows ─▶ tokens, and which of them are the completion."""
+"""Rows ─▶ tokens, and which of them are learnt.
+
+The tokens and the mask are those of TRL's SFTTrainer (tested against it). Prompt and completion are tokenised together,
+as one text, and the completion begins where that departs from the prompt tokenised alone: usually behind the prompt,
+or a token earlier where the two merge. Chats go through the model's own template. An end token is always learnt, or the
+model would never stop; padding comes later and is told from it by its place, whatever its number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from rung.data.read import Row
+from jinja2 import TemplateError
+
+from rung.data.shapes import Messages, Row
 from rung.errors import DataError
+
+Learn = Literal["completion", "all"]
+Ids = tuple[int, ...]
+Spans = tuple[tuple[int, int], ...]
+
+PLAIN = (
+    "{% for message in messages %}{{ '### ' + message['role'] | capitalize + ':\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
+)
+"""The template that is offered where a model has none."""
+_TAIL = 3
+"""An end token is looked for among so many of the last tokens of a turn; a line end may follow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row as tokens: `ids[:prompt]` is what the model is given, the rest what it is scored on."""
+    """One row as tokens.
 
-    ids: tuple[int, ...]
+    `ids[:prompt]` is what stands before the last thing that the model is to write. What is learnt is in `spans`, as
+    (first, last + 1), and is everything from `prompt` on where there are none. `given` is what the model is given to
+    write after, where that is not `ids[:prompt]`: where the prompt's last token merges with the completion.
+    """
+
+    ids: Ids
     prompt: int
     source: str = ""
+    spans: Spans = ()
+    given: Ids = ()
+
+    @property
+    def learned(self) -> Spans:
+        """Where the tokens that are learnt stand."""
+        return self.spans or ((self.prompt, len(self.ids)),)
+
+    @property
+    def mask(self) -> list[int]:
+        """1 for each token that is learnt, 0 for the others."""
+        mask = [0] * len(self.ids)
+        for first, end in self.learned:
+            mask[first:end] = [1] * (end - first)
+        return mask
 
     @property
     def completion(self) -> int:
-        """How many tokens the loss is taken over, the end token included."""
-        return len(self.ids) - self.prompt
+        """How many tokens the loss is taken over: those that are learnt, but for a first one: nothing predicts it."""
+        return sum(end - max(1, first) for first, end in self.learned)
+
+    @property
+    def written_after(self) -> Ids:
+        """What the model is given, to write what comes next; empty where it can be given nothing."""
+        return self.given or self.ids[: self.prompt]
+
+    def cut(self, tokens: int) -> Example:
+        """The first `tokens` of it."""
+        spans = tuple((first, min(end, tokens)) for first, end in self.learned if first < tokens)
+        return replace(self, ids=self.ids[:tokens], prompt=min(self.prompt, tokens), spans=spans)
+
+
+@dataclass
+class Renderer:
+    """Makes examples of rows, for one tokenizer.
+
+    Args:
+        learn: `completion`, or `all` for the prompts too.
+        template: `auto` for the model's own chat template, `plain`, or a file with one in Jinja.
+
+    Attributes:
+        ends: the tokens that have been seen to end what is learnt: where writing stops.
+
+    Raises:
+        DataError: the template's file is not there.
+    """
+
+    tokenizer: Any
+    learn: Learn = "completion"
+    template: str = "auto"
+    ends: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.ends.add(self.tokenizer.eos_token_id)
+        self._special = set(getattr(self.tokenizer, "all_special_ids", ()))
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        self._special |= {number for number, token in added.items() if token.special}
+        self._special.discard(getattr(self.tokenizer, "unk_token_id", None))
+        if self.template == "auto":
+            # One that is shipped as several, by name, has a default among them.
+            own = getattr(self.tokenizer, "chat_template", None)
+            self._template = own.get("default") if isinstance(own, dict) else own
+        else:
+            self._template = PLAIN if self.template == "plain" else _read_template(self.template)
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What the examples follow from, beside the rows and the tokenizer's vocabulary."""
+        return [self.learn, self._template, self.tokenizer.eos_token, sorted(self._special)]
+
+    def render(self, rows: Sequence[Row]) -> list[Example | DataError]:
+        """An example for each row, in their order, or what is wrong with it, without where it stands.
+
+        Raises:
+            DataError: the rows are chats, and there is no template.
+        """
+        found: list[Example | DataError] = []
+        for texts, some in itertools.groupby(rows, key=lambda row: isinstance(row.completion, str)):
+            group = list(some)
+            found += self._texts(group) if texts else self._chats(group)
+        return found
+
+    def _texts(self, rows: Sequence[Row]) -> list[Example | DataError]:
+        end = self.tokenizer.eos_token
+        wholes = [f"{row.prompt}{row.completion}" for row in rows]
+        wholes = [text if text.endswith(end) else text + end for text in wholes]
+        prompts = self._ids([str(row.prompt) for row in rows])
+        return [
+            self._example(row, ids, prompt) for row, ids, prompt in zip(rows, self._ids(wholes), prompts, strict=True)
+        ]
+
+    def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
+        """The one part of a row that is learnt, from where the ids depart from those of what is given."""
+        ids, prompt = self._ended(ids), 0 if row.kind == "text" else _shared(given, ids)
+        spans = ((0, len(ids)),) if self.learn == "all" else ()
+        return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
+
+    def _ended(self, ids: Ids) -> Ids:
+        """With an end token, if none is there: not every chat template writes one, nor every tokenizer one."""
+        end = next((token for token in reversed(ids[-_TAIL:]) if token in self._special), None)
+        if end is None:
+            return (*ids, self.tokenizer.eos_token_id)
+        self.ends.add(end)
+        return ids
+
+    def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
+        if self._template is None:
+            raise DataError(
+                "The rows are chats, and the model's tokenizer has no chat template; give --template plain for "
+                "'### User: … ### Assistant: …', or a file with a template in Jinja."
+            )
+        drawn: list[list[str] | DataError] = []
+        for row in rows:
+            try:
+                drawn.append([self._drawn(row, chat, asks) for chat, asks in _stretches(row)])
+            except (TemplateError, TypeError, KeyError, ValueError) as error:
+                drawn.append(DataError(f"the chat template refuses this row ({error})"))
+        ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts], template=True))
+        return [
+            texts if isinstance(texts, DataError) else self._chat(row, list(itertools.islice(ids, len(texts))))
+            for row, texts in zip(rows, drawn, strict=True)
+        ]
+
+    def _drawn(self, row: Row, chat: Messages, asks: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            chat,
+            tools=list(row.tools) or None,
+            chat_template=self._template,
+            add_generation_prompt=asks,
+            tokenize=False,
+        )
+        return text
+
+    def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
+        """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
+        whole, *marks = stretches
+        if row.kind == "pair":
+            return self._example(row, whole, marks[0])
+        starts, ends = marks[::2], marks[1::2]
+        if len(ends) < len(starts):  # the whole ends with the assistant
+            whole = self._ended(whole)
+            ends.append(whole)
+        # A template may show an earlier turn otherwise once others follow, without its thoughts say. Then what stands
+        # there is not what the model would write, and is not learnt.
+        turns = zip(starts, ends, strict=True)
+        spans = [(_shared(start, whole), len(end)) for start, end in turns if whole[: len(end)] == end]
+        if self.learn == "all":
+            spans = [(0, len(whole))]
+        if not spans:
+            return DataError("the chat template shows no turn of the assistant as it would be written")
+        given = starts[-1]
+        prompt = _shared(given, whole)
+        return Example(whole, prompt, row.source, tuple(spans), () if whole[: len(given)] == given else given)
+
+    def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
+        """Without the tokenizer's own first and last tokens where a template writes them."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=not template, verbose=False)["input_ids"]
+        return [tuple(ids) for ids in found]
+
+
+def _stretches(row: Row) -> Iterator[tuple[Messages, bool]]:
+    """The whole chat, and then its beginnings that say where the assistant's turns are: up to each turn, asking for it,
+    and with it; but for the last turn with it, which is the whole, if nothing follows.
+    """
+    assert isinstance(row.prompt, list)
+    assert isinstance(row.completion, list)
+    chat = row.prompt + row.completion
+    yield chat, False
+    if row.kind == "pair":
+        yield row.prompt, True
+        return
+    for turn in [i for i, message in enumerate(chat) if message["role"] == "assistant"]:
+        yield chat[:turn], True
+        if turn + 1 < len(chat):
+            yield chat[: turn + 1], False
+
+
+def _shared(beginning: Ids, ids: Ids) -> int:
+    """How many tokens both begin with."""
+    if ids[: len(beginning)] == beginning:
+        return len(beginning)
+    return next(i for i, token in enumerate(beginning) if i == len(ids) or ids[i] != token)
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--template: the file '{path}' cannot be read ({error}); give auto, plain, or a file."
+        ) from None
 
 
 def render(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> list[Example]:
     """The rows that fit in `max_tokens`, in their order.
 
-    Prompt and completion are tokenised apart, so that the model is trained on the very prompt tokens that it will be
-    given; the end token is the completion's last and is learnt, or the model would never stop.
-    """
-    prompts = tokenizer([row.prompt for row in rows])["input_ids"]
-    completions = tokenizer([row.completion for row in rows], add_special_tokens=False)["input_ids"]
-    end = tokenizer.eos_token_id
-    examples = (
-        Example((*prompt, *completion, end), len(prompt), row.source)
-        for row, prompt, completion in zip(rows, prompts, completions, strict=True)
-    )
-    return [example for example in examples if len(example.ids) <= max_tokens and example.prompt]
-
-
-def render_split(rows: Sequence[Row], tokenizer: Any, max_tokens: int, name: str) -> list[Example]:
-    """`render`, for a split that must not come out empty.
-
     Raises:
-        DataError: fewer than two rows fit.
+        DataError: a row cannot be rendered.
     """
-    examples = render(rows, tokenizer, max_tokens)
-    if len(examples) < 2:
-        raise DataError(
-            f"Of the {len(rows)} {name} rows {len(examples)} fit in {max_tokens} tokens; "
-            "raise max_tokens or shorten the rows."
-        )
-    return examples
+    examples = []
+    for example in Renderer(tokenizer).render(rows):
+        if isinstance(example, DataError):
+            raise example
+        examples.append(example)
+    return [example for example in examples if len(example.ids) <= max_tokens]

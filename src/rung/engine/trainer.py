@@ -144,29 +144,36 @@ class Trainer:
         return sums
 
     @torch.no_grad()
-    def write(self, examples: Sequence[Example], pack: Pack | None = None, batch_size: int = 200) -> list[list[str]]:
+    def write(
+        self,
+        examples: Sequence[Example],
+        pack: Pack | None = None,
+        ends: Sequence[int] = (),
+        batch_size: int = 200,
+    ) -> list[list[str]]:
         """What each candidate of the pack, or the untuned model, writes after each prompt; greedily.
 
         All of them write in one batch with one cache of keys and values. Each may write a quarter more tokens than the
-        longest completion has, and stops at its end token. `batch_size` counts rows over all candidates.
+        longest completion has, and stops at one of the tokens `ends`, by default the tokenizer's end token.
+        `batch_size` counts rows over all candidates.
 
         Returns:
             For each candidate, the text of each example.
         """
-        tokenizer, limit = self.base.tokenizer, max(example.completion for example in examples)
+        tokenizer, limit = self.base.tokenizer, max(len(example.ids) - example.prompt for example in examples)
         width = len(pack) if pack else 1
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
         with self._turn(pack, training=False), self._dense():
-            for rows in by_length([example.prompt for example in examples], max(1, batch_size // width)):
-                ids, mask = left_padded([examples[row].ids[: examples[row].prompt] for row in rows])
+            for rows in by_length([len(example.written_after) for example in examples], max(1, batch_size // width)):
+                ids, mask = left_padded([examples[row].written_after for row in rows])
                 out = self.model.generate(
                     ids.repeat(width, 1).to(self.base.device),
                     attention_mask=mask.repeat(width, 1).to(self.base.device),
                     max_new_tokens=limit + limit // 4,
                     do_sample=False,
                     pad_token_id=tokenizer.eos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
+                    eos_token_id=list(ends) or tokenizer.eos_token_id,
                 )
                 written = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
                 for place, text in enumerate(written):

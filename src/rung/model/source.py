@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from rung.defaults import DEFAULT_MODEL
+from rung.defaults import DEFAULT_MODEL, cache_folder
 from rung.errors import ModelError
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -47,10 +46,6 @@ def packaged_gguf() -> Path | None:
     if found is None or found.origin is None:
         return None
     return next(Path(found.origin).parent.glob("*.gguf"), None)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("RUNG_CACHE") or Path.home() / ".cache" / "rung")
 
 
 def converted_folder(gguf: Path) -> Path:

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from rung.data.batches import Batch, Steps, collate
-from rung.data.read import Splits
-from rung.data.render import Example, render_split
+from rung.data.prepare import Data
+from rung.data.render import Example
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
 from rung.engine.memory import Room, keep_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
@@ -55,7 +55,7 @@ class LocalRunner:
     def __init__(
         self,
         base: Base,
-        splits: Splits,
+        data: Data,
         recipe: Recipe,
         folder: StudyFolder,
         clock: Callable[[], float] = time.perf_counter,
@@ -68,13 +68,8 @@ class LocalRunner:
         self.trainer = Trainer(base)
         self.recipe, self.folder = recipe, folder
         self.device = base.device
-        self.train = render_split(splits.train, base.tokenizer, recipe.max_tokens, "training")
-        self.validation = render_split(splits.validation, base.tokenizer, recipe.max_tokens, "validation")
-        # Rendered now, so that a split that cannot be used is found now; it is opened by `test`.
-        self._test = render_split(splits.test, base.tokenizer, recipe.max_tokens, "test")
-        rows = len(splits.train) + len(splits.validation) + len(splits.test)
-        self.left_out = rows - len(self.train) - len(self.validation) - len(self._test)
-        lengths = [len(example.ids) for example in self.train]
+        self.data, self.train, self.validation = data, data.train, data.validation
+        lengths = data.train.lengths
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self._left = 0
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
@@ -227,10 +222,10 @@ class LocalRunner:
         return state
 
     def _tested(self, pack: Pack | None) -> dict[str, float]:
-        rows, tokenizer = self._test, self.trainer.base.tokenizer
-        wanted = [tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True) for row in rows]
+        rows = self.data.test
         loss = self.trainer.score(rows, pack)[0].mean
-        return {"loss": loss, **text_metrics(self.trainer.write(rows, pack)[0], wanted)}
+        wanted = [text.after for text in rows.every_text()]
+        return {"loss": loss, **text_metrics(self.trainer.write(rows, pack, self.data.facts.ends)[0], wanted)}
 
     def _first(self, heat: Heat, candidate: Candidate, step: int) -> int:
         """The step at which this heat has begun, which now goes on from `step`."""

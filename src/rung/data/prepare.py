@@ -1,0 +1,330 @@
+"""A recipe's data ─▶ three splits of examples on the disk: read, split and tokenised in one pass, once.
+
+Rows go through in pieces, so the memory that it takes does not depend on how many there are. What comes out lies in the
+cache under a key of everything that it depends on: the bytes of the files, the tokenizer, and how rows are read and
+rendered. A row that is longer than `max_tokens` is left out (or cut, if the recipe says so); a row that is malformed
+stops it, unless the recipe says to go on without such rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rung.atomic import write_text
+from rung.data.files import SPLITS, find_files, read_file
+from rung.data.render import Example, Renderer
+from rung.data.shapes import Reader, Row, normal
+from rung.data.store import Examples, Writer
+from rung.data.tasks import TASKS
+from rung.defaults import cache_folder
+from rung.errors import DataError
+from rung.recipe import Recipe
+
+VERSION = 1
+"""Of what is kept in the cache; another one is read anew."""
+MIN_ROWS = 20
+"""Fewer validation or test rows than this carry no interval worth printing."""
+MADE_ROWS = 2000
+"""A split that Rung makes has no more rows than this: they cost time at every judgement, and little is gained."""
+_PIECE = 512
+_LISTED = 20
+"""Bad rows that are listed, beside their count."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts of a data set: to train on, to judge by, and to open once at the end; and what is known of it."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    facts: Facts
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen when the data were read.
+
+    `shape` is that of the records; `digest` a SHA-256 over every row: what says that two studies saw the same data.
+    `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
+    of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
+    says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
+    completion. `ends` are the tokens at which writing stops.
+    """
+
+    shape: str
+    digest: str
+    read: dict[str, int]
+    long: dict[str, int]
+    lengths: dict[int, int]
+    made: list[str]
+    bad: int
+    listed: list[str]
+    merged: int
+    ends: list[int]
+
+    @classmethod
+    def from_json(cls, text: str) -> Facts:
+        found = json.loads(text)
+        return cls(**{**found, "lengths": {int(length): count for length, count in found["lengths"].items()}})
+
+
+def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None) -> Data:
+    """The rows of a study as tokens.
+
+    Args:
+        recipe: its `data` is a built-in task, a file, a folder, or a hub id; `validation` and `test` are files of their
+            own. A split that is in none of them is made of the training rows by a hash: a tenth of the sources each.
+        tokenizer: the model's.
+        tell: hears what takes long.
+
+    Raises:
+        DataError: a file that is missing, empty or malformed, a row that is, a split that is too small, or more long
+            rows than the recipe allows.
+    """
+    renderer = Renderer(tokenizer, recipe.learn, recipe.template)
+    files = _files(recipe)
+    folder = cache_folder() / "data" / _key(recipe, files, renderer)
+    if not (folder / "facts.json").exists():
+        _make(folder, recipe, files, renderer, tell)
+    facts = Facts.from_json((folder / "facts.json").read_text(encoding="utf-8"))
+    if facts.bad and not recipe.skip_bad_rows:
+        raise DataError(_and_skip(facts.listed[0]))
+    parts = {name: Examples(folder / f"{name}.arrow") for name in SPLITS}
+    parts |= {name: _capped(parts[name]) for name in facts.made}
+    _check(recipe, facts, parts)
+    return Data(**parts, facts=facts)
+
+
+def _files(recipe: Recipe) -> dict[str, list[Path]]:
+    """The files of each split; none for a built-in task."""
+    own = {"validation": recipe.validation, "test": recipe.test}
+    if recipe.data in TASKS:
+        if recipe.validation or recipe.test:
+            raise DataError(
+                f"The built-in task '{recipe.data}' brings its own splits; leave --validation and --test out."
+            )
+        return {}
+    try:
+        files = find_files(recipe.data)
+    except DataError as error:
+        raise DataError(f"{error} The built-in tasks are {', '.join(TASKS)}.") from None
+    for name, data in own.items():
+        if data:
+            files[name] = [path for paths in find_files(data).values() for path in paths]
+    if "train" not in files:
+        raise DataError(f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one.")
+    return files
+
+
+def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> str:
+    """A hash of everything that the examples follow from."""
+    digest = hashlib.sha256()
+    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
+    about = [
+        VERSION,
+        recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
+        [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
+        renderer.fingerprint,
+        backend.to_str() if backend else repr(renderer.tokenizer),
+    ]
+    digest.update(json.dumps(about).encode())
+    for path in itertools.chain.from_iterable(files.values()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:24]
+
+
+@dataclass
+class _Seen:
+    """What `Facts` is made of, while rows go by."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    long: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    listed: list[str] = field(default_factory=list)
+    bad: int = 0
+    merged: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+
+Placed = tuple[Row, str, str]
+"""A row, its split, and where it stands."""
+
+
+def _make(
+    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+) -> None:
+    """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        facts = _write(made, recipe, files, renderer, tell)
+        write_text(made / "facts.json", json.dumps(facts.__dict__))
+        if not folder.exists():
+            made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write(
+    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+) -> Facts:
+    seen, reader = _Seen(), Reader(recipe.fields)
+    made = [name for name in SPLITS[1:] if files and name not in files]
+
+    def bad(error: DataError) -> None:
+        if not recipe.skip_bad_rows:
+            raise DataError(_and_skip(str(error))) from None
+        seen.bad += 1
+        seen.listed += [str(error)] * (len(seen.listed) < _LISTED)
+
+    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad)
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(Writer(folder / f"{name}.arrow")) for name in SPLITS}
+        told = 0
+        while piece := list(itertools.islice(rows, _PIECE)):
+            for (row, split, where), found in zip(piece, renderer.render([row for row, _, _ in piece]), strict=True):
+                if isinstance(found, DataError):
+                    bad(DataError(f"{where}: {found}."))
+                    continue
+                example = _fitting(found, recipe)
+                _count(seen, row, split, found)
+                seen.long[split] += len(found.ids) > recipe.max_tokens
+                if example:
+                    writers[split].add(example, row, where)
+            told += len(piece)
+            if told % (100 * _PIECE) == 0:
+                tell(f"{told:,} rows read and tokenised")
+    shape = "prompt + completion" if recipe.data in TASKS else str(reader.shape)
+    facts = Facts(
+        shape=shape,
+        digest=seen.digest.hexdigest(),
+        read={name: seen.read[name] for name in SPLITS},
+        long={name: seen.long[name] for name in SPLITS},
+        lengths=dict(sorted(seen.lengths.items())),
+        made=made,
+        bad=seen.bad,
+        listed=seen.listed,
+        merged=seen.merged,
+        ends=sorted(renderer.ends),
+    )
+    if not sum(facts.read[name] for name in ("train", *made)):
+        first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
+        raise DataError(f"In '{recipe.data}' is not one row that can be used{first or ', it is empty'}.")
+    return facts
+
+
+def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
+    seen.read[split] += 1
+    seen.lengths[len(example.ids)] += 1
+    seen.merged += bool(example.given)
+    seen.digest.update(json.dumps([split, row.kind, row.prompt, row.completion, row.tools]).encode())
+
+
+def _fitting(example: Example, recipe: Recipe) -> Example | None:
+    if len(example.ids) <= recipe.max_tokens:
+        return example
+    if recipe.long_rows == "leave-out":
+        return None
+    cut = example.cut(recipe.max_tokens)
+    return cut if cut.completion > 0 else None
+
+
+def _task(name: str) -> Iterator[Placed]:
+    for split, pairs in zip(SPLITS, TASKS[name](), strict=True):
+        for number, (prompt, completion) in enumerate(pairs, 1):
+            yield Row(prompt, completion), split, f"{name}, {split} row {number}"
+
+
+def _rows(
+    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None]
+) -> Iterator[Placed]:
+    for split, paths in files.items():
+        for found in itertools.chain.from_iterable(map(read_file, paths)):
+            if isinstance(found, DataError):
+                bad(found)
+                continue
+            record, where = found
+            try:
+                row = reader.row(record, where)
+            except DataError as error:
+                bad(error)
+                continue
+            yield row, bucket(row, made) if split == "train" else split, where
+
+
+def bucket(row: Row, made: Iterable[str]) -> str:
+    """The split of a training row where `made` are split off by a hash: a tenth of the sources each.
+
+    The hash is of the source, without case, space and punctuation, so that rows which share one stay on the same side;
+    and of nothing else, so that a row stays where it is whatever is added to its file.
+    """
+    number = int.from_bytes(hashlib.sha256(normal(row.source).encode()).digest()[:8], "big") % 10
+    name = SPLITS[1:][number] if number < 2 else "train"
+    return name if name in made else "train"
+
+
+def _capped(examples: Examples) -> Examples:
+    """At most `MADE_ROWS` of them, those with the smallest hash: the others are not used at all."""
+    if len(examples) <= MADE_ROWS:
+        return examples
+    sources = np.array([examples[row].source for row in range(len(examples))])
+    return Examples(examples.path, np.sort(np.argsort(sources, kind="stable")[:MADE_ROWS]))
+
+
+def _check(recipe: Recipe, facts: Facts, parts: dict[str, Examples]) -> None:
+    rows, long = sum(facts.read.values()), sum(facts.long.values())
+    if long > recipe.max_long_rows * rows:
+        share, most = long / rows, _fits(facts.lengths, 0.99)
+        what = "left out" if recipe.long_rows == "leave-out" else "cut"
+        raise DataError(
+            f"{long:,} of {rows:,} rows ({share:.1%}) are longer than {recipe.max_tokens:,} tokens and would be "
+            f"{what}, and {recipe.max_long_rows:.0%} may be; 99 % of them fit with --max-tokens {most}, or allow it "
+            f"with --max-long-rows {min(1, share + 0.005):.2f}."
+        )
+    for name in SPLITS:
+        count = len(parts[name])
+        if name in facts.made and count < MIN_ROWS:
+            raise DataError(
+                f"Of the rows in {recipe.data} only {count} would be left for the {name} split, and it needs "
+                f"{MIN_ROWS}; give more rows, or a --{name} file."
+            )
+        if count < 2 and facts.read[name] > count:
+            raise DataError(
+                f"Of the {facts.read[name]} {name} rows {count} fit in {recipe.max_tokens} tokens; raise --max-tokens "
+                "or shorten the rows."
+            )
+        if count < 2:
+            raise DataError(f"The {name} split has {count} row; it needs at least two.")
+
+
+def _fits(lengths: dict[int, int], share: float) -> int:
+    """The tokens that so large a share of the rows fit in."""
+    enough, total = share * sum(lengths.values()), 0
+    for length, count in sorted(lengths.items()):
+        total += count
+        if total >= enough:
+            return length
+    raise AssertionError("a share is at most the whole")
+
+
+def _and_skip(error: str) -> str:
+    # Where the fields have other names, every row is bad.
+    return error if "--fields" in error else f"{error.rstrip('.')}; or go on without such rows: --skip-bad-rows."

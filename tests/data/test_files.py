@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.data.files import find_files, is_hub_id, read_file
+from rung.errors import DataError
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=4), max_size=6)
+
+
+def records(path: Path) -> list[Any]:
+    """What is in the file, without where it stands; errors as their messages."""
+    return [str(found) if isinstance(found, DataError) else found[0] for found in read_file(path)]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@given(RECORDS, st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_jsonl_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], ascii_only: bool, end: str, marked: bool
+) -> None:
+    path = tmp_path_factory.mktemp("j") / "a.jsonl"
+    text = "".join(json.dumps(row, ensure_ascii=ascii_only) + end for row in rows)
+    path.write_bytes(text.encode("utf-8-sig" if marked else "utf-8"))
+    assert records(path) == rows
+
+
+@given(RECORDS, st.sampled_from([None, 1, "\t"]), st.integers(1, 40))
+def test_a_json_list_is_read_in_pieces_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], indent: Any, piece: int
+) -> None:
+    path = write(tmp_path_factory.mktemp("j") / "a.json", json.dumps(rows, indent=indent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rung.data.files._PIECE", piece)
+        found = list(read_file(path))
+    assert [record[0] for record in found if not isinstance(record, DataError)] == rows
+    assert len(found) == len(rows)
+
+
+@given(st.lists(st.lists(TEXTS.filter(lambda text: "\0" not in text), min_size=2, max_size=2), max_size=6))
+def test_csv_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t"), ("b.csv", ";")):
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writerows([["prompt", "completion"], *rows])
+        path = write(tmp_path_factory.mktemp("c") / name, text.getvalue())
+        assert records(path) == [dict(zip(("prompt", "completion"), row, strict=True)) for row in rows]
+
+
+ROWS = [{"prompt": "p", "completion": "달 🌙"}, {"prompt": "q\nr", "completion": "null"}] * 700
+
+
+def test_parquet_and_both_kinds_of_arrow_and_compressed_text(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    with pa.ipc.new_file(str(tmp_path / "file.arrow"), table.schema) as file:
+        file.write_table(table)
+    with pa.ipc.new_stream(str(tmp_path / "stream.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    write(tmp_path / "lines.json", lines)
+    for name in ("a.parquet", "file.arrow", "stream.arrow", "a.jsonl.gz", "lines.json"):
+        assert records(tmp_path / name) == ROWS, name
+
+
+def test_a_record_says_where_it_stands(tmp_path: Path) -> None:
+    cases = {
+        "a.jsonl": ('{"a": 1}\n\n{"a": "\u2028"}\n', ["line 1", "line 3"]),
+        "a.json": ('[\n {"a": 1},\n\n {"a":\n 2}\n]', ["line 2", "line 4"]),
+        "a.csv": ('a,b\n"x\ny",1\nz,2\n', ["line 2", "line 4"]),
+    }
+    for name, (text, lines) in cases.items():
+        path = write(tmp_path / name, text)
+        found = [record[1] for record in read_file(path) if not isinstance(record, DataError)]
+        assert found == [f"{path}, {line}" for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n', "line 2: this is not JSON (Expecting value at character"),
+        ("a.jsonl", '{"a": 1}\n' + "[" * 100_000 + '\n{"a": 3}\n', "line 2: this JSON is nested too deeply"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n4,5\n", "line 3: the row has 3 cells, and the header 2"),
+        ("a.json", '[{"a": 1},\n{"a" 2}]', "line 2: this is not JSON (Expecting ':' delimiter)"),
+        ("a.json", '[{"a": 1},\n', "line 2: this is not JSON (the list has no end)"),
+        ("a.csv", 'a,b\n1,"2"x\n', "line 2: this is no CSV"),
+    ],
+)
+def test_a_malformed_row_is_named_and_the_others_are_read(tmp_path: Path, name: str, text: str, says: str) -> None:
+    path = write(tmp_path / name, text)
+    found = list(read_file(path))
+    (error,) = (record for record in found if isinstance(record, DataError))
+    assert f"{path}, {says}" in str(error)
+    assert "\n" not in str(error)
+    readable = sum(not isinstance(record, DataError) for record in found)
+    assert readable == {"jsonl": 2, "csv": 2 if "4,5" in text else 0, "json": 1}[name.partition(".")[2]]
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    row = {"a": "ü 달 🌙"}
+    line = json.dumps(row, ensure_ascii=False)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        assert records(write(tmp_path / f"{encoding}.jsonl", line.encode(encoding))) == [row], encoding
+    latin = write(tmp_path / "latin.jsonl", '{"a": "ü"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.jsonl is no UTF-8 .* save it in UTF-8"):
+        records(latin)
+
+
+def test_very_long_lines(tmp_path: Path) -> None:
+    long = {"a": "x" * 5_000_000}
+    assert records(write(tmp_path / "a.jsonl", json.dumps(long))) == [long]
+    assert records(write(tmp_path / "a.json", json.dumps([long, long]))) == [long, long]
+    assert records(write(tmp_path / "a.csv", f"a,b\n{long['a']},1\n")) == [{"a": long["a"], "b": "1"}]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_file_that_is_not_what_it_is_called(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is no (Parquet|Arrow) file"):
+        records(write(tmp_path / name, b"x" * 100))
+
+
+def test_the_files_of_a_folder_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    names = {
+        "train": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "more.jsonl"],
+        "validation": ["dev.jsonl", "val/x.csv"],
+        "test": ["my_test.json"],
+    }
+    others = [".hidden.jsonl", "README.md", "dataset_info.json"]
+    for name in [*(name for part in names.values() for name in part), *others]:
+        write(tmp_path / name, "")
+    assert find_files(str(tmp_path)) == {split: [tmp_path / name for name in part] for split, part in names.items()}
+
+
+def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "test": rows.select(range(3))}).save_to_disk(tmp_path / "saved")
+    found = find_files(str(tmp_path / "saved"))
+    assert list(found) == ["train", "test"]
+    assert records(found["train"][0]) == ROWS
+
+
+def test_a_hub_id_is_fetched_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {split: str(write(tmp_path / f"{split}.jsonl", json.dumps(ROWS[0]) + "\n")) for split in ("train", "val")}
+    asked = []
+
+    def load(name: str, configuration: str | None) -> Any:
+        asked.append((name, configuration))
+        return loaded("json", data_files=files, cache_dir=str(tmp_path / "cache"))
+
+    loaded = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = find_files("owner/name:main")
+    assert asked == [("owner/name", "main")]
+    assert list(found) == ["train", "validation"]
+    assert records(found["validation"][0]) == ROWS[:1]
+
+
+def test_a_hub_id_that_cannot_be_fetched() -> None:
+    with pytest.raises(DataError, match="The data set 'nobody/nothing' cannot be fetched from the hub"):
+        find_files("nobody/nothing")
+    assert is_hub_id("a/b:c")
+    assert not is_hub_id("a/b.jsonl")
+    assert not is_hub_id("./a/b")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("none.jsonl", "There is no data file 'none.jsonl'; give .jsonl, .json, .csv"),
+        ("notes.txt", "The data file 'notes.txt' ends in '.txt'; give"),
+        ("empty", "In the folder 'empty' is no file of rows"),
+    ],
+)
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DataError) as error:
+        find_files(data)
+    assert says in str(error.value)

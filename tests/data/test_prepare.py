@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tiny import tiny_tokenizer
+
+import rung.data.prepare
+from rung.data.prepare import Data, bucket, prepare
+from rung.data.render import Example, Renderer
+from rung.data.shapes import Row
+from rung.data.store import Examples, Writer
+from rung.errors import DataError
+from rung.recipe import Recipe
+
+MADE = ["validation", "test"]
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def rows(count: int, word: str = "p") -> list[Any]:
+    return [{"prompt": f"{word}{i}", "completion": f"c{i}"} for i in range(count)]
+
+
+def prepared(data: str, **options: Any) -> Data:
+    return prepare(Recipe(data=data, **options), tiny_tokenizer())
+
+
+def everything(example: Example | DataError) -> tuple[object, ...]:
+    assert isinstance(example, Example)
+    return example.ids, example.prompt, example.learned, example.given
+
+
+def prompts(examples: Examples) -> list[str]:
+    return [text.before for text in examples.every_text()]
+
+
+def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
+    chats = [
+        {"messages": [{"role": role, "content": f"{i}{j}"} for j in range(i % 3 + 1) for role in ("user", "assistant")]}
+        for i in range(1500)
+    ]
+    data = prepared(write(tmp_path / "a.jsonl", chats), template="plain")
+    reader = rung.data.prepare.Reader()
+    wanted = Renderer(tiny_tokenizer(), template="plain").render([reader.row(chat, "") for chat in chats])
+    found = [examples[i] for examples in data.splits.values() for i in range(len(examples))]
+    assert len(found) == 1500
+    one, other = (
+        {(e.ids, e.prompt, e.learned, e.given) for e in some if isinstance(e, Example)} for some in (found, wanted)
+    )
+    assert one == other
+    assert data.train.lengths == [len(example.ids) for example in data.train]
+    assert data.train[3:5][1] == data.train[4]
+
+
+def test_without_files_of_their_own_validation_and_test_are_split_off_by_the_source(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows(400) + rows(400, " P"))
+    data = prepared(path)
+    parts = [{prompt.strip().lower() for prompt in prompts(part)} for part in data.splits.values()]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert sum(map(len, parts)) == 400, "those that only case and space tell apart are on one side"
+    assert sum(len(part) for part in data.splits.values()) == 800
+    assert all(20 < len(part) < 150 for part in (data.validation, data.test))
+
+
+@given(st.text(min_size=1), st.text())
+def test_the_same_row_always_falls_in_the_same_split(prompt: str, completion: str) -> None:
+    where = bucket(Row(prompt, completion), MADE)
+    assert where == bucket(Row(prompt, completion + "!"), MADE)
+    assert bucket(Row(prompt, completion), ["test"]) == ("train" if where == "validation" else where)
+
+
+def test_files_of_their_own_are_taken_whole(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", rows(10))
+    validation, test = write(tmp_path / "v.jsonl", rows(3, "v")), write(tmp_path / "t.jsonl", rows(2, "t"))
+    found = prepared(data, validation=validation, test=test)
+    assert [len(part) for part in found.splits.values()] == [10, 3, 2]
+    assert found.validation.texts(1).where == f"{validation}, line 2"
+
+
+def test_the_splits_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", rows(300))
+    write(tmp_path / "dev.jsonl", rows(5, "v"))
+    found = prepared(str(tmp_path))
+    assert (len(found.validation), found.facts.made) == (5, ["test"])
+    assert len(found.train) + len(found.test) == 300
+
+
+def test_a_split_that_is_too_small_to_judge_by_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give more rows, or a --validation file"):
+        prepared(write(tmp_path / "a.jsonl", rows(30)))
+    data, one = (write(tmp_path / f"{count}.jsonl", rows(count)) for count in (100, 1))
+    with pytest.raises(DataError, match="at least two"):
+        prepared(data, validation=one, test=data)
+
+
+def test_a_split_that_is_made_has_no_more_rows_than_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", rows(1000))
+    whole = prepared(path)
+    monkeypatch.setattr(rung.data.prepare, "MADE_ROWS", 30)
+    capped = prepared(path)
+    assert len(capped.validation) == len(capped.test) == 30
+    assert set(prompts(capped.validation)) < set(prompts(whole.validation)), "the others are used nowhere"
+    assert prompts(capped.train) == prompts(whole.train)
+
+
+def test_long_rows_are_left_out_and_refused_when_they_are_many(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl", [*rows(400), *({"prompt": f"long{i}", "completion": "x" * 50} for i in range(20))]
+    )
+    found = prepared(path, max_tokens=30)
+    assert sum(found.facts.long.values()) == 20
+    assert sum(len(part) for part in found.splits.values()) == 400
+    assert max(found.train.lengths) <= 30
+    cut = prepared(path, max_tokens=30, long_rows="cut")
+    assert sum(len(part) for part in cut.splits.values()) == 420
+    assert max(cut.train.lengths) == 30
+    with pytest.raises(DataError, match=r"20 of 420 rows \(4.8%\) are longer than 30 tokens .*left out, and 1%"):
+        prepared(path, max_tokens=30, max_long_rows=0.01)
+    with pytest.raises(DataError, match=r"99 % of them fit with --max-tokens 57"):
+        prepared(path, max_tokens=30, max_long_rows=0.01)
+
+
+def test_of_a_split_whose_rows_are_all_too_long(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", rows(100))
+    long = write(tmp_path / "v.jsonl", [{"prompt": "p" * 40, "completion": "c"}] * 3)
+    with pytest.raises(DataError, match="Of the 3 validation rows 0 fit in 30 tokens; raise --max-tokens"):
+        prepared(data, validation=long, max_tokens=30)
+
+
+def test_a_bad_row_stops_it_unless_it_is_to_be_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*rows(300), {"prompt": "p"}, 7, *rows(300, "q")])
+    with pytest.raises(DataError, match=r"a.jsonl, line 301: .* or go on without such rows: --skip-bad-rows"):
+        prepared(path)
+    found = prepared(path, skip_bad_rows=True)
+    assert sum(len(part) for part in found.splits.values()) == 600
+    assert found.facts.bad == 2
+    assert [said.partition(": ")[0] for said in found.facts.listed] == [f"{path}, line 301", f"{path}, line 302"]
+    with pytest.raises(DataError, match="line 301"):
+        prepared(path)
+
+
+def test_a_file_of_nothing_but_bad_rows_and_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not one row that can be used; the first of them: .*line 1"):
+        prepared(write(tmp_path / "a.jsonl", [1, 2]), skip_bad_rows=True)
+    with pytest.raises(DataError, match="is not one row that can be used, it is empty"):
+        prepared(write(tmp_path / "b.jsonl", []))
+
+
+def test_rows_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", rows(400))
+    first = prepared(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(rung.data.prepare, "_write", lambda *_: pytest.fail("the cache has it"))
+        assert prepared(path).facts == first.facts
+        with pytest.raises(pytest.fail.Exception):
+            prepared(path, max_tokens=99)
+    write(Path(path), rows(401))
+    assert prepared(path).facts.digest != first.facts.digest, "the file's content is the key, not its name"
+
+
+def test_what_stops_in_the_middle_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rung.data.prepare, "cache_folder", lambda: tmp_path / "cache")
+    with pytest.raises(DataError):
+        prepared(write(tmp_path / "a.jsonl", [*rows(600), 7]))
+    assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def test_a_built_in_task_has_its_own_splits() -> None:
+    with pytest.raises(DataError, match="brings its own splits"):
+        prepared("price", validation="x.jsonl")
+    assert [len(part) for part in prepared("price").splits.values()] == [2400, 400, 600]
+
+
+def test_a_folder_of_its_own_names_the_tasks_too() -> None:
+    with pytest.raises(DataError, match="There is no data file 'none.jsonl'.* The built-in tasks are pronounce, price"):
+        prepared("none.jsonl")
+
+
+def test_a_store_without_rows(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a.arrow"):
+        pass
+    examples = Examples(tmp_path / "a.arrow")
+    assert (len(examples), list(examples), examples.lengths) == (0, [], [])
