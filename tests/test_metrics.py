@@ -1,25 +1,204 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rung.metrics import text_metrics
+from rung.errors import MetricError
+from rung.metrics import METRICS, Known, Metric, Written, as_number, measure, metric, propose
+
+NOTHING = Known((), None, "")
+
+
+def value(name: str, texts: list[str], wanted: list[str], known: Known | None = None) -> float:
+    rows = [Written(text, want) for text, want in zip(texts, wanted, strict=True)]
+    return measure(METRICS[name], rows, known or Known.of(wanted)).value
 
 
 def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
-    assert text_metrics([" A B ", "A  B", "a b"], ["A B"] * 3) == {"exact_match": pytest.approx(1 / 3)}
+    assert value("exact_match", [" A B ", "A  B", "a b"], ["A B"] * 3) == pytest.approx(1 / 3)
 
 
-def test_numbers_are_judged_as_numbers_where_the_model_wrote_one() -> None:
-    found = text_metrics(["100", "1,300", "cheap", "-5"], ["110", "1300", "5", "5"])
-    assert found["exact_match"] == 0
-    assert found["answered"] == 0.75
-    assert found["mean_absolute_error"] == pytest.approx((10 + 0 + 10) / 3)
-    assert "rmsle" not in found, "a logarithm needs numbers above -1"
-    found = text_metrics(["99", "7"], ["49", "7"])
-    assert found["rmsle"] == pytest.approx(math.log(2) / math.sqrt(2))
+def test_token_f1_counts_the_words_that_both_have() -> None:
+    assert value("token_f1", ["the cat sat"], ["The cat stood up."]) == pytest.approx(2 * 2 / (3 + 4))
+    assert value("token_f1", ["달 위에"], ["달 아래"]) == pytest.approx(0.5)
+    assert value("token_f1", ["", "x"], ["", ""]) == 0.5
 
 
-def test_no_answer_at_all_is_no_error_of_zero() -> None:
-    assert text_metrics(["x", "nan"], ["1", "2"]) == {"exact_match": 0, "answered": 0}
+def test_an_error_rate_is_edits_over_words_and_not_a_mean_of_rows() -> None:
+    wanted = ["D IH F L EH K T ER", "K AE T"]
+    assert value("phoneme_error_rate", ["D IH F L EH K T ER", "K AE"], wanted) == pytest.approx(1 / 11)
+    assert value("phoneme_error_rate", ["", "K AE T S S S"], wanted) == pytest.approx(11 / 11), "inserted ones count"
+
+
+def test_macro_f1_is_the_mean_over_the_labels() -> None:
+    """Worked out by hand: F1 of a is 4/5, of b 2/3, of c 0."""
+    texts, wanted = ["a", "a", "a", "b", "what?"], ["a", "a", "b", "b", "c"]
+    known = Known(("a", "b", "c"), None, "a")
+    assert value("macro_f1", texts, wanted, known) == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
+    assert value("accuracy", texts, wanted, known) == pytest.approx(3 / 5)
+
+
+def test_json_is_judged_by_its_fields() -> None:
+    wanted = ['{"a": 1, "b": [2]}', '{"a": 1, "b": [2]}', '{"a": 1, "b": [2]}', "[1]"]
+    texts = ['{"b": [2], "a": 1}', '{"a": 1, "b": 2, "c": 3}', "{a: 1}", "[1]"]
+    assert value("json_valid", texts, wanted) == 0.75
+    assert value("json_fields", texts, wanted) == pytest.approx((2 + 1 + 0 + 1) / 7)
+
+
+def test_numbers() -> None:
+    texts, wanted = ["$100", "about 1,300.00", "-5"], ["110", "1300", "5"]
+    assert value("mean_absolute_error", texts, wanted) == pytest.approx(20 / 3)
+    assert value("median_absolute_error", texts, wanted) == 10
+    assert value("rmsle", ["99", "7"], ["49", "7"]) == pytest.approx(math.log(2) / math.sqrt(2))
+    y, p = np.array([110.0, 1300, 5]), np.array([100.0, 1300, -5])
+    assert value("r2", texts, wanted) == pytest.approx(1 - ((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def test_the_bands() -> None:
+    """Green: off by less than 40 or 20 %; orange: by 80 or 40 %."""
+    wanted = ["100", "100", "100", "1000", "1000", "1000"]
+    texts = ["139", "141", "181", "1199", "1399", "1401"]
+    assert value("green", texts, wanted) == pytest.approx(2 / 6)
+    assert value("green_or_orange", texts, wanted) == pytest.approx(4 / 6)
+
+
+def test_who_gives_no_number_has_guessed_the_median() -> None:
+    known = Known.of(["10", "20", "60"])
+    assert (known.median, known.always) == (20, "20")
+    assert value("mean_absolute_error", ["cheap", "12"], ["50", "10"], known) == pytest.approx((30 + 2) / 2)
+    assert value("answered", ["cheap", "12"], ["50", "10"], known) == 0.5
+
+
+def test_metrics_of_well_kept_libraries() -> None:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    texts, wanted = ["the cat sat on a mat", "it is late now"], ["the cat sat on the mat", "it is too late now"]
+    assert value("bleu", texts, wanted) == pytest.approx(BLEU().corpus_score(texts, [wanted]).score / 100)
+    sentences = [CHRF().sentence_score(a, [b]).score / 100 for a, b in zip(texts, wanted, strict=True)]
+    assert value("chrf", texts, wanted) == pytest.approx(sum(sentences) / 2)
+    assert value("rouge_l", ["the cat"], ["the fat cat"]) == pytest.approx(0.8)
+    assert value("rouge_l", ["달 위에"], ["달 위에"]) == 1, "words of any script"
+
+
+TEXTS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "1", "2.5", "{}", "x y z", ""]), st.sampled_from(["a", "b", "1", "30", "y x"])
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@given(TEXTS, st.sampled_from(sorted(set(METRICS) - {"bleu", "chrf", "rouge_l"})))
+def test_the_rows_pseudo_values_have_the_metric_for_their_mean(rows: list[tuple[str, str]], name: str) -> None:
+    written = [Written(text, wanted) for text, wanted in rows]
+    found = measure(METRICS[name], written, Known.of([wanted for _, wanted in rows]))
+    assert math.isfinite(found.value)
+    if METRICS[name].total:
+        assert float(np.mean(found.rows)) == pytest.approx(found.value, abs=1e-9)
+    else:
+        assert not len(found.rows)
+
+
+def test_a_pseudo_value_of_a_mean_is_the_rows_own_value() -> None:
+    rows = [Written("a", "a"), Written("b", "a"), Written("a", "a")]
+    assert measure(METRICS["exact_match"], rows, NOTHING).rows == pytest.approx([1, 0, 1])
+
+
+@pytest.mark.parametrize("name", ["phoneme_error_rate", "macro_f1", "r2", "rmsle"])
+def test_the_error_of_a_metric_is_what_other_rows_would_give(name: str) -> None:
+    """The jackknife's standard error against the spread over samples drawn anew, within a fifth."""
+    draw = np.random.default_rng(3)
+    known = Known(("0", "1", "2"), 1.0, "1")
+
+    def sample(n: int) -> list[Written]:
+        wanted = draw.integers(0, 3, n)
+        wrote = np.where(draw.random(n) < 0.7, wanted, draw.integers(0, 3, n))
+        more = [" x" * int(k) if name == "phoneme_error_rate" else "" for k in draw.integers(0, 4, n)]
+        return [Written(f"{a}{tail}", f"{b}{tail[:2]}") for a, b, tail in zip(wrote, wanted, more, strict=True)]
+
+    samples = [measure(METRICS[name], sample(150), known) for _ in range(400)]
+    spread = float(np.std([found.value for found in samples]))
+    errors = [float(np.std(found.rows, ddof=1)) / math.sqrt(150) for found in samples]
+    assert float(np.mean(errors)) == pytest.approx(spread, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("completions", "first"),
+    [
+        (["12", "$3,400", "7.5"] * 9, "mean_absolute_error"),
+        (['{"a": 1}', '{"a": 2}'] * 9, "json_fields"),
+        (["positive", "negative"] * 12, "accuracy"),
+        ([f" D IH {sound} ER1" for sound in ("K", "T", "B")] * 3, "phoneme_error_rate"),
+        ([f"city {i}" for i in range(30)], "exact_match"),
+        ([f"a long answer, number {i}, of many words" for i in range(30)], "token_f1"),
+    ],
+)
+def test_what_fits_is_proposed_from_the_completions(completions: list[str], first: str) -> None:
+    assert propose(completions, Known.of(completions))[0] == first
+
+
+def test_what_a_number_is() -> None:
+    numbers = {"64": 64, " $1,299.50 ": 1299.5, "-3e2": -300, "12 USD": 12, ".5": 0.5}
+    assert {text: as_number(text) for text in numbers} == numbers
+    assert [as_number(text) for text in ("none", "4 or 5", "it costs about 12 dollars", "nan", "")] == [None] * 5
+
+
+def test_the_trivial_predictor_says_the_commonest_label() -> None:
+    known = Known.of(["yes"] * 30 + ["no"] * 10)
+    assert (known.labels, known.always) == (("no", "yes"), "yes")
+    assert Known.of([f"text {i}" for i in range(40)]).labels == ()
+
+
+def users(folder: Path, code: str, name: str = "mine") -> Metric:
+    path = folder / "own.py"
+    path.write_text(code)
+    return metric(f"{path}:{name}")
+
+
+def test_a_users_own_function(tmp_path: Path) -> None:
+    mine = users(tmp_path, "def mine(written, wanted, prompt):\n    return len(written) - len(wanted) + len(prompt)\n")
+    found = measure(mine, [Written("abc", "a", "p"), Written("a", "a", "p")], NOTHING)
+    assert (mine.name, found.value, list(found.rows)) == ("mine", 2, pytest.approx([3, 1]))
+    assert mine.loss(2.0) == -2
+    (tmp_path / "b").mkdir()
+    worse = users(tmp_path / "b", "def off(written, wanted):\n    return 1\noff.lower_is_better = True\n", "off")
+    assert worse.loss(2.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "def mine(a, b):\n    return 1 / 0\n",
+            "failed at a.jsonl, line 3 (ZeroDivisionError: division by zero), where 'x'",
+        ),
+        ("def mine(a, b):\n    return 'much'\n", "failed at a.jsonl, line 3 (ValueError"),
+        ("def mine(a, b):\n    return float('nan')\n", "gave nan at a.jsonl, line 3"),
+        ("def other(a, b):\n    return 1\n", "has no function 'mine'"),
+        ("import nothing_like_this\n", "cannot be loaded (ModuleNotFoundError"),
+    ],
+)
+def test_a_users_function_that_fails_is_told_with_the_row(tmp_path: Path, code: str, says: str) -> None:
+    with pytest.raises(MetricError) as error:
+        measure(users(tmp_path, code), [Written("x", "y", "p", "a.jsonl, line 3")], NOTHING)
+    assert says in str(error.value)
+
+
+def test_a_metric_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MetricError, match="There is no metric 'best'; there are exact_match, "):
+        metric("best")
+    with pytest.raises(MetricError, match="there is no file '.*none.py'"):
+        metric(f"{tmp_path}/none.py:mine")
+
+
+def test_values_may_be_anything_that_json_can_be() -> None:
+    deep: Any = "[" * 100_000
+    assert value("json_valid", [deep], [json.dumps({})]) == 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rung.errors import (
     DataError,
     InputError,
+    MetricError,
     ModelError,
     RecipeError,
     RungError,
@@ -24,7 +25,7 @@ from rung.errors import (
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 
 if TYPE_CHECKING:
-    from rung.api import Inspection, Planned, Result, inspect, plan, tune
+    from rung.api import Datasheet, Inspection, Planned, Result, audit, inspect, plan, tune
     from rung.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
@@ -32,10 +33,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "DataError",
+    "Datasheet",
     "InputError",
     "Inspection",
     "LeverSpace",
     "Measurement",
+    "MetricError",
     "ModelError",
     "Planned",
     "Recipe",
@@ -47,6 +50,7 @@ __all__ = [
     "TargetError",
     "TrainingError",
     "Verdict",
+    "audit",
     "inspect",
     "plan",
     "read_recipe",
@@ -54,10 +58,12 @@ __all__ = [
 ]
 
 _LATER = {
+    "Datasheet": "rung.api",
     "Inspection": "rung.api",
     "Planned": "rung.api",
     "Recipe": "rung.recipe",
     "Result": "rung.api",
+    "audit": "rung.api",
     "inspect": "rung.api",
     "plan": "rung.api",
     "read_recipe": "rung.recipe",

@@ -1,4 +1,4 @@
-"""Rung from Python: `rung.tune()`, `rung.plan()`, `rung.inspect()`, and what they return.
+"""Rung from Python: `rung.tune()`, `rung.plan()`, `rung.inspect()`, `rung.audit()`, and what they return.
 
 What is heavy is imported inside the functions, so that looking at a model does not load what training needs.
 """
@@ -133,6 +133,45 @@ def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> R
     if isinstance(path, Recipe):
         return read_recipe(None, **{**path.model_dump(), **options})
     return read_recipe(path, **options)
+
+
+class Datasheet(JupyterMixin):
+    """What a data set is to a model. Printed with rich, or shown in a notebook, it is what the command line prints;
+    `document` is what `rung data --json` prints.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rung.report.sheet import sheet
+
+        yield sheet(self.document)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{count:,} {name}" for name, count in self.document["splits"].items())
+        return f"<Datasheet {self.document['data']}: {rows} rows>"
+
+
+def audit(
+    recipe: Recipe | Path | str | None = None, *, with_model: bool = True, quiet: bool = False, **options: Any
+) -> Datasheet:
+    """Look at a data set as the model will see it: its splits, a rendered row, lengths, and an audit.
+
+    Args:
+        recipe: a recipe, or the path of one; None for the embedded default.
+        with_model: ask the untuned model how far the completions are from what it writes, if its weights are here.
+        quiet: show no progress.
+        **options: keys of the recipe, laid over it.
+
+    Raises:
+        InputError: the input is wrong; the message says what, where, and the remedy.
+    """
+    from rung.datasheet import datasheet
+    from rung.report.terminal import Progress
+
+    with Progress(Console(stderr=True, quiet=quiet)) as progress:
+        return Datasheet(datasheet(_recipe(recipe, options), with_model, progress.note))
 
 
 class Inspection(JupyterMixin):

@@ -46,15 +46,49 @@ def _rung(
     """Find the rank, the alpha and the target modules that a QLoRA fine-tune needs."""
 
 
+Data = Annotated[
+    str | None,
+    typer.Option(help="A file (JSONL, JSON, CSV, Parquet, Arrow), a folder of them, a hub id; or pronounce, price."),
+]
+Validation = Annotated[str | None, typer.Option(help="A file to judge by; else a tenth of the data.")]
+Test = Annotated[str | None, typer.Option(help="A file opened once, at the end; else a tenth of the data.")]
+Fields = Annotated[str | None, typer.Option(help="What your fields are called: prompt=question,completion=answer.")]
+Learn = Annotated[str | None, typer.Option(help="completion, or all. (default: completion)")]
+Template = Annotated[
+    str | None, typer.Option(help="For chats: auto (the model's own), plain, or a Jinja file. (default: auto)")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="What a row may have. (default: 512)")]
+LongRows = Annotated[str | None, typer.Option(help="Longer rows: leave-out, or cut. (default: leave-out)")]
+MaxLongRows = Annotated[float | None, typer.Option(help="The share of rows that may be longer. (default: 0.05)")]
+SkipBadRows = Annotated[bool | None, typer.Option("--skip-bad-rows", help="Go on without malformed rows.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of the written texts, by name, or your own: file.py:function; again for each. (default: fitting)"
+    ),
+]
+
+
 @app.command()
 def tune(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder or a GGUF file.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="A JSONL file of prompt and completion; or pronounce, price.")
+    data: Data = None,
+    validation: Validation = None,
+    test: Test = None,
+    fields: Fields = None,
+    learn: Learn = None,
+    template: Template = None,
+    long_rows: LongRows = None,
+    max_long_rows: MaxLongRows = None,
+    skip_bad_rows: SkipBadRows = None,
+    allow_leakage: Annotated[
+        bool | None, typer.Option("--allow-leakage", help="Go on where rows stand in two splits.")
     ] = None,
-    validation: Annotated[str | None, typer.Option(help="A JSONL file to judge by; else a tenth of the data.")] = None,
-    test: Annotated[str | None, typer.Option(help="A JSONL file opened once, at the end; else a tenth.")] = None,
+    metric: Metrics = None,
+    judge: Annotated[
+        str | None, typer.Option(help="What decides in the end: loss, metric (the first), or its name. (default: loss)")
+    ] = None,
     passes: Annotated[
         float | None, typer.Option(help="Over the training rows, for a candidate in full. (default: 1)")
     ] = None,
@@ -90,7 +124,7 @@ def tune(
         typer.Option("--learning-rates", "--rates", "--lr", help="The grid; by default four around a guess."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step. (default: 8)")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out. (default: 512)")] = None,
+    max_tokens: MaxTokens = None,
     quantization: Annotated[
         str | None, typer.Option(help="The base: nf4, nf4-single, int8, bf16, fp32. (default: nf4)")
     ] = None,
@@ -121,6 +155,15 @@ def tune(
         data=data,
         validation=validation,
         test=test,
+        fields=_pairs(fields),
+        learn=learn,
+        template=template,
+        long_rows=long_rows,
+        max_long_rows=max_long_rows,
+        skip_bad_rows=skip_bad_rows,
+        allow_leakage=allow_leakage,
+        metrics=tuple(metric) if metric else None,
+        judge=judge,
         passes=passes,
         budget=budget,
         strategy=strategy,
@@ -152,6 +195,51 @@ def tune(
 
 
 @app.command()
+def data(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    model: Annotated[str | None, typer.Option(help="A hub id, a folder or a GGUF file.")] = None,
+    data: Data = None,
+    validation: Validation = None,
+    test: Test = None,
+    fields: Fields = None,
+    learn: Learn = None,
+    template: Template = None,
+    max_tokens: MaxTokens = None,
+    long_rows: LongRows = None,
+    max_long_rows: MaxLongRows = None,
+    skip_bad_rows: SkipBadRows = None,
+    metric: Metrics = None,
+    with_model: Annotated[
+        bool, typer.Option("--with-model/--no-model", help="Ask the untuned model too, if its weights are here.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Show the data as the model will see them: splits, one row with what is learnt, lengths, and an audit."""
+    from rung.api import audit
+
+    found = audit(
+        recipe,
+        with_model=with_model,
+        model=model,
+        data=data,
+        validation=validation,
+        test=test,
+        fields=_pairs(fields),
+        learn=learn,
+        template=template,
+        max_tokens=max_tokens,
+        long_rows=long_rows,
+        max_long_rows=max_long_rows,
+        skip_bad_rows=skip_bad_rows,
+        metrics=tuple(metric) if metric else None,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.document, indent=2, ensure_ascii=False))
+    else:
+        Console().print(found)
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
     device: Annotated[
@@ -161,16 +249,18 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="A hub id, a folder, a GGUF file; for a named device a config.json will do.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="As for tune.")] = None,
-    validation: Annotated[str | None, typer.Option(help="As for tune.")] = None,
-    test: Annotated[str | None, typer.Option(help="As for tune.")] = None,
+    data: Data = None,
+    validation: Validation = None,
+    test: Test = None,
+    fields: Fields = None,
+    template: Template = None,
     passes: Annotated[float | None, typer.Option(help="Over the training rows, for a candidate in full.")] = None,
     budget: Annotated[str | None, typer.Option(help="What all candidates together may take: 300k, 30min.")] = None,
     margin: Annotated[float | None, typer.Option(help="The relative gain in loss that is worth having.")] = None,
     ranks: Annotated[str | None, typer.Option(help="The ladder.")] = None,
     targets: Annotated[list[str] | None, typer.Option(help="A set of target modules; again for each.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longer rows are left out.")] = None,
+    max_tokens: MaxTokens = None,
     quantization: Annotated[str | None, typer.Option(help="nf4, nf4-single, int8, bf16, fp32.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16, fp16, fp32.")] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may hold, such as 8GB.")] = None,
@@ -190,6 +280,8 @@ def plan(
         data=data,
         validation=validation,
         test=test,
+        fields=_pairs(fields),
+        template=template,
         passes=passes,
         budget=budget,
         margin=margin,
@@ -241,6 +333,15 @@ def inspect(
         Console().print(found)
     sys.stdout.flush()
     os._exit(0)
+
+
+def _pairs(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name and mark and field for name, mark, field in pairs):
+        raise RecipeError(f"--fields: '{text}' is no list of names; write prompt=question,completion=answer.")
+    return {name.strip(): field.strip() for name, _, field in pairs}
 
 
 def _numbers(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, ...] | None:

@@ -8,6 +8,7 @@
     │   ├── ModelError        a model that is not there, or that Rung cannot train
     │   ├── TargetError       target modules that the model does not have
     │   ├── DataError         a file, a row or a split
+    │   ├── MetricError       a metric that is not there, or the user's own that fails
     │   └── StudyError        a study folder that belongs to another question
     └── TrainingError         no candidate could be trained to the end
 
@@ -41,6 +42,10 @@ class TargetError(InputError):
 
 class DataError(InputError):
     """A data file that is missing or empty, a row without its fields, a split that is too small."""
+
+
+class MetricError(InputError):
+    """A metric that is not there, or the user's own, which failed."""
 
 
 class StudyError(InputError):

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
+from rung.data.audit import audit
 from rung.data.prepare import Data, prepare
-from rung.errors import RecipeError, StudyError
-from rung.levers import Candidate, LeverSpace, Scores, Verdict
+from rung.errors import DataError, MetricError, RecipeError, StudyError
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.metrics import Known, Metric, Written
 from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
+from rung.quality import Quality, in_words, judged_by
 from rung.recipe import Recipe, parse_budget, read_recipe
-from rung.result import document, manifest
+from rung.result import Tested, document, manifest
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Runner, Tick
 from rung.search.bayes import Tpe
@@ -29,6 +33,9 @@ from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
+
+KNOWN_ROWS = 20_000
+"""Training rows that are looked at to see what the completions are."""
 
 
 class Observer(Protocol):
@@ -64,6 +71,9 @@ def tune(
     """
     begun = clock()
     data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
+    _tell_audit(data, recipe, observer)
+    quality = quality_of(data, recipe)
+    judge = judged_by(recipe.judge, quality)
     observer.note(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
@@ -82,21 +92,26 @@ def tune(
     observer.note(_describe(recipe, base, runner))
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
-    if long := sum(data.facts.long.values()):
-        what = "left out" if recipe.long_rows == "leave-out" else "cut"
-        observer.note(f"{long:,} rows are longer than max_tokens = {recipe.max_tokens} and are {what}")
-    if data.facts.bad:
-        observer.note(f"{data.facts.bad:,} malformed rows are left out; the first: {data.facts.listed[0]}")
     budget = _budget(recipe, runner, ledger, observer)
-    strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer)
-    return answer(strategy, runner, ledger, observer, base, recipe, lambda: clock() - begun)
+    written = Writings(runner, ledger, observer, quality, judge)
+    judged = (f"of {in_words(judge.name)}", written.judged(None)) if judge else None
+    strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer, judged)
+    return answer(strategy, runner, ledger, observer, base, recipe, written, lambda: clock() - begun)
 
 
-def make_strategy(recipe: Recipe, space: LeverSpace, budget: float | None, look: float, observer: Observer) -> Strategy:
+def make_strategy(
+    recipe: Recipe,
+    space: LeverSpace,
+    budget: float | None,
+    look: float,
+    observer: Observer,
+    judged: tuple[str, Scores | None] | None = None,
+) -> Strategy:
     """The recipe's strategy, so that it takes no more than `budget` full budgets of one candidate.
 
     Without a budget a climb is as thorough as it is by default, and the others take as much as that. A climb judges its
-    race at about the share `look` of a candidate's budget.
+    race at about the share `look` of a candidate's budget, by the loss; the end it judges by what `judged` names,
+    where that is something else, with the untuned model's scores in it.
     """
     plan = Plan(look) if budget is None else Plan.within(space, budget, look)
     cost = plan.cost(space)
@@ -105,7 +120,7 @@ def make_strategy(recipe: Recipe, space: LeverSpace, budget: float | None, look:
             observer.note(f"the budget is {budget:.1f} full trainings and a climb takes {cost:.1f} at the least")
         if not plan.decides:
             observer.note("this budget is too small for a verdict: the answer will be a guess, marked undecided")
-        return Climb(space, recipe.margin, plan)
+        return Climb(space, recipe.margin, plan, *(judged or ()))
     count = max(1, int(cost if budget is None else budget))
     if recipe.strategy == "tpe":
         return Tpe(space, float(count), seed=recipe.seed)
@@ -119,6 +134,7 @@ def answer(
     observer: Observer,
     base: Base,
     recipe: Recipe,
+    written: Writings,
     elapsed: Callable[[], float],
 ) -> dict[str, Any]:
     """Ask the strategy and do as it says, until it recommends; then open the test split, once."""
@@ -132,7 +148,7 @@ def answer(
     baseline = ledger.baseline() or _first_baseline(runner, ledger, observer)
     heard: set[object] = set()
     while True:
-        decision = strategy.decide(baseline, ledger.history())
+        decision = strategy.decide(baseline, written.judge_by(ledger.history()))
         _tell(decision, ledger, observer, heard)
         if decision.heat is None:
             break
@@ -143,20 +159,97 @@ def answer(
             ledger.record(measurement)
         keep_time()
     assert decision.recommended is not None, "a strategy without a heat recommends"
-    tests = {}
-    for candidate in (None, decision.recommended):
-        who = candidate.id if candidate else "untuned"
-        if (found := ledger.test(who)) is None:
-            observer.note(f"test split: {'the untuned model' if candidate is None else candidate.id}")
-            ledger.record_test(who, found := runner.test(candidate))
-        tests[who] = found
     best = decision.recommended
+    tests = {}
+    for candidate in (None, best):
+        if (scores := ledger.test(name_of(candidate))) is None:
+            observer.note(f"test split: {'the untuned model' if candidate is None else candidate.id}")
+            ledger.record_test(name_of(candidate), scores := runner.test(candidate))
+        tests[candidate] = (scores, written.of([candidate], "test")[0])
+    finished = [m for m in ledger.history() if m.fraction == 1 and m.scores]
+    losses = {m.candidate: m.loss for m in finished}
+    runs = dict(zip(losses, written.of(list(losses), "validation"), strict=True))
+    judge = written.judge.name if written.judge else "loss"
+    metrics = written.quality.document(runs, best, losses, judge)
     if (spectrum := ledger.spectrum(best.id)) is None:
         lower = [rank for rank in recipe.ranks if rank < best.rank]
         ledger.record_spectrum(best.id, spectrum := runner.spectrum(best, lower))
-    found = document(ledger, recipe, base.source, decision, baseline, tests, spectrum, keep_time(), runner.full_tokens)
+    tested = Tested(written.quality, tests[None], tests[best], metrics)
+    found = document(ledger, recipe, base.source, decision, baseline, tested, spectrum, keep_time(), runner.full_tokens)
     write_json(ledger.folder.result, found)
     return found
+
+
+class Writings:
+    """What the models of a study have written, as far as it was asked for; each writes to the rows of a split once.
+
+    With a metric to judge by, a candidate's loss in full gives way to that metric's distance from its best.
+    """
+
+    def __init__(
+        self, runner: Runner, ledger: Ledger, observer: Observer, quality: Quality, judge: Metric | None
+    ) -> None:
+        self.runner, self.ledger, self.observer = runner, ledger, observer
+        self.quality, self.judge = quality, judge
+
+    def of(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+        """The texts of each of them."""
+        if missing := [one for one in who if self.ledger.written(split, name_of(one)) is None]:
+            count = f"{len(missing)} candidates write" if len(missing) > 1 else f"{name_of(missing[0])} writes"
+            self.observer.note(f"{count} to the {split} rows")
+            for one, texts in zip(missing, self.runner.write(missing, split), strict=True):
+                self.ledger.record_written(split, name_of(one), texts)
+        return [self.ledger.written(split, name_of(one)) or [] for one in who]
+
+    def judged(self, who: Candidate | None) -> Scores | None:
+        """What a candidate that was trained in full, or the untuned model, is judged by, where that is a metric."""
+        assert self.judge is not None
+        return self.quality.scores(self.judge, self.of([who], "validation")[0])
+
+    def judge_by(self, history: Sequence[Measurement]) -> list[Measurement]:
+        """The measurements as the strategy is to see them."""
+        if self.judge is None:
+            return list(history)
+        finished = [m.candidate for m in history if m.fraction == 1 and m.scores]
+        self.of(finished, "validation")
+        return [
+            replace(m, scores=self.judged(m.candidate)) if m.candidate in finished and m.fraction == 1 else m
+            for m in history
+        ]
+
+
+def name_of(who: Candidate | None) -> str:
+    return who.id if who else "untuned"
+
+
+def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
+    """
+    Raises:
+        DataError: the same row stands in two splits, and the recipe does not allow that.
+    """
+    for finding in audit(data):
+        if finding.severity == "error" and not recipe.allow_leakage:
+            raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
+        if finding.severity != "note":
+            observer.note(finding.says)
+
+
+def quality_of(data: Data, recipe: Recipe) -> Quality:
+    """The metrics of a study: those that the recipe names, or those that fit the completions.
+
+    Raises:
+        MetricError: there is no such metric, or the user's own fails on a row.
+    """
+    step = max(1, len(data.train) // KNOWN_ROWS)
+    texts = [data.train.texts(row) for row in range(0, len(data.train), step)]
+    if data.facts.shape == "text":
+        if recipe.metrics or recipe.judge != "loss":
+            raise MetricError("The rows are texts without prompts, so nothing is written and the loss alone can judge.")
+        return Quality((), Known.of([]))
+    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge)
+    # A metric that cannot be worked out is to be known of now, and not when all is trained.
+    quality.values([Written(text.after, text.after, text.before, text.where) for text in texts[:2]])
+    return quality
 
 
 def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:

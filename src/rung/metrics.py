@@ -1,39 +1,402 @@
-"""What a text that the model wrote is worth, beside the loss."""
+"""What the texts that a model wrote are worth, with what is needed for intervals.
+
+Every metric is a smooth function of sums over rows: of hits and rows, of edits and words, of true and false labels. So
+each row has counts, and the metric is made of their sums. Its error is the jackknife's (Efron and Stein, Annals of
+Statistics 9, 1981): a row's *pseudo-value* says how the metric moves when it is left out, and is the row's own value
+where the metric is a mean. Two models are compared through the differences of the same rows' pseudo-values, by the very
+functions that compare losses. Only a median is no such function: it is given without an interval.
+"""
 
 from __future__ import annotations
 
+import collections
+import functools
+import importlib.util
+import inspect
+import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rung.errors import MetricError
+
+Array = npt.NDArray[np.float64]
+
+GREEN, ORANGE = (40.0, 0.2), (80.0, 0.4)
+"""A number is green where it is off by less than 40 or less than 20 %, and orange by 80 or 40 %; else red: the bands of
+a course on guessing prices."""
+MOST_LABELS = 20
+"""Completions are labels where there are at most so many, and each stands for ten rows or more."""
+SHORT = 5
+"""Words of a completion that can be asked to be exactly right."""
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER_ALONE = re.compile(rf"(?:[$€£¥₩]|[A-Z]{{3}} )?\s?{_NUMBER.pattern}\s?(?:[^\W\d]{{1,4}}|[%°$€£¥₩])?")
 
 
-def text_metrics(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """The metrics that fit the data.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote after a prompt, and what was wanted there; of which row, and of which source."""
 
-    Always `exact_match`, the share of rows where the text is the completion but for white space at its ends. Where
-    every completion is a number, also `mean_absolute_error` and `rmsle` over the rows where the model wrote a number,
-    and their share `answered`.
+    text: str
+    wanted: str
+    prompt: str = ""
+    where: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the training rows say: the labels, if completions are labels, and the commonest; the median, if they are
+    numbers. `always` is what the trivial predictor writes.
     """
-    pairs = [(text.strip(), target.strip()) for text, target in zip(written, wanted, strict=True)]
-    found = {"exact_match": sum(text == target for text, target in pairs) / len(pairs)}
-    targets = [_number(target) for _, target in pairs]
-    if all(target is not None for target in targets):
-        numbers = [
-            (n, t)
-            for (text, _), t in zip(pairs, targets, strict=True)
-            if (n := _number(text)) is not None and t is not None
-        ]
-        found["answered"] = len(numbers) / len(pairs)
-        if numbers:
-            found["mean_absolute_error"] = math.fsum(abs(n - t) for n, t in numbers) / len(numbers)
-        if numbers and all(n > -1 and t > -1 for n, t in numbers):
-            squares = (math.log1p(n) - math.log1p(t) for n, t in numbers)
-            found["rmsle"] = math.sqrt(math.fsum(s * s for s in squares) / len(numbers))
+
+    labels: tuple[str, ...]
+    median: float | None
+    always: str
+
+    @classmethod
+    def of(cls, completions: Sequence[str]) -> Known:
+        counts = collections.Counter(text.strip() for text in completions)
+        labels = tuple(sorted(counts)) if 1 < len(counts) <= min(MOST_LABELS, len(completions) / 10) else ()
+        numbers = [number for text in completions if (number := as_number(text)) is not None]
+        if len(numbers) < len(completions) or not numbers:
+            return cls(labels, None, counts.most_common(1)[0][0] if counts else "")
+        median = float(np.median(numbers))
+        return cls(labels, median, f"{median:.10g}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How written texts are scored.
+
+    Attributes:
+        top: the best value there is, where more is better; None where less is, with 0 the best.
+        counts: of each row, (n, k).
+        total: the metric from the sums of the counts, (…, k) ─▶ (…); None for the median of the one count of each row,
+            which no sums say.
+    """
+
+    name: str
+    top: float | None
+    counts: Callable[[Sequence[Written], Known], Array]
+    total: Callable[[Array], Array] | None
+
+    def loss(self, value: float) -> float:
+        """The value as something to lower, as the search does."""
+        return value if self.top is None else (-value if math.isinf(self.top) else self.top - value)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric's value over some rows, and each row's pseudo-value (n,), whose mean it is; none for a median."""
+
+    value: float
+    rows: Array
+
+
+def measure(metric: Metric, written: Sequence[Written], known: Known) -> Measured:
+    """The metric of what was written."""
+    counts = metric.counts(written, known)
+    if metric.total is None:
+        return Measured(float(np.median(counts)), np.zeros(0))
+    whole, n = counts.sum(axis=0), len(written)
+    value = float(metric.total(whole))
+    if n < 2:
+        return Measured(value, np.zeros(0))
+    without = metric.total(whole - counts)
+    values = n * value - (n - 1) * without
+    # The jackknife's own mean corrects a bias of order 1/n; what is shown and compared is the metric itself.
+    return Measured(value, np.where(np.isfinite(values), values - np.mean(values) + value, value))
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text consists of, but for a currency sign, a short unit and commas."""
+    return _first_number(text) if _NUMBER_ALONE.fullmatch(text.strip()) else None
+
+
+def _first_number(text: str) -> float | None:
+    found = _NUMBER.search(text)
+    value = float(found[0].replace(",", "")) if found else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _mean(counts: Callable[[Written], float]) -> Callable[[Sequence[Written], Known], Array]:
+    def each(written: Sequence[Written], _: Known) -> Array:
+        return np.array([[counts(row), 1.0] for row in written])
+
+    return each
+
+
+def _ratio(sums: Array) -> Array:
+    """The first sum over the second; nothing over nothing is 0."""
+    found: Array = np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] != 0)
     return found
 
 
-def _number(text: str) -> float | None:
+def _exact(row: Written) -> float:
+    return float(row.text.strip() == row.wanted.strip())
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _token_f1(row: Written) -> float:
+    """Of the words that both have (Rajpurkar et al., 1606.05250)."""
+    wrote, wanted = collections.Counter(_words(row.text)), collections.Counter(_words(row.wanted))
+    if not wrote or not wanted:
+        return float(wrote == wanted)
+    return 2 * (wrote & wanted).total() / (wrote.total() + wanted.total())
+
+
+def _edits(written: Sequence[Written], _: Known) -> Array:
+    """Words to change, add or take away, and words that were wanted."""
+    from rapidfuzz.distance import Levenshtein
+
+    pairs = [(row.text.split(), row.wanted.split()) for row in written]
+    return np.array([[Levenshtein.distance(wanted, text), len(wanted)] for text, wanted in pairs], dtype=np.float64)
+
+
+def _confusions(written: Sequence[Written], known: Known) -> Array:
+    """For each label: hits, times written, times wanted."""
+    labels = known.labels or tuple(sorted({row.wanted.strip() for row in written}))
+    wrote = np.array([[row.text.strip() == label for label in labels] for row in written], dtype=np.float64)
+    wanted = np.array([[row.wanted.strip() == label for label in labels] for row in written], dtype=np.float64)
+    return np.concatenate([wrote * wanted, wrote, wanted], axis=1)
+
+
+def _macro_f1(sums: Array) -> Array:
+    """The mean over the labels that were written or wanted."""
+    hits, wrote, wanted = np.split(sums, 3, axis=-1)
+    there = wrote + wanted > 0
+    each = np.divide(2 * hits, wrote + wanted, out=np.zeros_like(hits), where=there)
+    found: Array = each.sum(axis=-1) / np.maximum(1, there.sum(axis=-1))
+    return found
+
+
+def _parsed(text: str) -> Any:
     try:
-        value = float(text.replace(",", ""))
-    except ValueError:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
         return None
-    return value if math.isfinite(value) else None
+
+
+def _fields(written: Sequence[Written], _: Known) -> Array:
+    """Fields that are right, and fields that were wanted; a value that is no object is one field."""
+    counts = []
+    for row in written:
+        wanted, wrote = _parsed(row.wanted), _parsed(row.text)
+        if isinstance(wanted, dict):
+            there = wrote if isinstance(wrote, dict) else {}
+            right = sum(key in there and there[key] == value for key, value in wanted.items())
+            counts.append([float(right), float(len(wanted))])
+        else:
+            counts.append([float(wrote == wanted), 1.0])
+    return np.array(counts)
+
+
+def _numbers(written: Sequence[Written], known: Known) -> tuple[Array, Array]:
+    """What was written and what was wanted. Who writes no number has guessed the median: a model that gives no answer
+    is no better than one that knows nothing.
+    """
+    fallback = known.median or 0.0
+    wrote = [fallback if (n := _first_number(row.text)) is None else n for row in written]
+    return np.array(wrote), np.array([_first_number(row.wanted) or 0.0 for row in written])
+
+
+def _of_numbers(one: Callable[[Array, Array], Array]) -> Callable[[Sequence[Written], Known], Array]:
+    def each(written: Sequence[Written], known: Known) -> Array:
+        found = one(*_numbers(written, known))
+        return np.stack([found, np.ones_like(found)], axis=1) if found.ndim == 1 else found
+
+    return each
+
+
+def _off(wrote: Array, wanted: Array) -> Array:
+    found: Array = np.abs(wrote - wanted)
+    return found
+
+
+def _squared_logs(wrote: Array, wanted: Array) -> Array:
+    return (np.log1p(np.maximum(wrote, 0.0)) - np.log1p(np.maximum(wanted, 0.0))) ** 2
+
+
+def _for_r2(wrote: Array, wanted: Array) -> Array:
+    return np.stack([(wrote - wanted) ** 2, wanted, wanted**2, np.ones_like(wanted)], axis=1)
+
+
+def _r2(sums: Array) -> Array:
+    """1 − Σ(y − ŷ)² / Σ(y − ȳ)²."""
+    wrong, first, second, n = np.moveaxis(sums, -1, 0)
+    spread = second - first**2 / np.maximum(n, 1)
+    found: Array = 1 - np.divide(wrong, spread, out=np.zeros_like(wrong), where=spread > 0)
+    return found
+
+
+def _within(band: tuple[float, float]) -> Callable[[Array, Array], Array]:
+    def hits(wrote: Array, wanted: Array) -> Array:
+        off = _off(wrote, wanted)
+        found: Array = ((off < band[0]) | (off < band[1] * np.abs(wanted))).astype(np.float64)
+        return found
+
+    return hits
+
+
+def _rouge(written: Sequence[Written], _: Known) -> Array:
+    """ROUGE-L's F, with words of any script."""
+    scorer = _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=_Words())
+    return np.array([[scorer.score(row.wanted, row.text)["rougeL"].fmeasure, 1.0] for row in written])
+
+
+class _Words:
+    def tokenize(self, text: str) -> list[str]:
+        return _words(text)
+
+
+def _chrf(written: Sequence[Written], _: Known) -> Array:
+    """The mean over the rows, from 0 to 1."""
+    scorer = _library("sacrebleu.metrics").CHRF()
+    return np.array([[scorer.sentence_score(row.text, [row.wanted]).score / 100, 1.0] for row in written])
+
+
+def _ngrams(written: Sequence[Written], _: Known) -> Array:
+    """What BLEU sums up over a corpus: matches and n-grams of four lengths, and the words of both sides."""
+    scorer = _library("sacrebleu.metrics").BLEU(effective_order=True)
+    found = [scorer.sentence_score(row.text, [row.wanted]) for row in written]
+    return np.array([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in found], dtype=np.float64)
+
+
+def _bleu(sums: Array) -> Array:
+    """From 0 to 1, over the corpus."""
+    compute = _library("sacrebleu.metrics").BLEU.compute_bleu
+
+    def one(own: Array) -> float:
+        score: float = compute(list(own[:4]), list(own[4:8]), int(own[8]), int(own[9])).score
+        return score / 100
+
+    return np.apply_along_axis(one, -1, sums)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0].replace("_", "-")
+        raise MetricError(f"This metric needs the package {package}; run: pip install 'rung[metrics]'.") from None
+
+
+def _answered(row: Written) -> float:
+    return float(_first_number(row.text) is not None)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("exact_match", 1.0, _mean(_exact), _ratio),
+        Metric("token_f1", 1.0, _mean(_token_f1), _ratio),
+        Metric("accuracy", 1.0, _mean(_exact), _ratio),
+        Metric("macro_f1", 1.0, _confusions, _macro_f1),
+        Metric("phoneme_error_rate", None, _edits, _ratio),
+        Metric("word_error_rate", None, _edits, _ratio),
+        Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not None)), _ratio),
+        Metric("json_fields", 1.0, _fields, _ratio),
+        Metric("answered", 1.0, _mean(_answered), _ratio),
+        Metric("mean_absolute_error", None, _of_numbers(_off), _ratio),
+        Metric("median_absolute_error", None, lambda written, known: _off(*_numbers(written, known))[:, None], None),
+        Metric("rmsle", None, _of_numbers(_squared_logs), lambda sums: np.sqrt(_ratio(sums))),
+        Metric("r2", 1.0, _of_numbers(_for_r2), _r2),
+        Metric("green", 1.0, _of_numbers(_within(GREEN)), _ratio),
+        Metric("green_or_orange", 1.0, _of_numbers(_within(ORANGE)), _ratio),
+        Metric("rouge_l", 1.0, _rouge, _ratio),
+        Metric("bleu", 1.0, _ngrams, _bleu),
+        Metric("chrf", 1.0, _chrf, _ratio),
+    )
+}
+"""Everything that is called a share lies between 0 and 1."""
+SHARES = tuple(name for name, metric in METRICS.items() if metric.top == 1.0 and name != "r2")
+"""Those that are shares of rows or of what is in them."""
+
+
+def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
+    """The metrics that fit completions like these, the one to judge by first."""
+    texts = [text.strip() for text in completions]
+    if known.median is not None:
+        bands = ("green", "green_or_orange") if known.median >= 2 * GREEN[0] else ()
+        errors = ("mean_absolute_error", "median_absolute_error", "rmsle", "r2")
+        return (*errors, *bands, "answered", "exact_match")
+    if all(isinstance(_parsed(text), dict | list) for text in texts):
+        return ("json_fields", "json_valid", "exact_match")
+    if known.labels:
+        return ("accuracy", "macro_f1")
+    words = [text.split() for text in texts]
+    if all(re.fullmatch(r"[A-Z]{1,3}[0-2]?", word) for own in words for word in own):
+        return ("phoneme_error_rate", "exact_match")
+    if np.median([len(own) for own in words]) <= SHORT:
+        return ("exact_match", "token_f1")
+    return ("token_f1", "exact_match")
+
+
+def metric(name: str) -> Metric:
+    """A metric by its name, or a user's own: `file.py:function`.
+
+    Raises:
+        MetricError: there is none of that name, or the file or the function cannot be used.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if ".py:" not in name:
+        raise MetricError(
+            f"There is no metric '{name}'; there are {', '.join(METRICS)}, and your own as file.py:function."
+        )
+    return _users(name)
+
+
+def _users(name: str) -> Metric:
+    """A function of the user's: of the text and what was wanted, and of the prompt if it takes three; more is better,
+    unless it has an attribute `lower_is_better`.
+    """
+    path, _, function = name.rpartition(":")
+    called = _loaded(Path(path), function)
+    takes = len(inspect.signature(called).parameters)
+
+    def counts(written: Sequence[Written], _: Known) -> Array:
+        return np.array([[_called(called, name, row, takes), 1.0] for row in written])
+
+    return Metric(function, None if getattr(called, "lower_is_better", False) else math.inf, counts, _ratio)
+
+
+@functools.cache
+def _loaded(path: Path, function: str) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(f"rung_metric_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise MetricError(f"--metric: there is no file '{path}'; give file.py:function.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise MetricError(f"--metric: '{path}' cannot be loaded ({type(error).__name__}: {error}).") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise MetricError(f"--metric: '{path}' has no function '{function}'.")
+    called: Callable[..., Any] = found
+    return called
+
+
+def _called(called: Callable[..., Any], name: str, row: Written, takes: int) -> float:
+    arguments = (row.text, row.wanted, row.prompt)[: max(2, takes)]
+    try:
+        value = float(called(*arguments))
+    except Exception as error:
+        raise MetricError(
+            f"--metric {name} failed at {row.where or 'a row'} ({type(error).__name__}: {error}), where "
+            f"{row.text!r:.80} was written and {row.wanted!r:.80} was wanted."
+        ) from error
+    if not math.isfinite(value):
+        raise MetricError(f"--metric {name} gave {value} at {row.where or 'a row'}; give a finite number.")
+    return value

@@ -26,8 +26,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 class Recipe(BaseModel):
     """One question: this model, this data, these levers, this budget.
 
-    `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price` or a JSONL
-    file, and without `validation` and `test` both are split off it by a hash of each source. A candidate's full budget
+    `model` is `smollm2-135m-instruct`, a hub id, a folder or a GGUF file; `data` is `pronounce`, `price`, a
+    file, a folder or a hub id, and what has no `validation` and `test` has them split off by a hash of each source.
+    `fields` says what the fields are called there: `{completion: answer}`. What is to `learn` is the `completion` or
+    `all`; chats go through a `template`: `auto` is the model's, `plain` is ours, and anything else is a file in Jinja.
+    Rows of more than `max_tokens` are left out or cut, as `long_rows` says, and no more than the share `max_long_rows`
+    of all. `metrics` are worked out on what is written, by default those that fit; `judge` says what decides: the
+    `loss`, the first `metric`, or one by its name. A candidate's full budget
     is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over the last
     share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all candidates
     together may take. `margin` is the smallest relative gain in validation loss that is worth having. `memory`, such
@@ -53,6 +58,8 @@ class Recipe(BaseModel):
     skip_bad_rows: bool = False
     allow_leakage: bool = False
     passes: Annotated[float, Field(gt=0)] = 1.0
+    metrics: tuple[str, ...] = ()
+    judge: str = "loss"
     strategy: Literal["climb", "grid", "random", "tpe"] = "climb"
     budget: str | None = None
     batch_size: PositiveInt = 8
@@ -93,7 +100,7 @@ class Recipe(BaseModel):
             )
         return rates
 
-    @field_validator("targets", "alphas", mode="before")
+    @field_validator("targets", "alphas", "metrics", mode="before")
     @classmethod
     def _one_is_a_list_too(cls, values: Any) -> Any:
         several = values if isinstance(values, list | tuple) else (values,)

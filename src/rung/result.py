@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 
 from rung.data.prepare import Data
 from rung.levers import Candidate, Measurement, Scores, Spectrum
+from rung.metrics import Written
 from rung.model.load import Base
+from rung.quality import Quality
 from rung.recipe import Recipe
-from rung.search.stats import KNOWN_ZERO, Variance, loss_estimate
+from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, seed_noise
 from rung.search.strategy import Decision
 from rung.study.ledger import Ledger
 
@@ -30,13 +32,42 @@ NOT_COVERED = (
 )
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What the test split said of the untuned model and of the recommended run, as scores and texts; and the `metrics`
+    on the validation rows.
+    """
+
+    quality: Quality
+    untuned: tuple[Scores, Sequence[Written]]
+    tuned: tuple[Scores, Sequence[Written]]
+    metrics: Mapping[str, Any]
+
+    def baseline(self) -> dict[str, Any]:
+        scores, texts = self.untuned
+        trivial = {"writes": self.quality.known.always, **self.quality.trivial(texts)} if texts else None
+        return {"test": {"loss": scores.mean, **self.quality.values(texts)}, "trivial": trivial}
+
+    def recommended(self) -> dict[str, Any]:
+        (before, old), (scores, texts) = self.untuned, self.tuned
+        gain = gain_estimate([before], [scores]).interval()
+        return {
+            "test": {"loss": scores.mean, **self.quality.values(texts)},
+            "test_intervals": {"loss": _bounds([scores]), **self.quality.intervals(texts)},
+            "test_gains": {
+                "loss": {"gain": gain.mean, "low": gain.low, "high": gain.high},
+                **self.quality.gains(old, texts),
+            },
+        }
+
+
 def document(
     ledger: Ledger,
     recipe: Recipe,
     source: str,
     decision: Decision,
     baseline: Scores,
-    tests: Mapping[str, dict[str, float]],
+    tested: Tested,
     spectrum: Spectrum,
     wall_seconds: float,
     single_run_tokens: int,
@@ -48,7 +79,9 @@ def document(
         stretches.setdefault(measurement.candidate, []).append(measurement)
     left = dict(decision.left)
     last = {candidate: max(found, key=lambda m: m.fraction) for candidate, found in stretches.items()}
-    best, noise = decision.recommended, decision.noise
+    best = decision.recommended
+    # The strategy knows the noise of what it judged by; that of the loss is the same thing, or is taken anew.
+    noise = decision.noise if recipe.judge == "loss" else _noise_of_loss(last)
     folder = ledger.folder
     return {
         "schema": SCHEMA,
@@ -56,19 +89,20 @@ def document(
         "model": recipe.model,
         "model_source": source,
         "data": recipe.data,
-        "baseline": {"validation_loss": baseline.mean, "test": tests["untuned"]},
+        "baseline": {"validation_loss": baseline.mean, **tested.baseline()},
         "recommendation": {
             "candidate": best.id,
             **_levers(best),
             "target_modules": _target_modules(ledger, best),
             "adapter": str(folder.adapter(best).relative_to(folder.path)),
-            "validation_loss": _bounds(*_of_setting(best, last, decision.noise)),
+            "validation_loss": _bounds(*_of_setting(best, last, noise)),
             "seed": best.seed,
             "adapter_validation_loss": last[best].loss,
-            "test": tests[best.id],
+            **tested.recommended(),
             "effective_rank": spectrum.effective_rank,
             "cut": [{"rank": rank, "validation_loss": loss} for rank, loss in sorted(spectrum.cut.items())],
         },
+        "metrics": tested.metrics,
         "noise": None if noise is None else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.freedom},
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
         "candidates": [
@@ -96,7 +130,7 @@ def document(
             "candidate_tokens": sum(m.spent for found in stretches.values() for m in found),
             "single_run_tokens": single_run_tokens,
         },
-        "settings": _settings(last, decision.noise),
+        "settings": _settings(last, noise),
         "not_covered": [*([] if noise else [ONE_SEED]), *NOT_COVERED],
     }
 
@@ -137,6 +171,12 @@ def _bounds(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> dict[str,
         return None
     found = loss_estimate(scores, noise.times(1 / len(scores))).interval()
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _noise_of_loss(last: Mapping[Candidate, Measurement]) -> Variance | None:
+    """Of one run in full, from the settings with several seeds that confirm."""
+    finished = {c: m for c, m in last.items() if m.fraction == 1 and m.scores and c.seed}
+    return seed_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
 
 
 def _of_setting(

@@ -29,8 +29,8 @@ CHAT = [user("q"), assistant("a")]
 @pytest.mark.parametrize(
     ("record", "shape", "row"),
     [
-        ({"prompt": "p", "completion": "c"}, "prompt + completion", Row("p", "c")),
-        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "chat prompt + completion", Row(CHAT[:1], CHAT[1:])),
+        ({"prompt": "p", "completion": "c"}, "prompt_completion", Row("p", "c")),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "chat_prompt_completion", Row(CHAT[:1], CHAT[1:])),
         ({"messages": CHAT}, "messages", Row(CHAT[:1], CHAT[1:], kind="messages")),
         ({"text": "t", "meta": 1}, "text", Row("", "t", kind="text")),
         ({"instruction": "q", "input": "", "output": "a"}, "alpaca", Row(CHAT[:1], CHAT[1:])),
@@ -54,7 +54,7 @@ def test_numbers_objects_and_lists_are_written_as_json() -> None:
 def test_fields_of_other_names() -> None:
     record = {"question": "p", "answer": 3, "text": "t", "messages": [], "document": "d7"}
     row, shape = read(record, {"prompt": "question", "completion": "answer", "source": "document"})
-    assert (row, shape) == (Row("p", "3", "d7"), "prompt + completion")
+    assert (row, shape) == (Row("p", "3", "d7"), "prompt_completion")
 
 
 def test_a_source_counts_only_where_it_was_named() -> None:

@@ -98,9 +98,23 @@ def test_a_pack_that_diverges_whole_ends_early(runner: LocalRunner) -> None:
 def test_the_test_split_is_scored_and_written_to(runner: LocalRunner) -> None:
     runner.run(Heat("rank", (A,)), quiet)
     untuned, tuned = runner.test(None), runner.test(A)
-    assert tuned["loss"] < untuned["loss"] - 1
-    assert set(tuned) == {"loss", "exact_match"}
-    assert 0 <= untuned["exact_match"] <= tuned["exact_match"] <= 1
+    assert tuned.mean < untuned.mean - 1
+    before, after = runner.write([None, A], "test")
+    assert [row.wanted for row in before] == [text.after for text in runner.data.test.every_text()]
+    assert [row.prompt for row in before] == [row.prompt for row in after]
+    right = [sum(row.text.strip() == row.wanted for row in rows) for rows in (before, after)]
+    assert right[0] <= right[1]
+
+
+def test_candidates_write_in_packs_what_each_writes_alone(runner: LocalRunner) -> None:
+    runner.run(Heat("rank", (A, B)), quiet)
+    both = runner.write([B, A], "validation")
+    assert both == [runner.write([one], "validation")[0] for one in (B, A)]
+    assert len(both[0]) == min(64, len(runner.validation))
+    runner.written_rows = 7
+    few = runner.write([A], "validation")[0]
+    assert len(few) == 7
+    assert all(row in both[1] for row in few)
 
 
 @pytest.mark.parametrize(("passes", "steps"), [(0.5, 8), (1, 15), (2.4, 36), (0.0001, 1)])

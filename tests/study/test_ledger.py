@@ -12,10 +12,12 @@ from pathlib import Path
 import optuna
 
 from rung.levers import Candidate, Measurement, Scores
+from rung.metrics import Written
 from rung.study.files import StudyFolder
 from rung.study.ledger import Ledger
 
 SCORES = Scores((1.5, 0.1 + 0.2, 3.0), (1, 2, 3))
+TEXTS = [Written(" 달 🌙", "", "p", "a.jsonl, line 1", "s"), Written("\0\n", "x")]
 CANDIDATE = Candidate(8, 16, "attention", 1e-3)
 LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
 END = replace(LOOK, fraction=1.0, steps=150, tokens=15000)
@@ -30,12 +32,15 @@ def test_what_is_recorded_is_there_after_reopening_to_the_last_bit(tmp_path: Pat
     ledger.record_baseline(SCORES)
     for measurement in (LOOK, DIVERGED, END):
         ledger.record(measurement)
-    ledger.record_test("untuned", {"loss": 1.25})
+    ledger.record_test("untuned", SCORES)
+    ledger.record_written("test", "untuned", TEXTS)
     ledger.add_seconds(2.0)
     again = Ledger(folder)
     assert again.baseline() == SCORES
     assert set(again.history()) == {LOOK, DIVERGED, END}
-    assert again.test("untuned") == {"loss": 1.25}
+    assert again.test("untuned") == SCORES
+    assert again.written("test", "untuned") == TEXTS
+    assert again.written("validation", "untuned") is None
     assert again.test(CANDIDATE.id) is None
     assert again.add_seconds(1.0) == 3.0
 

@@ -212,7 +212,7 @@ def _write(
             told += len(piece)
             if told % (100 * _PIECE) == 0:
                 tell(f"{told:,} rows read and tokenised")
-    shape = "prompt + completion" if recipe.data in TASKS else str(reader.shape)
+    shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),
@@ -292,7 +292,7 @@ def _capped(examples: Examples) -> Examples:
 def _check(recipe: Recipe, facts: Facts, parts: dict[str, Examples]) -> None:
     rows, long = sum(facts.read.values()), sum(facts.long.values())
     if long > recipe.max_long_rows * rows:
-        share, most = long / rows, _fits(facts.lengths, 0.99)
+        share, most = long / rows, fits(facts.lengths, 0.99)
         what = "left out" if recipe.long_rows == "leave-out" else "cut"
         raise DataError(
             f"{long:,} of {rows:,} rows ({share:.1%}) are longer than {recipe.max_tokens:,} tokens and would be "
@@ -315,7 +315,7 @@ def _check(recipe: Recipe, facts: Facts, parts: dict[str, Examples]) -> None:
             raise DataError(f"The {name} split has {count} row; it needs at least two.")
 
 
-def _fits(lengths: dict[int, int], share: float) -> int:
+def fits(lengths: dict[int, int], share: float) -> int:
     """The tokens that so large a share of the rows fit in."""
     enough, total = share * sum(lengths.values()), 0
     for length, count in sorted(lengths.items()):

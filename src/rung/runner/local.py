@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, need
 from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.levers import Candidate, Measurement, Scores, Spectrum
-from rung.metrics import text_metrics
+from rung.metrics import Written
 from rung.model.load import Base
 from rung.recipe import Recipe, parse_bytes
 from rung.runner.protocol import Tick
@@ -31,6 +32,8 @@ SCORINGS = 1.5
 """How often a climb scores the validation rows for each full budget that it spends."""
 LOOK_ROWS = 64
 """The fewest validation rows that a look is judged by, if there are as many."""
+WRITTEN_ROWS = 64
+"""The validation rows that are written to where a metric is shown and does not decide: writing is slow."""
 
 
 def judging_rows(rows: int, until: float, least: int = LOOK_ROWS) -> int:
@@ -63,6 +66,7 @@ class LocalRunner:
         look_rows: int = LOOK_ROWS,
     ) -> None:
         self.clock, self.checkpoint_seconds, self.look_rows = clock, checkpoint_seconds, look_rows
+        self.written_rows = WRITTEN_ROWS if recipe.judge == "loss" else len(data.validation)
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
@@ -200,11 +204,43 @@ class LocalRunner:
     def _need(self, candidate: Candidate) -> Need:
         return need(self.trainer.frozen, candidate, self.trainer.base.dtype)
 
-    def test(self, candidate: Candidate | None) -> dict[str, float]:
-        if candidate is None:
-            return self._tested(None)
-        with Pack(self.trainer.frozen, [candidate], [self._trained(candidate)]) as pack:
-            return self._tested(pack)
+    def test(self, candidate: Candidate | None) -> Scores:
+        with self._pack([candidate] if candidate else []) as pack:
+            return self.trainer.score(self.data.test, pack)[0]
+
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+        examples = self.data.splits[split]
+        rows = [row for row in range(len(examples)) if examples[row].written_after]
+        if split == "validation":
+            count = min(len(rows), self.written_rows)
+            rows = [rows[at * len(rows) // count] for at in range(count)]
+        if not rows:
+            return [[] for _ in who]
+        prompts, texts = [examples[row] for row in rows], [examples.texts(row) for row in rows]
+        found: dict[Candidate | None, list[str]] = {}
+        trained = [candidate for candidate in who if candidate]
+        for members in [*([[]] if None in who else []), *self._split(trained)]:
+            with self._pack(members) as pack:
+                every = self.trainer.write(prompts, pack, self.data.facts.ends)
+                # A pack has its own order.
+                writers: list[Candidate | None] = [*pack.candidates] if pack else [None]
+            found |= dict(zip(writers, every, strict=True))
+        return [
+            [
+                Written(wrote, text.after, text.before, text.where, example.source)
+                for wrote, text, example in zip(found[candidate], texts, prompts, strict=True)
+            ]
+            for candidate in who
+        ]
+
+    @contextlib.contextmanager
+    def _pack(self, members: Sequence[Candidate]) -> Iterator[Pack | None]:
+        """A pack of candidates that were trained to their end; nothing for the untuned model."""
+        if not members:
+            yield None
+            return
+        with Pack(self.trainer.frozen, members, [self._trained(candidate) for candidate in members]) as pack:
+            yield pack
 
     def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
         state = self._trained(candidate)
@@ -220,12 +256,6 @@ class LocalRunner:
         state = load_checkpoint(self.folder.cooled(candidate, 1.0))
         assert state is not None, "a candidate is looked at after it has been trained"
         return state
-
-    def _tested(self, pack: Pack | None) -> dict[str, float]:
-        rows = self.data.test
-        loss = self.trainer.score(rows, pack)[0].mean
-        wanted = [text.after for text in rows.every_text()]
-        return {"loss": loss, **text_metrics(self.trainer.write(rows, pack, self.data.facts.ends)[0], wanted)}
 
     def _first(self, heat: Heat, candidate: Candidate, step: int) -> int:
         """The step at which this heat has begun, which now goes on from `step`."""

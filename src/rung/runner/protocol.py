@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rung.levers import Candidate, Measurement, Scores, Spectrum
+from rung.metrics import Written
 from rung.search.strategy import Heat
 
 
@@ -51,8 +52,14 @@ class Runner(Protocol):
         """Train the heat's candidates to its end and measure them, in the heat's order."""
         ...
 
-    def test(self, candidate: Candidate | None) -> dict[str, float]:
-        """The test split's loss and metrics: of a candidate trained to its end, or of the untuned model."""
+    def test(self, candidate: Candidate | None) -> Scores:
+        """The test split's scores: of a candidate trained to its end, or of the untuned model."""
+        ...
+
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+        """What candidates that are trained to their end, or the untuned model, write after the prompts of `validation`
+        or `test`: for each of them, a text for each row. Nothing, where there is nothing to write after.
+        """
         ...
 
     def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from rung.errors import DataError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Spectrum
+from rung.metrics import Written
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 
@@ -164,11 +165,17 @@ class ReplayRunner:
         tick(Tick(sum(m.spent for m in found), len(found), len(found), 0))
         return found
 
-    def test(self, candidate: Candidate | None) -> dict[str, float]:
-        """There is no test split in a table: the validation loss over all rows and seeds."""
+    def test(self, candidate: Candidate | None) -> Scores:
+        """There is no test split in a table: the validation rows of a recorded run."""
         if candidate is None:
-            return {"loss": math.fsum(self.table.baseline) / sum(self.table.tokens)}
-        return {"loss": self.table.loss(replace(self._recorded(candidate), seed=0))}
+            return self.baseline()
+        end = self.table.runs[self._recorded(candidate)][1.0].scores
+        assert end is not None, "a candidate is looked at after it has been trained"
+        return end
+
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+        """A table holds no texts."""
+        return [[] for _ in who]
 
     def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
         """A table holds no weights."""

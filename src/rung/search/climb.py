@@ -38,7 +38,7 @@ from rung.search.race import Race
 from rung.search.runs import Runs
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, minimum_detectable, needed, shared_confidence
 from rung.search.strategy import Answer, Ask, Course, Decision, Notes, best, follow, in_words
-from rung.search.verdicts import difference, make_verdict, name_of, value_of
+from rung.search.verdicts import NATS, difference, make_verdict, name_of, value_of
 
 ERROR = 0.05
 """How often a climb may claim something that is not so, in all its comparisons together."""
@@ -47,10 +47,22 @@ LOOK_ERROR = 0.1
 
 
 class Climb:
-    """The default strategy. `margin` is relative to the loss of the lower side of a comparison. See `Strategy`."""
+    """The default strategy. `margin` is relative to the loss of the lower side of a comparison. See `Strategy`.
 
-    def __init__(self, space: LeverSpace, margin: float = 0.01, plan: Plan | None = None) -> None:
+    What is judged in full may be something else than the loss of the look, such as a metric's distance from its best:
+    then `unit` names it, and `untuned` are the untuned model's scores in it.
+    """
+
+    def __init__(
+        self,
+        space: LeverSpace,
+        margin: float = 0.01,
+        plan: Plan | None = None,
+        unit: str = NATS,
+        untuned: Scores | None = None,
+    ) -> None:
         self.space, self.margin, self.plan = space, margin, plan or Plan()
+        self.unit, self.untuned = unit, untuned
 
     def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
         return follow(lambda notes: _Climber(self, baseline, notes).course(), history)
@@ -67,7 +79,7 @@ class _Climber:
 
     def __init__(self, climb: Climb, baseline: Scores, notes: Notes) -> None:
         self.space, self.margin, self.plan = climb.space, climb.margin, climb.plan
-        self.baseline, self.notes = baseline, notes
+        self.unit, self.untuned, self.notes = climb.unit, climb.untuned or baseline, notes
         self.runs = Runs(self.plan.all_seeds)
         self.race = Race(self.space, self.margin, baseline)
 
@@ -220,7 +232,7 @@ class _Climber:
     def _cheapest(self, finished: Sequence[Candidate], noise: Variance | None, confidence: float) -> Candidate:
         """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""
         winner = min(finished, key=self.runs.by_loss(1.0))
-        worth = self.margin * self.runs.loss(winner, 1.0)
+        worth = self.margin * abs(self.runs.loss(winner, 1.0))
         for setting in sorted(finished, key=self._price):
             near = self.runs.loss(setting, 1.0) - self.runs.loss(winner, 1.0) <= worth
             beaten = noise and any(
@@ -237,8 +249,8 @@ class _Climber:
         return self.runs.parameters(setting, 1.0), self.runs.loss(setting, 1.0), setting.alpha
 
     def _worth(self, before: Sequence[Scores]) -> float:
-        """The smallest gain that is worth having, in nats a token."""
-        return self.margin * math.fsum(s.mean for s in before) / len(before)
+        """The smallest gain that is worth having, in the unit of what is judged."""
+        return self.margin * abs(math.fsum(s.mean for s in before)) / len(before)
 
     def _judged(self, before: Candidate, to: Candidate, noise: Variance | None, confidence: float) -> Verdict:
         """The verdict on two finalists."""
@@ -249,11 +261,11 @@ class _Climber:
         values = (value_of(before, lever), value_of(to, lever))
         # The levers that both share, for the same question may be asked of several.
         at = {"target_modules": f" at rank {to.rank}", "setting": ""}.get(lever, f" on {to.targets}")
-        return make_verdict(lever, values, gain, worth, confidence, one, noise is not None, at, more)
+        return make_verdict(lever, values, gain, worth, confidence, one, noise is not None, at, more, self.unit)
 
     def _against_untuned(self, chosen: Candidate, noise: Variance | None) -> Verdict:
         runs = [m.scores for m in self.runs.of(chosen, 1.0) if m.scores]
         added = noise.times(1 / len(runs)) if noise else KNOWN_ZERO
-        gain = gain_estimate([self.baseline], runs, added)
-        worth = self.margin * self.baseline.mean
-        return make_verdict("adapter", ("untuned", name_of(chosen)), gain, worth, 0.95, runs, True, "", None)
+        gain = gain_estimate([self.untuned], runs, added)
+        worth = self.margin * abs(self.untuned.mean)
+        return make_verdict("adapter", ("untuned", name_of(chosen)), gain, worth, 0.95, runs, True, "", None, self.unit)

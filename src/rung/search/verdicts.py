@@ -55,6 +55,9 @@ def difference(before: Candidate, to: Candidate) -> str:
     return unlike[0] if len(unlike) == 1 else "setting" if unlike else "learning_rate"
 
 
+NATS = "nats a token"
+
+
 def make_verdict(
     lever: str,
     values: tuple[object, object],
@@ -65,6 +68,7 @@ def make_verdict(
     noise_known: bool,
     at: str,
     more: Needed | None,
+    unit: str = NATS,
 ) -> Verdict:
     """A comparison, judged and put into a sentence.
 
@@ -75,20 +79,19 @@ def make_verdict(
         noise_known: whether the seeds are in the gain's variance. If not, nothing is claimed.
         at: how and where it was compared, as in ` at an eighth of the budget`.
         more: what would decide it, if it stays undecided.
+        unit: of the gain.
     """
     interval = gain.interval(confidence)
     outcome = judge(interval, worth) if noise_known else "undecided"
     what = " → ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
     if not noise_known:
-        says = f"undecided: {gain.mean:+.3f} nats a token with one seed, which cannot tell a gain from its luck"
+        says = f"undecided: {gain.mean:+.3f} {unit} with one seed, which cannot tell a gain from its luck"
     elif outcome == "better":
-        says = f"better by {gain.mean:.3f} nats a token ({interval.low:.3f} to {interval.high:.3f})"
+        says = f"better by {gain.mean:.3f} {unit} ({interval.low:.3f} to {interval.high:.3f})"
     elif interval.high < 0:
-        says = (
-            f"no worthwhile gain: worse by {-gain.mean:.3f} nats a token ({-interval.high:.3f} to {-interval.low:.3f})"
-        )
+        says = f"no worthwhile gain: worse by {-gain.mean:.3f} {unit} ({-interval.high:.3f} to {-interval.low:.3f})"
     elif outcome == "no_worthwhile_gain":
-        says = f"no worthwhile gain: at most {interval.high:.3f} nats a token, and {worth:.3f} would be worth it"
+        says = f"no worthwhile gain: at most {interval.high:.3f} {unit}, and {worth:.3f} would be worth it"
     else:
         seen = minimum_detectable(gain, confidence)
         says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"

@@ -5,14 +5,16 @@
     studies/<name>/
       recipe.yaml  manifest.json  study.db  result.json
       candidates/<id>/adapter/  candidates/<id>/checkpoint/  candidates/<id>/cooled@<fraction>/
-      scores/<id>@<fraction>.parquet  scores/untuned.parquet
+      scores/<id>@<fraction>.parquet  scores/untuned.parquet  scores/test-<who>.parquet
+      written/<split>-<who>.parquet
 """
 
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 
 from rung.atomic import write_bytes, write_text
 from rung.levers import Candidate, Scores
+from rung.metrics import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,17 @@ class StudyFolder:
         name = f"{candidate.id}@{fraction:.3f}" if candidate else "untuned"
         return self.path / "scores" / f"{name}.parquet"
 
+    def test_scores(self, who: str) -> Path:
+        """Of a candidate's id, or of `untuned`."""
+        return self.path / "scores" / f"test-{who}.parquet"
+
+    def written(self, split: str, who: str) -> Path:
+        """The texts that a candidate, by its id, or the `untuned` model has written."""
+        return self.path / "written" / f"{split}-{who}.parquet"
+
+
+TEXTS = pa.schema({field.name: pa.string() for field in fields(Written)})
+
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -77,6 +91,17 @@ def write_scores(path: Path, scores: Scores) -> None:
         table["source"] = pa.array(scores.sources, pa.int32())
     pq.write_table(pa.table(table), buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
+
+
+def write_texts(path: Path, rows: Sequence[Written]) -> None:
+    """One row for each text, in order: `text`, `wanted`, `prompt`, `where`."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], TEXTS), buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_texts(path: Path) -> list[Written]:
+    return [Written(**row) for row in pq.read_table(path).to_pylist()]
 
 
 def read_scores(path: Path) -> Scores:

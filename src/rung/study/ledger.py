@@ -8,6 +8,7 @@ of is whole.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from rung.levers import WORDS, Candidate, Measurement, Scores, Spectrum
-from rung.study.files import StudyFolder, read_scores, write_scores
+from rung.metrics import Written
+from rung.study.files import StudyFolder, read_scores, read_texts, write_scores, write_texts
 
 _BASELINE = "baseline"
 
@@ -87,14 +89,23 @@ class Ledger:
             for kept in trial.user_attrs.get("measurements", [])
         ]
 
-    def record_test(self, who: str, metrics: dict[str, float]) -> None:
-        """Keep what the test split said of `who`: a candidate's id, or `untuned`."""
-        self._study.set_user_attr(f"test:{who}", metrics)
+    def record_test(self, who: str, scores: Scores) -> None:
+        """Keep the scores on the test split of `who`: a candidate's id, or `untuned`."""
+        write_scores(self.folder.test_scores(who), scores)
+        self._study.set_user_attr(f"test:{who}", scores.mean)
 
-    def test(self, who: str) -> dict[str, float] | None:
+    def test(self, who: str) -> Scores | None:
         """What `record_test` kept."""
-        kept: dict[str, float] | None = self._study.user_attrs.get(f"test:{who}")
-        return kept
+        return read_scores(self.folder.test_scores(who)) if f"test:{who}" in self._study.user_attrs else None
+
+    def record_written(self, split: str, who: str, rows: Sequence[Written]) -> None:
+        """Keep the texts that `who` has written to the rows of a split."""
+        write_texts(self.folder.written(split, who), rows)
+
+    def written(self, split: str, who: str) -> list[Written] | None:
+        """What `record_written` kept."""
+        path = self.folder.written(split, who)
+        return read_texts(path) if path.exists() else None
 
     def record_spectrum(self, who: str, spectrum: Spectrum) -> None:
         """Keep how much of its rank a candidate uses."""

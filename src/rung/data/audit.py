@@ -1,0 +1,226 @@
+"""What is to be known of a data set before anything is trained on it: in plain words, with the rows named.
+
+*Leakage*: a row that is judged by and also trained on flatters whatever learns by heart. Rows are the same where only
+case, white space and punctuation tell them apart. *Nearly the same* are rows that share eight of ten runs of three
+words (Jaccard; found by MinHash and banding: Broder, 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+chapter 3), where runs do not count that many rows have: those are the prompt's frame. Very short rows have too few.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rung.data.prepare import Data, fits
+from rung.data.shapes import normal
+from rung.data.store import Examples, Texts
+
+Severity = Literal["error", "warning", "note"]
+NEAR = 0.8
+"""How much two rows share that are nearly the same."""
+FEWEST_RUNS = 8
+"""Rows with fewer runs of three words than this are compared as a whole only."""
+FRAME = 0.02
+"""A run of words that so large a share of the rows has is part of the frame."""
+LABELS = 20
+"""Completions are labels where there are at most so many of them, and each stands for ten rows or more."""
+UNEVEN = 0.8
+"""One label is common where it stands in so large a share of the rows."""
+FEW_ROWS = 100
+"""With fewer rows to judge by, even differences of many percent drown."""
+_RUN = 3
+_PERMUTATIONS = 128
+_INDEXED = 20_000
+"""Rows of each split to judge by that training rows are compared with, where that is nearly."""
+_SAMPLED = 5_000
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about the data. An *error* stops a study; a *warning* may spoil it."""
+
+    kind: str
+    severity: Severity
+    says: str
+
+
+def audit(data: Data) -> list[Finding]:
+    """All findings, the worst first. Each split is read twice."""
+    return worst_first([*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data)])
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    order: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda finding: order[finding.severity])
+
+
+def _leakage(data: Data) -> Iterator[Finding]:
+    """Rows that stand in two splits, and rows that stand twice in one."""
+    first: dict[int, tuple[str, str]] = {}
+    asked: dict[int, tuple[str, str]] = {}
+    whole: list[str] = []
+    prompts: list[str] = []
+    # The splits that are judged by are held, the training rows go by.
+    for name in ("test", "validation", "train"):
+        for text in data.splits[name].every_text():
+            row, prompt = _number(f"{normal(text.before)}\n{normal(text.after)}"), _number(normal(text.before))
+            if (other := first.get(row)) and other[0] != name:
+                whole.append(f"{text.where} = {other[1]}")
+            elif text.before and (other := asked.get(prompt)) and other[0] != name:
+                prompts.append(f"{text.where} ~ {other[1]}")
+            if name != "train":
+                first.setdefault(row, (name, text.where))
+                asked.setdefault(prompt, (name, text.where))
+    if whole:
+        count = f"{len(whole):,} row{'s stand' if len(whole) > 1 else ' stands'}"
+        yield Finding(
+            "leakage", "error", f"{count} in two splits, so what is learnt by heart looks learnt: {_some(whole)}."
+        )
+    if prompts:
+        count = f"{len(prompts):,} row{'s have' if len(prompts) > 1 else ' has'}"
+        yield Finding("same_prompt", "warning", f"{count} a prompt that another split has too: {_some(prompts)}.")
+    rows = np.fromiter((_number(f"{t.before}\n{t.after}") for t in data.train.every_text()), np.uint64, len(data.train))
+    if repeated := len(rows) - len(np.unique(rows)):
+        yield Finding(
+            "duplicates", "note", f"{repeated:,} of {len(rows):,} training rows are there already; they count twice."
+        )
+
+
+def _number(text: str) -> int:
+    return zlib.crc32(text.encode()) << 32 | zlib.adler32(text.encode())
+
+
+def _near(data: Data) -> Iterator[Finding]:
+    """Training rows that are nearly the same as one that is judged by."""
+    from datasketch import MinHash, MinHashLSH
+
+    frame = _frame(data.train)
+    held: list[tuple[str, set[int]]] = []
+    index = MinHashLSH(threshold=NEAR, num_perm=_PERMUTATIONS)
+    for name in ("validation", "test"):
+        for texts in _pieces(data.splits[name], _INDEXED):
+            runs = [_runs(text) - frame for text in texts]
+            known = [(text.where, own) for text, own in zip(texts, runs, strict=True) if len(own) >= FEWEST_RUNS]
+            for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
+                index.insert(len(held), sketch)
+                held.append((where, own))
+    found: list[str] = []
+    for texts in _pieces(data.train, len(data.train)) if held else ():
+        runs = [_runs(text) - frame for text in texts]
+        known = [(text.where, own) for text, own in zip(texts, runs, strict=True) if len(own) >= FEWEST_RUNS]
+        for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
+            alike = [number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1]
+            if alike:
+                found.append(f"{where} ≈ {held[alike[0]][0]}")
+    if found:
+        count = f"{len(found):,} training row{'s are' if len(found) > 1 else ' is'}"
+        yield Finding("near_duplicates", "warning", f"{count} nearly a row that is judged by: {_some(found)}.")
+
+
+def _sketches(kind: type, runs: Sequence[set[int]]) -> Iterable[object]:
+    made: Iterable[object] = kind.generator(map(list, runs), num_perm=_PERMUTATIONS, hashfunc=int)  # type: ignore[attr-defined]
+    return made
+
+
+def _pieces(examples: Examples, most: int) -> Iterator[list[Texts]]:
+    rows = itertools.islice(examples.every_text(), most)
+    while piece := list(itertools.islice(rows, 1024)):
+        yield piece
+
+
+def _runs(text: Texts) -> set[int]:
+    """Its runs of three words, as numbers."""
+    words = [zlib.crc32(word.encode()) for word in normal(f"{text.before} {text.after}").split()]
+    return {(a * 31 + b) * 31 + c & 0xFFFFFFFF for a, b, c in zip(words, words[1:], words[2:], strict=False)}
+
+
+def _frame(examples: Examples) -> set[int]:
+    """The runs that many rows have, by a sample spread over all of them."""
+    step = max(1, len(examples) // _SAMPLED)
+    rows = range(0, len(examples), step)
+    counts = Counter(run for row in rows for run in _runs(examples.texts(row)))
+    return {run for run, count in counts.items() if count > max(2, FRAME * len(rows))}
+
+
+def _jaccard(one: set[int], other: set[int]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def _completions(data: Data) -> Iterator[Finding]:
+    """Empty and common completions, and prompts that run into theirs."""
+    counts: Counter[str] = Counter()
+    empty, glued, rows = [], 0, 0
+    for texts in _pieces(data.train, len(data.train)):
+        for text in texts:
+            rows += 1
+            if not text.after.strip():
+                empty.append(text.where)
+            # Beyond that they are no labels, and need not be held.
+            if len(counts) <= 1000 or text.after in counts:
+                counts[text.after.strip()] += 1
+            glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
+    if empty:
+        count = f"{len(empty):,} of {rows:,} training rows"
+        says = f"{count} have an empty completion, so the model learns to say nothing: {_some(empty)}."
+        yield Finding("empty", "warning", says)
+    (most, times), labels = counts.most_common(1)[0], len(counts)
+    share = f"{times / rows:.1%} of the training rows"
+    if labels == 1:
+        yield Finding("identical", "warning", f"Every completion is {_quoted(most)}: there is nothing to tell apart.")
+    elif labels <= min(LABELS, rows / 10):
+        if times > UNEVEN * rows:
+            says = f"{share} have the label {_quoted(most)}; who always says so is right as often."
+            yield Finding("imbalance", "warning", says)
+        else:
+            says = f"The completions are {labels} labels; the commonest, {_quoted(most)}, stands in {share}."
+            yield Finding("labels", "note", says)
+    elif times > max(10, rows / 5):
+        yield Finding("identical", "warning", f"{share} have the same completion, {_quoted(most)}.")
+    if data.facts.shape == "prompt_completion" and glued > rows / 2:
+        count = f"In {glued:,} of {rows:,} training rows"
+        says = f"{count} nothing parts prompt and completion; begin the completion with a space."
+        yield Finding("separator", "warning", says)
+    if data.facts.merged:
+        says = (
+            f"In {data.facts.merged:,} rows the prompt's last token merges with the completion, so that the model is "
+            "given another one when it writes; end the prompt where a token ends, such as before a space."
+        )
+        yield Finding("boundary", "warning", says)
+
+
+def _lengths(data: Data) -> Iterator[Finding]:
+    facts = data.facts
+    if long := sum(facts.long.values()):
+        rows = sum(facts.read.values())
+        count = f"{long:,} of {rows:,} rows ({long / rows:.1%}) are longer than max_tokens"
+        says = (
+            f"{count}; the longest has {max(facts.lengths):,} tokens, 99 % have at most {fits(facts.lengths, 0.99):,}."
+        )
+        yield Finding("long", "warning", says)
+
+
+def _rows(data: Data) -> Iterator[Finding]:
+    if data.facts.bad:
+        says = f"{data.facts.bad:,} malformed rows are left out: {_some(data.facts.listed, data.facts.bad)}"
+        yield Finding("malformed", "warning", says)
+    for name in ("validation", "test"):
+        if (count := len(data.splits[name])) < FEW_ROWS:
+            says = f"There are {count} {name} rows; with fewer than {FEW_ROWS} only large differences can be seen."
+            yield Finding("few_rows", "warning", says)
+
+
+def _some(said: Sequence[str], count: int | None = None) -> str:
+    more = (count or len(said)) - _NAMED
+    return "; ".join(said[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _quoted(text: str) -> str:
+    short = text if len(text) <= 40 else f"{text[:39]}…"
+    return f"'{short}'"

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rung.errors import MetricError
+from rung.levers import Candidate
+from rung.metrics import Known, Written
+from rung.quality import Quality, judged_by
+
+A = Candidate(8, 16, "attention", 1e-3)
+B = Candidate(16, 32, "attention", 1e-3)
+LABELS = ["yes", "no"] * 50
+
+
+def written(right: int, first: int = 0, rows: int = 100) -> list[Written]:
+    """Texts of which `right` are, from the row `first` on."""
+    hits = {(first + i) % rows for i in range(right)}
+    return [Written("yes" if i in hits else "no", "yes", f"p{i}", f"row {i}", f"s{i}") for i in range(rows)]
+
+
+def test_the_metrics_of_a_run_with_its_rows() -> None:
+    quality = Quality.of(LABELS)
+    assert [one.name for one in quality.metrics] == ["accuracy", "macro_f1"]
+    assert quality.values(written(70))["accuracy"] == pytest.approx(0.7)
+    found = quality.intervals(written(70))["accuracy"]
+    assert found["mean"] == pytest.approx(0.7)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.984 * np.sqrt(0.7 * 0.3 / 99), rel=1e-3)
+    assert quality.trivial(written(70))["accuracy"] in (0, 1), "it always says the same"
+
+
+def test_runs_are_compared_row_by_row() -> None:
+    """Ten rows more are right, and the others are the same: that is far more certain than two averages."""
+    gain = Quality.of(LABELS).gains(written(60), written(70))["accuracy"]
+    assert gain["gain"] == pytest.approx(0.1)
+    assert gain["high"] - gain["low"] == pytest.approx(2 * 1.984 * np.sqrt(0.1 * 0.9 / 99), rel=1e-3)
+    assert gain["low"] > 0
+
+
+def test_rows_of_one_source_count_as_one() -> None:
+    quality = Quality.of(LABELS)
+    rows = [replace(row, source=f"s{i // 10}") for i, row in enumerate(written(70))]
+    own, shared = (quality.intervals(texts)["accuracy"] for texts in (written(70), rows))
+    assert shared["mean"] == own["mean"]
+    assert shared["high"] - shared["low"] > 2 * (own["high"] - own["low"])
+
+
+def test_what_is_judged_by_is_something_to_lower() -> None:
+    quality = Quality.of(LABELS, judge="metric")
+    judge = judged_by("metric", quality)
+    assert judge
+    scores = quality.scores(judge, written(70))
+    assert scores
+    assert scores.mean == pytest.approx(0.3)
+    assert judged_by("loss", quality) is None
+
+
+def test_a_named_judge_is_among_the_metrics() -> None:
+    quality = Quality.of(LABELS, ("token_f1",), "exact_match")
+    assert [one.name for one in quality.metrics] == ["exact_match", "token_f1"]
+    with pytest.raises(MetricError, match="median_absolute_error has no interval"):
+        judged_by("median_absolute_error", Quality.of(["1", "2"], judge="median_absolute_error"))
+    with pytest.raises(MetricError, match="There is no metric 'best'"):
+        Quality.of(LABELS, judge="best")
+
+
+def test_settings_are_compared_over_their_seeds_with_the_noise_of_seeds() -> None:
+    quality = Quality.of(LABELS)
+    runs = {replace(A, seed=s): written(60, 7 * s) for s in (1, 2, 3)}
+    runs |= {replace(B, seed=s): written(60 + 10 * s, 7 * s) for s in (1, 2, 3)}
+    found = quality.document(runs, replace(A, seed=1), dict.fromkeys(runs, 1.0), "loss")
+    assert (found["rows"], found["names"]) == (100, ["accuracy", "macro_f1"])
+    b, a = (setting["metrics"]["accuracy"] for setting in found["settings"])
+    assert {setting["seeds"] for setting in found["settings"]} == {3}
+    assert b["gain"]["gain"] == pytest.approx(0.2)
+    assert "gain" not in a, "it is what the others stand beside"
+    rows_alone = quality.gains(written(60), written(80))["accuracy"]
+    assert b["gain"]["high"] - b["gain"]["low"] > 2 * (rows_alone["high"] - rows_alone["low"])
+
+
+def test_it_is_said_where_loss_and_metric_disagree() -> None:
+    quality = Quality.of(LABELS)
+    runs = {A: written(50), B: written(90)}
+    (says,) = quality.document(runs, A, {A: 1.0, B: 1.1}, "loss")["says"]
+    assert says.startswith(
+        "The loss and accuracy disagree: rank 8 (alpha 16, attention, 0.001) has the lowest loss and 0.5,"
+    )
+    assert "rank 16 (alpha 32, attention, 0.001) has 0.9; that difference is more than rows and seeds explain" in says
+    assert quality.document(runs, A, {A: 1.2, B: 1.1}, "loss")["says"] == []
+    (says,) = quality.document({A: written(50), B: written(51)}, A, {A: 1.0, B: 1.1}, "loss")["says"]
+    assert "is no more than rows and seeds explain" in says
+
+
+def test_texts_that_nobody_wrote_have_no_metrics() -> None:
+    quality = Quality((), Known.of([]))
+    assert quality.document({A: []}, A, {A: 1.0}, "loss")["names"] == []
+    assert quality.values([]) == quality.gains([], []) == {}
