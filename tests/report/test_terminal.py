@@ -77,10 +77,15 @@ def candidate(rank: int, **changes: Any) -> dict[str, Any]:
 
 DOCUMENT: dict[str, Any] = {
     "study": "s",
-    "baseline": {"validation_loss": 8.36, "test": {"loss": 8.3, "exact_match": 0.0}},
+    "baseline": {"validation_loss": 8.36, "test": {"loss": 8.3, "exact_match": 0.0},
+                 "trivial": {"writes": "D IY T", "exact_match": 0.01}},
+    "metrics": {"judge": "loss", "names": ["exact_match"], "rows": 64, "settings": [],
+                "says": ["The loss and exact match disagree: rank 32 is better."]},
     "recommendation": {
         **candidate(16), "candidate": "r16", "target_modules": ["k_proj", "q_proj"], "adapter": "a",
         "validation_loss": {"mean": 1.5, "low": 1.4, "high": 1.6}, "test": {"loss": 1.5, "exact_match": 0.125},
+        "test_gains": {"loss": {"gain": 6.8, "low": 6.5, "high": 7.1},
+                       "exact_match": {"gain": 0.125, "low": 0.09, "high": 0.16}},
         "adapter_validation_loss": 1.49, "effective_rank": 6.2, "cut": [{"rank": 8, "validation_loss": 1.51}],
     },
     "verdicts": [{"outcome": "undecided", "says": "Rank 16 → 32: undecided."}],
@@ -105,6 +110,9 @@ def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cove
     assert "Use rank 16, alpha 32, attention, learning rate 0.001" in text
     assert "Validation loss 1.500 (1.400 to 1.600) against 8.360 untuned" in text
     assert "exact match 12.5%" in text
+    assert "Better than untuned, row by row: exact match by 12.5% (9.0% to 16.0%)" in " ".join(text.split())
+    assert "Who always writes 'D IY T': exact match 1.0%." in text
+    assert "The loss and exact match disagree: rank 32 is better." in text
     assert "? Rank 16 → 32: undecided." in text
     assert "uses 6.2 (effective rank, by SVD); cut down to 8: 1.510, against 1.490." in " ".join(text.split())
     assert "7 min 11 s, 100,000 training tokens, as many as 5.0 single runs" in text
