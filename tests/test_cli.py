@@ -28,8 +28,8 @@ def rung(*args: str | Path, cwd: Path, columns: int = 80) -> subprocess.Complete
 def options(tiny_folder: Path, rows_file: Path) -> list[str | Path]:
     return [
         "tune", "--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file,
-        "--allow-leakage", "--quantization", "fp32", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2", "--targets", "attention",
-        "--alphas", "2r", "--study", "s",
+        "--allow-leakage", "--quantization", "fp32", "--ranks", "2,4", "--learning-rates", "4e-3,1.6e-2",
+        "--targets", "attention", "--alphas", "2r", "--study", "s",
     ]  # fmt: skip
 
 
