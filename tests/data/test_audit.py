@@ -118,7 +118,7 @@ def test_labels_and_their_imbalance(tmp_path: Path) -> None:
 def test_long_rows_and_malformed_ones_and_few_of_them(tmp_path: Path) -> None:
     train = [*rows(300, 1), {"prompt": "p"}, {"prompt": "p " * 300, "completion": "c"}]
     finding = found(tmp_path, train, rows(50, 2), rows(120, 3), skip_bad_rows=True)
-    assert "1 malformed rows are left out" in finding["malformed"].says
+    assert "1 malformed row is left out" in finding["malformed"].says
     assert "line 301" in finding["malformed"].says
     assert "1 of 471 rows (0.2%) are longer than max_tokens; the longest has 602 tokens" in finding["long"].says
     assert "There are 50 validation rows" in finding["few_rows"].says

@@ -208,12 +208,13 @@ def _lengths(data: Data) -> Iterator[Finding]:
 
 def _rows(data: Data) -> Iterator[Finding]:
     if data.facts.bad:
-        says = f"{data.facts.bad:,} malformed rows are left out: {_some(data.facts.listed, data.facts.bad)}"
+        count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
+        says = f"{count} left out: {_some([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
         yield Finding("malformed", "warning", says)
-    for name in ("validation", "test"):
-        if (count := len(data.splits[name])) < FEW_ROWS:
-            says = f"There are {count} {name} rows; with fewer than {FEW_ROWS} only large differences can be seen."
-            yield Finding("few_rows", "warning", says)
+    few = [f"{count} {name}" for name in ("validation", "test") if (count := len(data.splits[name])) < FEW_ROWS]
+    if few:
+        says = f"There are {' and '.join(few)} rows; with fewer than {FEW_ROWS} only large differences can be seen."
+        yield Finding("few_rows", "warning", says)
 
 
 def _some(said: Sequence[str], count: int | None = None) -> str:

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rung.datasheet import datasheet
+from rung.recipe import Recipe
+from rung.report.sheet import sheet
+
+
+def quiet(_: str) -> None:
+    """Nobody listens."""
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    return str(path)
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [{"prompt": f"{i} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2} for i in range(count)]
+
+
+def shown(found: dict[str, Any], width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(sheet(found))
+    return out.getvalue()
+
+
+def look(folder: Path, data: str, with_model: bool = False, **options: Any) -> dict[str, Any]:
+    recipe = Recipe(model=str(folder), data=data, quantization="fp32", precision="fp32", **options)
+    found = datasheet(recipe, with_model, quiet)
+    assert found == json.loads(json.dumps(found)), "it is all JSON"
+    return found
+
+
+def test_the_document(tiny_folder: Path, tmp_path: Path) -> None:
+    found = look(tiny_folder, write(tmp_path / "a.jsonl", pairs(400)))
+    assert found["format"] == "prompt_completion"
+    assert sum(found["splits"].values()) == 400
+    assert found["made_splits"] == ["validation", "test"]
+    example = found["example"]
+    assert "".join(example["text"]) == "0 a:aa<end>"
+    assert "".join(t for t, on in zip(example["text"], example["learned"], strict=True) if on) == "aa<end>"
+    assert len(example["tokens"]) == len(example["learned"])
+    assert sum(bar["rows"] for bar in found["lengths"]["histogram"]) == 400
+    assert (found["lengths"]["longest"], found["untuned"]) == (9, None)
+    assert found["metrics"] == ["accuracy", "macro_f1"]
+    assert set(found["trivial"]) == {"writes", "accuracy", "macro_f1"}
+    assert {"kind", "severity", "says"} == set(found["audit"][0])
+
+
+def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_path: Path) -> None:
+    found = look(tiny_folder, write(tmp_path / "a.jsonl", pairs(400)), with_model=True)
+    assert found["untuned"]["rows"] == min(128, found["splits"]["validation"])
+    kinds = {finding["kind"]: finding for finding in found["audit"]}
+    assert f"loses {found['untuned']['validation_loss']:.2f} nats a token" in kinds["far"]["says"]
+    severities = [finding["severity"] for finding in found["audit"]]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index), "the worst first"
+
+
+def test_letters_of_several_tokens_are_shown_whole(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"달 🌙 {i}"} for i in range(400)]
+    found = look(tiny_folder, write(tmp_path / "a.jsonl", rows))
+    assert (found["metrics"], found["trivial"]) == ([], None), "nothing is written after nothing"
+    assert all(found["example"]["learned"])
+
+
+@pytest.mark.slow
+def test_letters_of_several_tokens_in_a_real_tokenizer(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}: 달 🌙", "completion": " 👩‍🚀 끝"} for i in range(400)]
+    found = datasheet(Recipe(data=write(tmp_path / "a.jsonl", rows)), False, quiet)
+    example = found["example"]
+    assert "".join(example["text"]) == "0: 달 🌙 👩‍🚀 끝<|im_end|>"
+    assert len(example["text"]) == len(example["tokens"])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_printed(tiny_folder: Path, tmp_path: Path, width: int) -> None:
+    rows = [*pairs(380), *({"prompt": f"long{i} " * 20, "completion": "x"} for i in range(9)), {"prompt": "p"}]
+    data = write(tmp_path / "a.jsonl", rows)
+    text = shown(look(tiny_folder, data, max_tokens=60, skip_bad_rows=True), width)
+    assert "0 a:⟦aa<end>⟧" in text
+    assert "validation (by a hash)" in text
+    assert "Writing ends at <end>." in text
+    assert "max_tokens is 60" in " ".join(text.split())
+    assert "! 1 malformed row is left out" in text
+    assert "! 9 of 389 rows (2.3%) are longer than max_tokens" in " ".join(text.split())
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+
+
+def test_a_very_long_row_is_shown_by_its_ends(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "x" * 4000 + str(i), "completion": "yes"} for i in range(300)]
+    text = shown(look(tiny_folder, write(tmp_path / "a.jsonl", rows), max_tokens=5000))
+    assert "[…]" in text
+    assert "⟦yes<end>⟧" in text
+    assert len(text) < 4000
