@@ -186,3 +186,35 @@ def test_plan_says_what_a_climb_takes_and_writes_nothing(tiny_folder: Path, rows
         done = rung("plan", *given, *wrong, cwd=tmp_path)
         assert done.returncode == 2
         assert says in done.stderr
+
+
+def test_data_prints_one_document_and_audits(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{i} {chr(97 + i % 5)}:", "answer": i % 5} for i in range(400)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"question": "?"}]))
+    given = ["data", "--model", tiny_folder, "--data", "a.jsonl", "--fields", "prompt=question,completion=answer"]
+    done = rung(*given, "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a.jsonl, line 401: there is no field 'answer'" in done.stderr
+    done = rung(*given, "--skip-bad-rows", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"format", "splits", "example", "audit"} <= found.keys()
+    assert len(found["example"]["tokens"]) == len(found["example"]["learned"])
+    assert {"far", "malformed"} <= {finding["kind"] for finding in found["audit"]}
+    (tmp_path / "recipe.yaml").write_text(
+        f"model: {tiny_folder}\ndata: a.jsonl\nfields: {{prompt: question, completion: answer}}\nskip_bad_rows: true\n"
+    )
+    done = rung("data", "recipe.yaml", "--no-model", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "One row as the model sees it" in done.stdout
+    done = rung(*given[:-1], "prompt", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--fields: 'prompt' is no list of names; write prompt=question,completion=answer" in done.stderr
+
+
+def test_what_is_in_two_splits_stops_a_study(options: list[str | Path], tmp_path: Path) -> None:
+    without = [option for option in options if option != "--allow-leakage"]
+    done = rung(*without, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "240 rows stand in two splits" in done.stderr
+    assert not (tmp_path / "studies").exists()

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 
 from rung import loop
-from rung.errors import DataError, ModelError, RecipeError, StudyError, TargetError
+from rung.errors import DataError, MetricError, ModelError, RecipeError, StudyError, TargetError
 from rung.levers import Candidate, Verdict
 from rung.loop import tune
 from rung.model.load import load_base
@@ -132,6 +133,91 @@ def test_the_recommended_adapter_is_the_one_that_was_measured(recipe: Recipe, tm
         )
         tokens += ids.shape[1] - len(prompt)
     assert losses / tokens == pytest.approx(found["recommendation"]["adapter_validation_loss"], rel=1e-4)
+
+
+def test_a_metric_can_judge_what_was_trained_in_full(recipe: Recipe, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def letters(written, wanted, prompt):\n    return sum(a == b for a, b in zip(written, wanted))\n")
+    recipe = recipe.model_copy(update={"judge": "metric", "metrics": (f"{own}:letters", "exact_match")})
+    folder = StudyFolder(tmp_path / "s")
+    listener = Listener()
+    found = tune(recipe, folder, listener)
+    metrics, best = found["metrics"], found["recommendation"]
+    assert (metrics["judge"], metrics["names"], metrics["rows"]) == ("letters", ["letters", "exact_match"], 120)
+    chosen = next(s for s in metrics["settings"] if all(s[k] == best[k] for k in ("rank", "alpha", "targets")))
+    values = [setting["metrics"]["letters"]["mean"] for setting in metrics["settings"]]
+    assert chosen["metrics"]["letters"]["mean"] >= 0.99 * max(values), "or a cheaper one near the best"
+    in_full = [verdict for verdict in found["verdicts"] if verdict["rows"] == 120]
+    assert all("of letters" in verdict["says"] for verdict in in_full if "better by" in verdict["says"])
+    assert any(verdict["lever"] == "adapter" and "of letters" in verdict["says"] for verdict in in_full)
+    assert all("nats a token" not in verdict["says"] for verdict in in_full)
+    # The loss is what it was: nats a token, with its own noise.
+    assert best["validation_loss"]["mean"] < found["baseline"]["validation_loss"]
+    assert best["test_gains"]["letters"]["low"] > 0
+    texts = pq.read_table(folder.written("validation", best["candidate"])).to_pylist()
+    rows = [json.loads(line) for line in Path(recipe.data).read_text().splitlines()]
+    assert [(row["prompt"], row["wanted"]) for row in texts] == [(row["prompt"], row["completion"]) for row in rows]
+    again = tune(recipe, folder, Listener())
+    assert without_times(again) == without_times(found)
+
+
+def test_the_metrics_of_the_finalists_stand_beside_their_losses(recipe: Recipe, tmp_path: Path) -> None:
+    found = tune(recipe, StudyFolder(tmp_path / "s"), Listener())
+    metrics = found["metrics"]
+    assert (metrics["judge"], metrics["names"], metrics["rows"]) == ("loss", ["accuracy", "macro_f1"], 64)
+    assert {setting["seeds"] for setting in metrics["settings"]} == {3}
+    beside = [
+        setting["metrics"]["accuracy"] for setting in metrics["settings"] if "gain" in setting["metrics"]["accuracy"]
+    ]
+    assert len(beside) == len(metrics["settings"]) - 1
+    for one in beside:
+        assert one["low"] <= one["mean"] <= one["high"]
+        assert one["gain"]["low"] <= one["gain"]["gain"] <= one["gain"]["high"]
+    test = found["recommendation"]["test"]
+    assert set(test) == {"loss", "accuracy", "macro_f1"} == set(found["recommendation"]["test_intervals"])
+    assert set(found["baseline"]["trivial"]) == {"writes", "accuracy", "macro_f1"}
+    assert found["baseline"]["trivial"]["accuracy"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"allow_leakage": False}, DataError, "240 rows stand in two splits.*--allow-leakage"),
+        ({"metrics": ("nothing",)}, MetricError, "There is no metric 'nothing'"),
+        ({"judge": "median_absolute_error"}, MetricError, "has no interval"),
+        ({"metrics": ("broken.py:score",)}, MetricError, "broken.py:score failed at .*line 1 .ZeroDivisionError"),
+    ],
+)
+def test_what_would_spoil_the_end_is_found_at_the_beginning(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], error: Any, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("def score(written, wanted):\n    return 1 / 0\n")
+    with pytest.raises(error, match=says):
+        tune(recipe.model_copy(update=changes), StudyFolder(tmp_path / "studies" / "s"), Listener())
+    assert not (tmp_path / "studies").exists()
+
+
+def test_conversations_and_texts_are_tuned_on_too(recipe: Recipe, tmp_path: Path) -> None:
+    chats = [[{"role": r, "content": f"{i}{r[0]}{t}"} for t in "ab" for r in ("user", "assistant")] for i in range(120)]
+    shapes = {
+        "messages": [{"messages": chat} for chat in chats],
+        "text": [{"text": f"{i} {chr(97 + i % 5) * 3}"} for i in range(120)],
+    }
+    for name, rows in shapes.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        files = dict.fromkeys(("data", "validation", "test"), str(path))
+        few = {
+            "ranks": (2,),
+            "targets": ("attention",),
+            "alphas": ("2r",),
+            "learning_rates": (4e-3,),
+            "template": "plain",
+        }
+        found = tune(recipe.model_copy(update={**files, **few}), StudyFolder(tmp_path / name), Listener())
+        assert found["recommendation"]["test"]["loss"] < found["baseline"]["test"]["loss"]
+        assert bool(found["metrics"]["names"]) == (name == "messages"), "after nothing, nothing is written"
 
 
 def without_times(document: Any) -> Any:

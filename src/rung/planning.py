@@ -25,6 +25,7 @@ from rung.loop import Observer, check_budget, make_strategy, resolve, space_of
 from rung.model.anatomy import Anatomy, anatomy
 from rung.model.load import load_base, load_tokenizer
 from rung.recipe import Recipe, parse_budget, parse_bytes
+from rung.runner.local import WRITTEN_ROWS
 from rung.runner.paper import PaperRunner
 from rung.search.climb import ERROR, LOOK_ERROR
 from rung.search.foresight import Foresight, foresee
@@ -34,6 +35,10 @@ from rung.search.strategy import Heat
 
 CHARACTERS = 4
 """Of a token, where there is no tokenizer to ask: what is usual for English."""
+
+
+IN_A_PACK = 4.5 / 8
+"""What one of eight candidates takes that write together, in what it takes alone (docs/log.md, 2026-11-25)."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +203,19 @@ def _budget(recipe: Recipe, runner: PaperRunner) -> float | None:
 
 
 def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> float:
-    """Seconds of what is not training: the untuned model, the test split, and the adapter cut down to lower ranks."""
+    """Seconds of what is not training: the untuned model, the test split, what the finalists write to the validation
+    rows, and the adapter cut down to lower ranks.
+    """
     lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
     test = [
         runner.scoring_seconds(who, ground.data.test) + runner.writing_seconds(who, ground.data.test)
         for who in (None, chosen)
     ]
-    return sum(test) + (1 + len(lower)) * runner.scoring_seconds(None, ground.data.validation)
+    every = ground.data.validation
+    held = every[:WRITTEN_ROWS] if ground.recipe.judge == "loss" else every
+    writers = sum(heat.settings * heat.seeds for heat in runner.heats if heat.until == 1)
+    written = 0.0 if ground.data.facts.shape == "text" else writers * IN_A_PACK * runner.writing_seconds(chosen, held)
+    return sum(test) + written + (1 + len(lower)) * runner.scoring_seconds(None, ground.data.validation)
 
 
 def _one_run(runner: PaperRunner, space: LeverSpace) -> float:

@@ -211,7 +211,7 @@ def _rows(data: Data) -> Iterator[Finding]:
         count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
         says = f"{count} left out: {_some([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
         yield Finding("malformed", "warning", says)
-    few = [f"{count} {name}" for name in ("validation", "test") if (count := len(data.splits[name])) < FEW_ROWS]
+    few = [f"{rows} {name}" for name in ("validation", "test") if (rows := len(data.splits[name])) < FEW_ROWS]
     if few:
         says = f"There are {' and '.join(few)} rows; with fewer than {FEW_ROWS} only large differences can be seen."
         yield Finding("few_rows", "warning", says)

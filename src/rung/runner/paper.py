@@ -103,7 +103,7 @@ class PaperRunner:
     def writing_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
         """Of a text after each prompt: the prompts at once, and then a token of each row in each pass."""
         numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
-        sizes, limit = self.costs.sizes, max(example.completion for example in rows) * 1.25
+        sizes, limit = self.costs.sizes, max(len(example.ids) - example.prompt for example in rows) * 1.25
         prompts, count = sum(example.prompt for example in rows), len(rows)
         load = sizes.scoring(numbers, prompts + limit * count, limit * count)
         return self.costs.scoring.seconds(Load(limit * math.ceil(count / 200), load.frozen, load.adapters))
