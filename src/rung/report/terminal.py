@@ -127,10 +127,6 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
     lines = [
         f"Validation loss {loss['mean']:.3f} ({loss['low']:.3f} to {loss['high']:.3f}) against "
         f"{baseline['validation_loss']:.3f} untuned, in nats a token.",
-        f"Test split, opened once: {metrics_in_words(best['test'])}.",
-        f"Untuned: {metrics_in_words(baseline['test'])}.",
-        *_gained(best),
-        *_trivial(baseline["trivial"]),
         *found["metrics"]["says"],
         _spectrum(best),
     ]
@@ -149,6 +145,8 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         Text(),
         head,
         *(Text(line) for line in lines),
+        Text(),
+        _tested(best, baseline),
         Text(),
         _table(found),
         Text(),
@@ -177,21 +175,30 @@ def lora_config(best: Mapping[str, Any]) -> str:
     )
 
 
-def _gained(best: Mapping[str, Any]) -> list[str]:
-    """How much better the adapter is than the untuned model, by each metric, on the rows of the test split."""
-    gains = []
-    for name, found in best["test_gains"].items():
-        gain, low, high = (_value(name, found[key]) for key in ("gain", "low", "high"))
-        if name != "loss":
-            gains.append(f"{name.replace('_', ' ')} by {gain} ({low} to {high})")
-    return [f"Better than untuned, row by row: {', '.join(gains)}."] if gains else []
+def _tested(best: Mapping[str, Any], baseline: Mapping[str, Any]) -> Table:
+    """What the test split says, by each metric: the adapter beside the untuned model and the trivial predictor."""
+    trivial = baseline["trivial"] or {}
+    table = _plain_table()
+    table.add_column("on the test split", no_wrap=True)
+    for name in ("adapter", "untuned", "better by"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if trivial:
+        table.add_column(f"always '{trivial['writes']}'", justify="right", overflow="fold")
+    for name, value in best["test"].items():
+        gain = best["test_gains"].get(name)
+        by = [_value(name, gain[key]) for key in ("gain", "low", "high")] if gain else []
+        table.add_row(
+            name.replace("_", " "),
+            _value(name, value),
+            _value(name, baseline["test"][name]),
+            f"{by[0]} ({by[1]} to {by[2]})" if by else "",
+            *([_value(name, trivial[name]) if name in trivial else ""] if trivial else []),
+        )
+    return table
 
 
-def _trivial(trivial: Mapping[str, Any] | None) -> list[str]:
-    if not trivial:
-        return []
-    values = {name: value for name, value in trivial.items() if name != "writes"}
-    return [f"Who always writes '{trivial['writes']}': {metrics_in_words(values)}."]
+def _plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
 
 
 def _spectrum(best: Mapping[str, Any]) -> str:
@@ -214,7 +221,7 @@ def _plus_minus(found: Mapping[str, Any]) -> str:
 
 def _table(found: Mapping[str, Any]) -> Table:
     """The settings that were trained to the end, and under them the others as far as each came, at their best rates."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
+    table = _plain_table()
     for name in ("rank", "alpha"):
         table.add_column(name, justify="right")
     table.add_column("targets", overflow="fold")
@@ -278,7 +285,9 @@ def metrics_in_words(metrics: Mapping[str, float]) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    return f"{value:.1%}" if name in SHARES or name.endswith("error_rate") else f"{value:,.3f}"
+    if name in SHARES or name.endswith("error_rate"):
+        return f"{value:.1%}"
+    return f"{value:,.{max(0, 3 - int(math.log10(max(1, abs(value)))))}f}"
 
 
 def _values(candidates: tuple[Candidate, ...]) -> str:
