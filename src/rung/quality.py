@@ -14,7 +14,7 @@ from typing import Any
 
 from rung.errors import MetricError
 from rung.levers import Candidate, Scores
-from rung.metrics import Known, Metric, Written, measure, metric, propose
+from rung.metrics import SHARES, Known, Metric, Written, measure, metric, propose
 from rung.search.stats import KNOWN_ZERO, Interval, Variance, gain_estimate, loss_estimate, seed_noise
 
 Texts = Sequence[Written]
@@ -193,8 +193,10 @@ def _sources(written: Texts) -> tuple[int, ...]:
 
 
 def _bounds(one: Metric, interval: Interval) -> dict[str, float]:
-    """From what is lowered back to the metric."""
+    """From what is lowered back to the metric; a share is not below 0 or above 1."""
     low, high = sorted((one.loss(interval.low), one.loss(interval.high)))
+    if one.name in SHARES:
+        low, high = max(0.0, low), min(1.0, high)
     return {"mean": one.loss(interval.mean), "low": low, "high": high}
 
 

@@ -69,7 +69,7 @@ def test_a_row_that_is_nearly_another_is_a_warning_with_both_places(tmp_path: Pa
     train, validation = rows(300, 1, words=60), rows(120, 2, words=60)
     words = train[9]["prompt"].split()
     words[30] = "changed"
-    validation.append({"prompt": " ".join(words), "completion": train[9]["completion"]})
+    validation.append({"prompt": " ".join(words), "completion": " something else"})
     finding = found(tmp_path, train, validation, rows(120, 3, words=60))
     assert set(finding) == {"near_duplicates"}
     assert finding["near_duplicates"].says.startswith("1 training row is nearly a row that is judged by")

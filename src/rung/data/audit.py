@@ -1,9 +1,10 @@
 """What is to be known of a data set before anything is trained on it: in plain words, with the rows named.
 
 *Leakage*: a row that is judged by and also trained on flatters whatever learns by heart. Rows are the same where only
-case, white space and punctuation tell them apart. *Nearly the same* are rows that share eight of ten runs of three
-words (Jaccard; found by MinHash and banding: Broder, 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-chapter 3), where runs do not count that many rows have: those are the prompt's frame. Very short rows have too few.
+case, white space and punctuation tell them apart. *Nearly the same* are rows whose prompts share eight of ten runs of
+three words (Jaccard; found by MinHash and banding: Broder, 1997; Leskovec, Rajaraman and Ullman, Mining of Massive
+Datasets, chapter 3), where runs do not count that many rows have: those are the prompt's frame. Of a row with a short
+prompt it is the whole, and very short rows have too few.
 """
 
 from __future__ import annotations
@@ -136,8 +137,13 @@ def _pieces(examples: Examples, most: int) -> Iterator[list[Texts]]:
 
 
 def _runs(text: Texts) -> set[int]:
-    """Its runs of three words, as numbers."""
-    words = [zlib.crc32(word.encode()) for word in normal(f"{text.before} {text.after}").split()]
+    """The runs of three words of its prompt, as numbers; of the whole, where the prompt is short."""
+    found = _threes(text.before)
+    return found if len(found) >= FEWEST_RUNS else _threes(f"{text.before} {text.after}")
+
+
+def _threes(text: str) -> set[int]:
+    words = [zlib.crc32(word.encode()) for word in normal(text).split()]
     return {(a * 31 + b) * 31 + c & 0xFFFFFFFF for a, b, c in zip(words, words[1:], words[2:], strict=False)}
 
 
