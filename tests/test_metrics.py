@@ -136,6 +136,8 @@ def test_the_error_of_a_metric_is_what_other_rows_would_give(name: str) -> None:
         (["12", "$3,400", "7.5"] * 9, "mean_absolute_error"),
         (['{"a": 1}', '{"a": 2}'] * 9, "json_fields"),
         (["positive", "negative"] * 12, "accuracy"),
+        (["0", "1"] * 12, "accuracy"),
+        ([" CA", " NY", " TX", " WA"] * 6, "exact_match"),
         ([f" D IH {sound} ER1" for sound in ("K", "T", "B")] * 3, "phoneme_error_rate"),
         ([f"city {i}" for i in range(30)], "exact_match"),
         ([f"a long answer, number {i}, of many words" for i in range(30)], "token_f1"),
@@ -149,6 +151,39 @@ def test_what_a_number_is() -> None:
     numbers = {"64": 64, " $1,299.50 ": 1299.5, "-3e2": -300, "12 USD": 12, ".5": 0.5}
     assert {text: as_number(text) for text in numbers} == numbers
     assert [as_number(text) for text in ("none", "4 or 5", "it costs about 12 dollars", "nan", "")] == [None] * 5
+
+
+def test_letters_of_any_script_are_words() -> None:
+    assert value("token_f1", ["दिन"], ["दीन"]) == 0
+    assert value("token_f1", ["ไม่ ดี"], ["ไม่ ร้าย"]) == 0.5
+
+
+def test_who_writes_no_number_where_numbers_stand_in_sentences_has_guessed_their_median() -> None:
+    known = Known.of([f"It costs ${n} in all" for n in (10, 20, 60)])
+    assert value("mean_absolute_error", ["no idea"], ["It costs $50 in all"], known) == 30
+
+
+def test_numbers_that_are_all_the_same_leave_nothing_to_explain() -> None:
+    assert value("r2", ["5", "7"], ["5", "5"]) == 0
+    assert value("r2", ["5", "5"], ["5", "5"]) == 1
+
+
+def test_bleu_of_a_few_words_is_smoothed_as_its_library_does() -> None:
+    from sacrebleu.metrics import BLEU
+
+    texts, wanted = ["a b x d"], ["a b c d"]
+    assert value("bleu", texts, wanted) == pytest.approx(BLEU().corpus_score(texts, [wanted]).score / 100)
+    assert value("bleu", texts, wanted) > 0
+
+
+def test_garbage_is_no_json_that_is_right() -> None:
+    assert value("json_fields", ["{oops"], ["{also oops"]) == 0
+
+
+def test_a_label_with_one_row_does_not_upset_the_error_of_the_others() -> None:
+    rows = [Written("a", "a")] * 40 + [Written("b", "b")] * 23 + [Written("a", "c")]
+    found = measure(METRICS["macro_f1"], rows, Known(("a", "b", "c"), None, "a"))
+    assert float(np.std(found.rows, ddof=1)) / 8 < 0.05
 
 
 def test_the_trivial_predictor_says_the_commonest_label() -> None:

@@ -39,6 +39,11 @@ def test_runs_are_compared_row_by_row() -> None:
     assert gain["low"] > 0
 
 
+def test_rows_that_are_all_of_one_source_have_no_interval() -> None:
+    rows = [replace(row, source="s") for row in written(70)]
+    assert Quality.of(LABELS).intervals(rows) == {}
+
+
 def test_rows_of_one_source_count_as_one() -> None:
     quality = Quality.of(LABELS)
     rows = [replace(row, source=f"s{i // 10}") for i, row in enumerate(written(70))]
@@ -82,15 +87,20 @@ def test_settings_are_compared_over_their_seeds_with_the_noise_of_seeds() -> Non
 
 def test_it_is_said_where_loss_and_metric_disagree() -> None:
     quality = Quality.of(LABELS)
-    runs = {A: written(50), B: written(90)}
-    (says,) = quality.document(runs, A, {A: 1.0, B: 1.1}, "loss")["says"]
+    a, b = ([replace(one, seed=seed) for seed in (1, 2, 3)] for one in (A, B))
+    runs = {run: written(50, run.seed) for run in a} | {run: written(90, run.seed) for run in b}
+    losses = dict.fromkeys(a, 1.0) | dict.fromkeys(b, 1.1)
+    (says,) = quality.document(runs, a[0], losses, "loss")["says"]
     assert says.startswith(
         "The loss and accuracy disagree: rank 8 (alpha 16, attention, 0.001) has the lowest loss and 0.5,"
     )
     assert "rank 16 (alpha 32, attention, 0.001) has 0.9; that difference is more than rows and seeds explain" in says
-    assert quality.document(runs, A, {A: 1.2, B: 1.1}, "loss")["says"] == []
-    (says,) = quality.document({A: written(50), B: written(51)}, A, {A: 1.0, B: 1.1}, "loss")["says"]
+    assert quality.document(runs, a[0], dict.fromkeys(a, 1.2) | dict.fromkeys(b, 1.1), "loss")["says"] == []
+    runs |= {run: written(49 + run.seed, 30 * run.seed) for run in b}
+    (says,) = quality.document(runs, a[0], losses, "loss")["says"]
     assert "is no more than rows and seeds explain" in says
+    (says,) = quality.document({A: written(50), B: written(90)}, A, {A: 1.0, B: 1.1}, "loss")["says"]
+    assert "one seed of each cannot tell that from its luck" in says
 
 
 def test_texts_that_nobody_wrote_have_no_metrics() -> None:

@@ -191,6 +191,7 @@ class Writings:
     ) -> None:
         self.runner, self.ledger, self.observer = runner, ledger, observer
         self.quality, self.judge = quality, judge
+        self._judged: dict[Candidate | None, Scores | None] = {}
 
     def of(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
         """The texts of each of them."""
@@ -204,7 +205,9 @@ class Writings:
     def judged(self, who: Candidate | None) -> Scores | None:
         """What a candidate that was trained in full, or the untuned model, is judged by, where that is a metric."""
         assert self.judge is not None
-        return self.quality.scores(self.judge, self.of([who], "validation")[0])
+        if who not in self._judged:
+            self._judged[who] = self.quality.scores(self.judge, self.of([who], "validation")[0])
+        return self._judged[who]
 
     def judge_by(self, history: Sequence[Measurement]) -> list[Measurement]:
         """The measurements as the strategy is to see them."""
@@ -337,8 +340,11 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
             raise StudyError(f"'{folder.path}' is a file, so it cannot be a study's folder; give another --study.")
         return
     before, now = read_recipe(folder.recipe).model_dump(), recipe.model_dump()
-    # How wide the packs are changes no result (the packing law), so it may change between two runs.
-    other = [key for key in now if before[key] != now[key] and key not in ("pack_width", "memory")]
+    # How wide the packs are changes no result (the packing law), nor does what is let pass, as the data are the same.
+    free = {"pack_width", "memory", "skip_bad_rows", "max_long_rows", "allow_leakage"}
+    # What was written is kept, so that other metrics of it can be asked for.
+    free |= {"metrics"} if recipe.judge == "loss" else set()
+    other = [key for key in now if before[key] != now[key] and key not in free]
     if other:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in other)
         raise StudyError(

@@ -35,6 +35,11 @@ MOST_LABELS = 20
 """Completions are labels where there are at most so many, and each stands for ten rows or more."""
 SHORT = 5
 """Words of a completion that can be asked to be exactly right."""
+_PHONEMES = frozenset(
+    {"AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH", "K"}
+    | {"L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"}
+)
+"""ARPAbet."""
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _NUMBER_ALONE = re.compile(rf"(?:[$€£¥₩]|[A-Z]{{3}} )?\s?{_NUMBER.pattern}\s?(?:[^\W\d]{{1,4}}|[%°$€£¥₩])?")
 
@@ -52,8 +57,8 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the training rows say: the labels, if completions are labels, and the commonest; the median, if they are
-    numbers. `always` is what the trivial predictor writes.
+    """What the training rows say: the labels, if completions are labels; the median of the numbers in them, if there
+    are any. `always` is what the trivial predictor writes: the commonest completion, or the median of mere numbers.
     """
 
     labels: tuple[str, ...]
@@ -64,10 +69,10 @@ class Known:
     def of(cls, completions: Sequence[str]) -> Known:
         counts = collections.Counter(text.strip() for text in completions)
         labels = tuple(sorted(counts)) if 1 < len(counts) <= min(MOST_LABELS, len(completions) / 10) else ()
-        numbers = [number for text in completions if (number := as_number(text)) is not None]
-        if len(numbers) < len(completions) or not numbers:
-            return cls(labels, None, counts.most_common(1)[0][0] if counts else "")
-        median = float(np.median(numbers))
+        numbers = [number for text in completions if (number := _first_number(text)) is not None]
+        median = float(np.median(numbers)) if numbers else None
+        if labels or median is None or not all(as_number(text) is not None for text in counts):
+            return cls(labels, median, counts.most_common(1)[0][0] if counts else "")
         return cls(labels, median, f"{median:.10g}")
 
 
@@ -144,7 +149,8 @@ def _exact(row: Written) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    """Without punctuation. Not by letters: marks that belong to them are none."""
+    return [word for word in re.split(r"[\s!-/:-@\[-`{-~…“”„‘’«»。、，！？；：「」]+", text.casefold()) if word]
 
 
 def _token_f1(row: Written) -> float:
@@ -174,17 +180,21 @@ def _confusions(written: Sequence[Written], known: Known) -> Array:
 def _macro_f1(sums: Array) -> Array:
     """The mean over the labels that were written or wanted."""
     hits, wrote, wanted = np.split(sums, 3, axis=-1)
-    there = wrote + wanted > 0
-    each = np.divide(2 * hits, wrote + wanted, out=np.zeros_like(hits), where=there)
-    found: Array = each.sum(axis=-1) / np.maximum(1, there.sum(axis=-1))
+    # What is there in all rows together, also where one of them is left out.
+    there = (wrote + wanted).max(axis=tuple(range(wrote.ndim - 1)), keepdims=True) > 0
+    each = np.divide(2 * hits, wrote + wanted, out=np.zeros_like(hits), where=wrote + wanted > 0)
+    found: Array = (each * there).sum(axis=-1) / max(1, int(there.sum()))
     return found
+
+
+_NO_JSON = object()
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return None
+    except (ValueError, RecursionError):
+        return _NO_JSON
 
 
 def _fields(written: Sequence[Written], _: Known) -> Array:
@@ -197,7 +207,7 @@ def _fields(written: Sequence[Written], _: Known) -> Array:
             right = sum(key in there and there[key] == value for key, value in wanted.items())
             counts.append([float(right), float(len(wanted))])
         else:
-            counts.append([float(wrote == wanted), 1.0])
+            counts.append([float(wanted is not _NO_JSON and wrote == wanted), 1.0])
     return np.array(counts)
 
 
@@ -235,7 +245,9 @@ def _r2(sums: Array) -> Array:
     """1 − Σ(y − ŷ)² / Σ(y − ȳ)²."""
     wrong, first, second, n = np.moveaxis(sums, -1, 0)
     spread = second - first**2 / np.maximum(n, 1)
-    found: Array = 1 - np.divide(wrong, spread, out=np.zeros_like(wrong), where=spread > 0)
+    # Where all are the same there is nothing to explain, and only the right guess is good.
+    alike = spread <= 1e-12 * second
+    found: Array = 1 - np.divide(wrong, spread, out=np.array(wrong > 0, dtype=np.float64), where=~alike)
     return found
 
 
@@ -277,7 +289,7 @@ def _bleu(sums: Array) -> Array:
     compute = _library("sacrebleu.metrics").BLEU.compute_bleu
 
     def one(own: Array) -> float:
-        score: float = compute(list(own[:4]), list(own[4:8]), int(own[8]), int(own[9])).score
+        score: float = compute(list(own[:4]), list(own[4:8]), int(own[8]), int(own[9]), smooth_method="exp").score
         return score / 100
 
     return np.apply_along_axis(one, -1, sums)
@@ -304,7 +316,7 @@ METRICS = {
         Metric("macro_f1", 1.0, _confusions, _macro_f1),
         Metric("phoneme_error_rate", None, _edits, _ratio),
         Metric("word_error_rate", None, _edits, _ratio),
-        Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not None)), _ratio),
+        Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not _NO_JSON)), _ratio),
         Metric("json_fields", 1.0, _fields, _ratio),
         Metric("answered", 1.0, _mean(_answered), _ratio),
         Metric("mean_absolute_error", None, _of_numbers(_off), _ratio),
@@ -326,16 +338,18 @@ SHARES = tuple(name for name, metric in METRICS.items() if metric.top == 1.0 and
 def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
     """The metrics that fit completions like these, the one to judge by first."""
     texts = [text.strip() for text in completions]
-    if known.median is not None:
+    if known.labels:
+        numbers = all(as_number(label) is not None for label in known.labels)
+        return ("accuracy", "macro_f1", *(("mean_absolute_error",) if numbers else ()))
+    if all(as_number(text) is not None for text in texts):
+        assert known.median is not None
         bands = ("green", "green_or_orange") if known.median >= 2 * GREEN[0] else ()
         errors = ("mean_absolute_error", "median_absolute_error", "rmsle", "r2")
         return (*errors, *bands, "answered", "exact_match")
     if all(isinstance(_parsed(text), dict | list) for text in texts):
         return ("json_fields", "json_valid", "exact_match")
-    if known.labels:
-        return ("accuracy", "macro_f1")
     words = [text.split() for text in texts]
-    if all(re.fullmatch(r"[A-Z]{1,3}[0-2]?", word) for own in words for word in own):
+    if all(word.rstrip("012") in _PHONEMES for own in words for word in own):
         return ("phoneme_error_rate", "exact_match")
     if np.median([len(own) for own in words]) <= SHORT:
         return ("exact_match", "token_f1")

@@ -51,11 +51,13 @@ class Quality:
         return self.values([replace(row, text=self.known.always) for row in written])
 
     def scores(self, one: Metric, written: Texts) -> Scores | None:
-        """The rows' pseudo-values as losses, so that lower is better; None where a metric has none."""
-        rows = measure(one, written, self.known).rows
-        if not len(rows):
+        """The rows' pseudo-values as losses, so that lower is better; None where a metric has none, or the rows are all
+        of one source.
+        """
+        rows, sources = measure(one, written, self.known).rows, _sources(written)
+        if not len(rows) or len(set(sources)) == 1:
             return None
-        return Scores(tuple(one.loss(float(value)) for value in rows), (1,) * len(rows), _sources(written))
+        return Scores(tuple(one.loss(float(value)) for value in rows), (1,) * len(rows), sources)
 
     def intervals(self, written: Texts) -> dict[str, dict[str, float]]:
         """The metrics of one run with bounds at 95 %, over the choice of rows alone."""
@@ -98,8 +100,7 @@ class Quality:
                 found[setting][one.name] = _bounds(one, interval)
                 if setting != home:
                     sides = _paired(scored, settings[home], members)
-                    added = (noise or KNOWN_ZERO).times(2 / len(sides[0]))
-                    found[setting][one.name]["gain"] = _gain(gain_estimate(*sides, added).interval())
+                    found[setting][one.name]["gain"] = _gain(_compared(*sides, noise))
         return {
             "judge": judge,
             "names": [one.name for one in self.metrics],
@@ -116,32 +117,42 @@ class Quality:
                 }
                 for setting, members in settings.items()
             ],
-            "says": self._disagreement(found, settings, home, losses, judge),
+            "says": self._disagreement(runs, settings, losses, judge),
         }
 
     def _disagreement(
         self,
-        found: Mapping[Candidate, dict[str, Any]],
+        runs: Runs,
         settings: Mapping[Candidate, Sequence[Candidate]],
-        home: Candidate,
         losses: Mapping[Candidate, float],
         judge: str,
     ) -> list[str]:
         """Where the loss and the first metric, or the one to judge by, would not choose the same."""
-        name = judge if judge in found[home] else self.metrics[0].name
-        one = next(one for one in self.metrics if one.name == name)
+        one = next((one for one in self.metrics if one.name == judge), self.metrics[0])
+        values = {
+            setting: math.fsum(measure(one, runs[run], self.known).value for run in own) / len(own)
+            for setting, own in settings.items()
+        }
         by_loss = min(settings, key=lambda s: math.fsum(losses[run] for run in settings[s]) / len(settings[s]))
-        by_metric = min(settings, key=lambda s: one.loss(found[s][name]["mean"]))
-        if by_loss == by_metric:
+        by_metric = min(settings, key=lambda s: one.loss(values[s]))
+        if values[by_loss] == values[by_metric]:
             return []
-        values = {s: found[s][name]["mean"] for s in (by_loss, by_metric)}
         says = (
-            f"The loss and {in_words(name)} disagree: {_named(by_loss)} has the lowest loss and {values[by_loss]:.4g}, "
-            f"{_named(by_metric)} has {values[by_metric]:.4g}"
+            f"The loss and {in_words(one.name)} disagree: {_named(by_loss)} has the lowest loss and "
+            f"{values[by_loss]:.4g}, {_named(by_metric)} has {values[by_metric]:.4g}"
         )
-        gain = found[by_metric][name].get("gain") or found[by_loss][name].get("gain")
-        apart = gain and (gain["low"] > 0 or gain["high"] < 0)
-        return [f"{says}; that difference is {'more' if apart else 'no more'} than rows and seeds explain."]
+        scored = {run: scores for run, texts in runs.items() if (scores := self.scores(one, texts))}
+        noise = _noise({run: scores.mean for run, scores in scored.items()})
+        if noise is None or not scored:
+            return [f"{says}; one seed of each cannot tell that from its luck."]
+        found = _compared(*_paired(scored, settings[by_loss], settings[by_metric]), noise)
+        return [f"{says}; that difference is {'more' if found.low > 0 else 'no more'} than rows and seeds explain."]
+
+
+def _compared(before: Sequence[Scores], to: Sequence[Scores], noise: Variance | None) -> Interval:
+    """How much better one side is, over its runs; `noise` is that of one run."""
+    added = (noise or KNOWN_ZERO).times(1 / len(before) + 1 / len(to))
+    return gain_estimate(before, to, added).interval()
 
 
 def judged_by(judge: str, quality: Quality) -> Metric | None:

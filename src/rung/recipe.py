@@ -184,16 +184,17 @@ _Loader.add_implicit_resolver(
 def read_recipe(path: Path | None = None, **options: Any) -> Recipe:
     """The recipe in `path`, with the `options` that are not None laid over it.
 
-    Data files named in the recipe are found beside it; those given as options, from the current folder.
+    Files named in the recipe are found beside it; those given as options, from the current folder.
 
     Raises:
         RecipeError: the file is not there, is no mapping, or has a key or a value that cannot be.
     """
     written, lines = _read_yaml(path) if path else ({}, {})
-    for field in ("data", "validation", "test", "model"):
+    for field in ("data", "validation", "test", "model", "template", "metrics"):
         value = written.get(field)
-        if path and isinstance(value, str) and (path.parent / value).exists():
-            written[field] = str(path.parent / value)
+        if path and value:
+            values = [_beside(path, one) for one in (value if isinstance(value, list) else [value])]
+            written[field] = values if isinstance(value, list) else values[0]
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return Recipe(**{**written, **given})
@@ -205,6 +206,15 @@ def read_recipe(path: Path | None = None, **options: Any) -> Recipe:
         else:
             where = f"{path}, line {lines.get(key, 1)}, '{key}'"
         raise RecipeError(f"{where}: {_remedy(first, key)}.") from None
+
+
+def _beside(recipe: Path, value: Any) -> Any:
+    """The path of a file beside the recipe, where there is one of that name; a metric names a function in it too."""
+    if not isinstance(value, str):
+        return value
+    file, colon, _ = value.partition(".py:")
+    name = f"{file}.py" if colon else value
+    return str(recipe.parent / value) if (recipe.parent / name).exists() else value
 
 
 def _remedy(error: Any, key: str) -> str:

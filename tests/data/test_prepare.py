@@ -126,7 +126,7 @@ def test_long_rows_are_left_out_and_refused_when_they_are_many(tmp_path: Path) -
     assert max(cut.train.lengths) == 30
     with pytest.raises(DataError, match=r"20 of 420 rows \(4.8%\) are longer than 30 tokens .*left out, and 1%"):
         prepared(path, max_tokens=30, max_long_rows=0.01)
-    with pytest.raises(DataError, match=r"99 % of them fit with --max-tokens 57"):
+    with pytest.raises(DataError, match=r"give --max-tokens 57, or allow it with --max-long-rows 0.05"):
         prepared(path, max_tokens=30, max_long_rows=0.01)
 
 
@@ -154,6 +154,31 @@ def test_a_file_of_nothing_but_bad_rows_and_an_empty_one(tmp_path: Path) -> None
         prepared(write(tmp_path / "a.jsonl", [1, 2]), skip_bad_rows=True)
     with pytest.raises(DataError, match="is not one row that can be used, it is empty"):
         prepared(write(tmp_path / "b.jsonl", []))
+
+
+def test_a_split_of_one_source_is_no_sample(tmp_path: Path) -> None:
+    speakers = [{"prompt": f"p{i}", "completion": "c", "speaker": f"s{i % 3}"} for i in range(300)]
+    path = write(tmp_path / "a.jsonl", speakers)
+    held = write(tmp_path / "v.jsonl", [row for row in speakers if row["speaker"] == "s1"])
+    with pytest.raises(DataError, match="100 rows of the validation split are all of one source"):
+        prepared(path, validation=held, test=path, fields={"source": "speaker"})
+
+
+def test_a_folder_of_the_cache_that_is_not_whole_is_made_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows(400))
+    folder = prepared(path).train.path.parent
+    (folder / "facts.json").unlink()
+    assert len(prepared(path).train) > 200
+
+
+def test_another_template_makes_other_data(tmp_path: Path) -> None:
+    chats = [{"messages": [{"role": r, "content": f"{i}"} for r in ("user", "assistant")]} for i in range(400)]
+    path, template = write(tmp_path / "a.jsonl", chats), tmp_path / "t.jinja"
+    digests = set()
+    for mark in "[<":
+        template.write_text("{% for m in messages %}{{ '" + mark + "' + m['content'] + eos_token }}{% endfor %}")
+        digests.add(prepared(path, template=str(template)).facts.digest)
+    assert len(digests) == 2
 
 
 def test_rows_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,3 +154,60 @@ def test_a_cut_row_keeps_what_is_learnt_in_its_beginning() -> None:
     (first, end), _ = example.learned
     assert example.cut(end - 1).learned == ((first, end - 1),)
     assert example.cut(first).completion == 0
+
+
+def test_a_turn_whose_last_tokens_merge_with_the_next_turn_is_learnt_to_its_end_token() -> None:
+    """With SmolLM2's vocabulary the two line ends of the plain template merge with the '###' that follows."""
+    tokenizer = chatty(
+        "{% for m in messages %}{{ '###' + m['role'][0] + ':' + m['content'] + eos_token + '\n\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '###a:' }}{% endif %}"
+    )
+    merging = tokenizer._tokenizer
+    from tokenizers import Regex, pre_tokenizers
+
+    merging.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n(###)?|[\s\S]"), "isolated")
+    merging.add_tokens(["\n\n###", "\n\n"])
+    turns = chat("a", "b", "c", "d")
+    example = one(tokenizer, Row(turns[:3], turns[3:], kind="messages"))
+    text, learnt = shown(tokenizer, example)
+    assert text == "###u:a<end>\n\n###a:b<end>\n\n###u:c<end>\n\n###a:d<end>\n\n"
+    assert learnt == "b<end>d<end>\n\n"
+
+
+def test_what_a_template_writes_before_an_answer_is_none_of_it() -> None:
+    thoughts = CHATML.replace(
+        "m['content'] + eos", "('<t></t>' if m['role'] == 'assistant' else '') + m['content'] + eos"
+    )
+    tokenizer = chatty(thoughts)
+    renderer, row = Renderer(tokenizer), Row(chat("2+2"), chat("", " 4 ")[1:])
+    (example,) = renderer.render([row])
+    assert isinstance(example, Example)
+    assert shown(tokenizer, example)[1] == "<t></t> 4 <end>\n"
+    assert renderer.answer(row, example) == ("<t></t> ", "4")
+
+
+def test_a_conversation_that_the_assistant_begins() -> None:
+    tokenizer = chatty()
+    turns = [{"role": "assistant", "content": "hello"}, *chat("a", "b")]
+    example = one(tokenizer, Row(turns[:2], turns[2:], kind="messages"))
+    assert shown(tokenizer, example)[1] == "b<end>\n", "what begins a chat answers nothing"
+
+
+def test_a_short_answer_does_not_take_the_mark_before_it_for_its_end() -> None:
+    tokenizer = chatty("{% for m in messages %}{{ '~' + m['content'] }}{% endfor %}{{ '~' if add_generation_prompt }}")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    renderer = Renderer(tokenizer)
+    (example,) = renderer.render([Row(chat("hi"), chat("", "4")[1:])])
+    assert isinstance(example, Example)
+    assert shown(tokenizer, example) == ("~hi~4<end>", "4<end>")
+    assert renderer.ends == {tokenizer.eos_token_id}
+
+
+def test_a_row_that_was_cut_before_its_answer_has_nothing_to_write_after() -> None:
+    tokenizer = chatty()
+    turns = chat("a", "b", "c", "d")
+    example = one(tokenizer, Row(turns[:3], turns[3:], kind="messages"))
+    cut = example.cut(example.prompt)
+    assert cut.written_after == ()
+    assert cut.completion == 2 + 1
+    assert example.cut(example.prompt + 1).written_after == example.written_after

@@ -57,6 +57,13 @@ def test_fields_of_other_names() -> None:
     assert (row, shape) == (Row("p", "3", "d7"), "prompt_completion")
 
 
+def test_what_belongs_to_a_named_field_may_have_our_name_already() -> None:
+    assert read({"prompt": "p", "answer": "c"}, {"completion": "answer"}) == (Row("p", "c"), "prompt_completion")
+    tools = [{"type": "function"}]
+    row, _ = read({"chat": CHAT, "tools": tools, "text": "t"}, {"messages": "chat"})
+    assert (row.kind, row.tools) == ("messages", ({"type": "function"},))
+
+
 def test_a_source_counts_only_where_it_was_named() -> None:
     record = {"prompt": "p", "completion": "c", "source": "the whole collection"}
     assert read(record)[0].source == "p"
@@ -89,6 +96,7 @@ def test_a_conversation_may_go_on_after_the_assistant() -> None:
         ({"prompt": "a", "completion": None}, 'the "completion" is null'),
         ({"prompt": "a", "completion": float("nan")}, 'the "completion" is nan'),
         ({"prompt": "a", "completion": "\ud83d"}, 'the "completion" has half a surrogate pair at character 1'),
+        ({"prompt": "a", "completion": {"k": "\ud83d"}}, "half a surrogate pair"),
         ({"prompt": "a", "completion": b"b"}, 'the "completion" is bytes'),
         ({"text": ""}, 'the "text" is blank'),
         ({"messages": []}, '"messages" is a list of messages, and this is an empty list'),
@@ -136,4 +144,7 @@ def test_what_does_not_tell_rows_apart() -> None:
     assert normal("  How FAR is\tthe moon?!") == normal("how far is the moon") == "how far is the moon"
     assert normal("0.3 carat, $30") != normal("3.0 carat, $30")
     assert normal("-5") != normal("5")
+    assert len({normal(f"a {sign} 1") for sign in "+-*/<>=%"}) == 8, "operators count"
+    assert normal("दिन") != normal("दीन"), "and so do vowel signs"
+    assert normal("C++") != normal("C#")
     assert normal("🌙") != normal("☀"), "marks alone are not nothing"

@@ -66,27 +66,24 @@ def _leakage(data: Data) -> Iterator[Finding]:
     """Rows that stand in two splits, and rows that stand twice in one."""
     first: dict[int, tuple[str, str]] = {}
     asked: dict[int, tuple[str, str]] = {}
-    whole: list[str] = []
-    prompts: list[str] = []
+    whole, prompts = _Named(), _Named()
     # The splits that are judged by are held, the training rows go by.
     for name in ("test", "validation", "train"):
         for text in data.splits[name].every_text():
             row, prompt = _number(f"{normal(text.before)}\n{normal(text.after)}"), _number(normal(text.before))
             if (other := first.get(row)) and other[0] != name:
-                whole.append(f"{text.where} = {other[1]}")
+                whole.add(f"{text.where} = {other[1]}")
             elif text.before and (other := asked.get(prompt)) and other[0] != name:
-                prompts.append(f"{text.where} ~ {other[1]}")
+                prompts.add(f"{text.where} ~ {other[1]}")
             if name != "train":
                 first.setdefault(row, (name, text.where))
                 asked.setdefault(prompt, (name, text.where))
-    if whole:
-        count = f"{len(whole):,} row{'s stand' if len(whole) > 1 else ' stands'}"
-        yield Finding(
-            "leakage", "error", f"{count} in two splits, so what is learnt by heart looks learnt: {_some(whole)}."
-        )
-    if prompts:
-        count = f"{len(prompts):,} row{'s have' if len(prompts) > 1 else ' has'}"
-        yield Finding("same_prompt", "warning", f"{count} a prompt that another split has too: {_some(prompts)}.")
+    if whole.count:
+        count = f"{whole.count:,} row{'s stand' if whole.count > 1 else ' stands'}"
+        yield Finding("leakage", "error", f"{count} in two splits, so what is learnt by heart looks learnt: {whole}.")
+    if prompts.count:
+        count = f"{prompts.count:,} row{'s have' if prompts.count > 1 else ' has'}"
+        yield Finding("same_prompt", "warning", f"{count} a prompt that another split has too: {prompts}.")
     rows = np.fromiter((_number(f"{t.before}\n{t.after}") for t in data.train.every_text()), np.uint64, len(data.train))
     if repeated := len(rows) - len(np.unique(rows)):
         yield Finding(
@@ -112,17 +109,17 @@ def _near(data: Data) -> Iterator[Finding]:
             for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
                 index.insert(len(held), sketch)
                 held.append((where, own))
-    found: list[str] = []
+    found = _Named()
     for texts in _pieces(data.train, len(data.train)) if held else ():
         runs = [_runs(text) - frame for text in texts]
         known = [(text.where, own) for text, own in zip(texts, runs, strict=True) if len(own) >= FEWEST_RUNS]
         for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
             alike = [number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1]
             if alike:
-                found.append(f"{where} ≈ {held[alike[0]][0]}")
-    if found:
-        count = f"{len(found):,} training row{'s are' if len(found) > 1 else ' is'}"
-        yield Finding("near_duplicates", "warning", f"{count} nearly a row that is judged by: {_some(found)}.")
+                found.add(f"{where} ≈ {held[alike[0]][0]}")
+    if found.count:
+        count = f"{found.count:,} training row{'s are' if found.count > 1 else ' is'}"
+        yield Finding("near_duplicates", "warning", f"{count} nearly a row that is judged by: {found}.")
 
 
 def _sketches(kind: type, runs: Sequence[set[int]]) -> Iterable[object]:
@@ -162,19 +159,20 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 def _completions(data: Data) -> Iterator[Finding]:
     """Empty and common completions, and prompts that run into theirs."""
     counts: Counter[str] = Counter()
-    empty, glued, rows = [], 0, 0
+    empty, glued, rows = _Named(), 0, 0
     for texts in _pieces(data.train, len(data.train)):
         for text in texts:
             rows += 1
             if not text.after.strip():
-                empty.append(text.where)
+                empty.add(text.where)
             # Beyond that they are no labels, and need not be held.
-            if len(counts) <= 1000 or text.after in counts:
-                counts[text.after.strip()] += 1
+            answer = text.after.strip()
+            if len(counts) <= 1000 or answer in counts:
+                counts[answer] += 1
             glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
-    if empty:
-        count = f"{len(empty):,} of {rows:,} training rows"
-        says = f"{count} have an empty completion, so the model learns to say nothing: {_some(empty)}."
+    if empty.count:
+        count = f"{empty.count:,} of {rows:,} training rows"
+        says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
     (most, times), labels = counts.most_common(1)[0], len(counts)
     share = f"{times / rows:.1%} of the training rows"
@@ -215,7 +213,7 @@ def _lengths(data: Data) -> Iterator[Finding]:
 def _rows(data: Data) -> Iterator[Finding]:
     if data.facts.bad:
         count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
-        says = f"{count} left out: {_some([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
+        says = f"{count} left out: {_Named([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
         yield Finding("malformed", "warning", says)
     few = [f"{rows} {name}" for name in ("validation", "test") if (rows := len(data.splits[name])) < FEW_ROWS]
     if few:
@@ -223,9 +221,21 @@ def _rows(data: Data) -> Iterator[Finding]:
         yield Finding("few_rows", "warning", says)
 
 
-def _some(said: Sequence[str], count: int | None = None) -> str:
-    more = (count or len(said)) - _NAMED
-    return "; ".join(said[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+class _Named:
+    """Counts rows, and names the first of them."""
+
+    def __init__(self, said: Sequence[str] = (), count: int | None = None) -> None:
+        self.count = len(said) if count is None else count
+        self._first = list(said[:_NAMED])
+
+    def add(self, said: str) -> None:
+        self.count += 1
+        if len(self._first) < _NAMED:
+            self._first.append(said)
+
+    def __str__(self) -> str:
+        more = self.count - len(self._first)
+        return "; ".join(self._first) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _quoted(text: str) -> str:

@@ -10,7 +10,8 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,8 @@ Records = Iterator[Record | DataError]
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
-_SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test", "testing": "test"}
+_SPLIT_NAMES |= {"val": "validation", "dev": "validation", "eval": "validation", "evaluation": "validation"}
+_SPLIT_NAMES |= {"test": "test", "testing": "test", "holdout": "test"}
 _PIECE = 1 << 16
 """Characters of a JSON file that are read at once."""
 _LONGEST_FIELD = 1 << 30
@@ -57,25 +59,33 @@ def find_files(data: str) -> dict[str, list[Path]]:
 
 
 def _in_folder(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    files = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith((".", "_")) for part in inside.parts)
-        if path.is_file() and not hidden and _reader(path) and inside.name not in _ABOUT:
-            found.setdefault(_split_of(inside), []).append(path)
-    if not found:
+        if path.is_file() and not hidden and _reader(path) and not _ABOUT.fullmatch(inside.name):
+            files.append((inside, [path]))
+    if not files:
         raise DataError(f"In the folder '{folder}' is no file of rows; put {_ENDINGS} there.")
-    return {name: found[name] for name in SPLITS if name in found}
+    return _by_split(files)
 
 
-_ABOUT = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
+_ABOUT = re.compile(r"dataset_infos?\.json|state\.json|dataset_dict\.json|cache-.*\.arrow")
 """What `datasets` writes beside its files."""
 
 
-def _split_of(path: Path) -> str:
-    """By the first word of the path that names a split: `test/a.csv`, `my-train-00000-of-00002.parquet`."""
-    words = re.split(r"[^a-z]+", str(path.with_name(path.name.partition(".")[0])).lower())
-    return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "train")
+def _by_split(named: Sequence[tuple[Path, list[Path]]]) -> dict[str, list[Path]]:
+    """The files of each split, by the first word of a name that says one: `test/a.csv`, `my-train-00000.parquet`. Those
+    that name none are to train on, unless others say that they are.
+    """
+    found: dict[str, list[Path]] = {}
+    for name, paths in named:
+        words = re.split(r"[^a-z]+", str(name.with_name(name.name.partition(".")[0])).lower())
+        found.setdefault(next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), ""), []).extend(paths)
+    unnamed = found.pop("", [])
+    if unnamed and "train" not in found:
+        found["train"] = unnamed
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _from_hub(data: str) -> dict[str, list[Path]]:
@@ -85,16 +95,13 @@ def _from_hub(data: str) -> dict[str, list[Path]]:
     name, _, configuration = data.partition(":")
     try:
         loaded = datasets.load_dataset(name, configuration or None)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         first = str(error).strip().splitlines()[0].rstrip(".")
         raise DataError(
             f"The data set '{data}' cannot be fetched from the hub ({first}); give owner/name, or "
             "owner/name:configuration, or the path of a file."
         ) from None
-    found: dict[str, list[Path]] = {}
-    for split, rows in loaded.items():
-        found.setdefault(_split_of(Path(str(split))), []).extend(Path(file["filename"]) for file in rows.cache_files)
-    return {split: found[split] for split in SPLITS if split in found}
+    return _by_split([(Path(str(s)), [Path(f["filename"]) for f in rows.cache_files]) for s, rows in loaded.items()])
 
 
 def read_file(path: Path) -> Records:
@@ -109,12 +116,12 @@ def read_file(path: Path) -> Records:
     try:
         yield from reader(path)
     except UnicodeDecodeError as error:
+        says = f"{path} is no UTF-8 ({error.reason}); save it in UTF-8, say with iconv -f latin1 -t utf-8."
+        raise DataError(says) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is no UTF-8 ({error.reason} at byte {error.start:,}); save it in UTF-8, say with "
-            f"iconv -f latin1 -t utf-8."
+            f"The data file '{path}' cannot be read ({getattr(error, 'strerror', None) or error})."
         ) from None
-    except OSError as error:
-        raise DataError(f"The data file '{path}' cannot be read ({error.strerror or error}).") from None
 
 
 def _open(path: Path, newline: str | None = None) -> IO[str]:
@@ -140,8 +147,12 @@ def _parsed(text: str, where: str, remedy: str) -> Record | DataError:
         return json.loads(text), where
     except json.JSONDecodeError as error:
         return DataError(f"{where}: this is not JSON ({error.msg} at character {error.pos + 1}); {remedy}.")
-    except RecursionError:
-        return DataError(f"{where}: this JSON is nested too deeply; {remedy}.")
+    except (ValueError, RecursionError) as error:
+        return DataError(f"{where}: this JSON cannot be read ({_short(error)}); {remedy}.")
+
+
+def _short(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 def _json(path: Path) -> Records:
@@ -181,9 +192,12 @@ def _array(path: Path) -> Records:
                     continue
                 if not opened and not text.strip():
                     return
+                # Where one object is broken, nobody can say where the next begins.
                 line += text.count("\n", at, error.pos)
-                yield DataError(f"{path}, line {line}: this is not JSON ({error.msg}); write a list of objects.")
-                return
+                says = f"{path}, line {line}: this is not JSON ({error.msg}), and what follows cannot be read"
+                raise DataError(f"{says}; write a list of objects.") from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {line}: this JSON cannot be read ({_short(error)}).") from None
             yield value, f"{path}, line {line}"
             line += text.count("\n", at, end)
             at = end
@@ -193,9 +207,13 @@ def _csv(path: Path) -> Records:
     csv.field_size_limit(_LONGEST_FIELD)
     with _open(path, newline="") as file:
         head = file.readline()
-        marks = {"\t": head.count("\t"), ",": head.count(","), ";": head.count(";")}
+        delimiter = max(",;\t", key=head.count)
+        # Tabs are seldom in a text, so files with tabs often have no quotes that mean something.
+        bare = delimiter == "\t" and '"' not in head
         file.seek(0)
-        lines = csv.reader(file, delimiter=max(marks, key=lambda mark: marks[mark]), strict=True)
+        lines = csv.reader(
+            file, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL, strict=True
+        )
         names: list[str] = []
         while True:
             where = f"{path}, line {lines.line_num + 1}"
@@ -205,10 +223,12 @@ def _csv(path: Path) -> Records:
                 return
             except csv.Error as error:
                 # Where the quotes are wrong, nobody can say where the next row begins.
-                yield DataError(f"{where}: this is no CSV ({error}); look at the quotes of this row.")
-                return
+                says = f"{where}: this is no CSV ({error}), and what follows cannot be read; look at this row's quotes."
+                raise DataError(says) from None
             if not names:
                 names = [name.strip() for name in cells]
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise DataError(f"{where}: the header has '{twice}' twice; give each column a name of its own.")
             elif len(cells) == len(names):
                 yield dict(zip(names, cells, strict=True)), where
             elif cells:
@@ -248,7 +268,12 @@ def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, 1024):
-            for record in batch.slice(start, 1024).to_pylist():
+            try:
+                records = batch.slice(start, 1024).to_pylist()
+            except (OverflowError, ValueError) as error:  # a date that Python has no word for
+                first = number + 1
+                raise DataError(f"{path}, a row from {first} on has a value that cannot be read ({error}).") from None
+            for record in records:
                 number += 1
                 yield record, f"{path}, row {number}"
 

@@ -8,11 +8,13 @@ stops it, unless the recipe says to go on without such rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -32,13 +34,14 @@ from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.recipe import Recipe
 
-VERSION = 1
+VERSION = 2
 """Of what is kept in the cache; another one is read anew."""
 MIN_ROWS = 20
 """Fewer validation or test rows than this carry no interval worth printing."""
 MADE_ROWS = 2000
 """A split that Rung makes has no more rows than this: they cost time at every judgement, and little is gained."""
 _PIECE = 512
+_DAY = 86_400.0
 _LISTED = 20
 """Bad rows that are listed, beside their count."""
 
@@ -146,8 +149,11 @@ def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> st
     ]
     digest.update(json.dumps(about).encode())
     for path in itertools.chain.from_iterable(files.values()):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"The data file '{path}' cannot be read ({error.strerror}).") from None
     return digest.hexdigest()[:24]
 
 
@@ -173,14 +179,24 @@ def _make(
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         facts = _write(made, recipe, files, renderer, tell)
         write_text(made / "facts.json", json.dumps(facts.__dict__))
-        if not folder.exists():
+        with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Away with what killed processes have left: a folder without its facts, and unfinished ones of other days."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for old in folder.parent.glob(".*-*"):
+        if time.time() - old.stat().st_mtime > _DAY:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(
@@ -208,7 +224,7 @@ def _write(
                 _count(seen, row, split, found)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    writers[split].add(example, row, where)
+                    writers[split].add(example, row, renderer.answer(row, example), where)
             told += len(piece)
             if told % (100 * _PIECE) == 0:
                 tell(f"{told:,} rows read and tokenised")
@@ -235,7 +251,9 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.read[split] += 1
     seen.lengths[len(example.ids)] += 1
     seen.merged += bool(example.given)
-    seen.digest.update(json.dumps([split, row.kind, row.prompt, row.completion, row.tools]).encode())
+    # The tokens too: the same rows through another template are other data.
+    about = [split, row.kind, row.prompt, row.completion, row.tools, example.ids, example.learned]
+    seen.digest.update(json.dumps(about, default=str).encode())
 
 
 def _fitting(example: Example, recipe: Recipe) -> Example | None:
@@ -292,11 +310,11 @@ def _capped(examples: Examples) -> Examples:
 def _check(recipe: Recipe, facts: Facts, parts: dict[str, Examples]) -> None:
     rows, long = sum(facts.read.values()), sum(facts.long.values())
     if long > recipe.max_long_rows * rows:
-        share, most = long / rows, fits(facts.lengths, 0.99)
+        share, most = long / rows, fits(facts.lengths, 1 - recipe.max_long_rows)
         what = "left out" if recipe.long_rows == "leave-out" else "cut"
         raise DataError(
             f"{long:,} of {rows:,} rows ({share:.1%}) are longer than {recipe.max_tokens:,} tokens and would be "
-            f"{what}, and {recipe.max_long_rows:.0%} may be; 99 % of them fit with --max-tokens {most}, or allow it "
+            f"{what}, and {recipe.max_long_rows:.0%} may be; give --max-tokens {most}, or allow it "
             f"with --max-long-rows {min(1, share + 0.005):.2f}."
         )
     for name in SPLITS:
@@ -313,6 +331,12 @@ def _check(recipe: Recipe, facts: Facts, parts: dict[str, Examples]) -> None:
             )
         if count < 2:
             raise DataError(f"The {name} split has {count} row; it needs at least two.")
+        sources = itertools.islice((example.source for example in parts[name]), 1, None)
+        if name != "train" and all(source == parts[name][0].source for source in sources):
+            raise DataError(
+                f"The {count} rows of the {name} split are all of one source, by their prompt or the field that "
+                f"--fields names, and they count as one; give rows of more sources, or a --{name} file of its own."
+            )
 
 
 def fits(lengths: dict[int, int], share: float) -> int:

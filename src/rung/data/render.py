@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from rung.data.shapes import Messages, Row
+from rung.data.shapes import Messages, Row, flat
 from rung.errors import DataError
 
 Learn = Literal["completion", "all"]
@@ -74,7 +74,9 @@ class Example:
     def cut(self, tokens: int) -> Example:
         """The first `tokens` of it."""
         spans = tuple((first, min(end, tokens)) for first, end in self.learned if first < tokens)
-        return replace(self, ids=self.ids[:tokens], prompt=min(self.prompt, tokens), spans=spans)
+        cut = replace(self, ids=self.ids[:tokens], spans=spans or ((tokens, tokens),))
+        # Without its last turn there is nothing to write after.
+        return cut if self.prompt < tokens else replace(cut, prompt=0, given=())
 
 
 @dataclass
@@ -138,17 +140,22 @@ class Renderer:
 
     def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
         """The one part of a row that is learnt, from where the ids depart from those of what is given."""
-        ids, prompt = self._ended(ids), 0 if row.kind == "text" else _shared(given, ids)
+        prompt = 0 if row.kind == "text" else _shared(given, ids)
+        ids = self._ended(ids, prompt)
         spans = ((0, len(ids)),) if self.learn == "all" else ()
         return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
 
-    def _ended(self, ids: Ids) -> Ids:
+    def _ended(self, ids: Ids, prompt: int) -> Ids:
         """With an end token, if none is there: not every chat template writes one, nor every tokenizer one."""
-        end = next((token for token in reversed(ids[-_TAIL:]) if token in self._special), None)
-        if end is None:
-            return (*ids, self.tokenizer.eos_token_id)
-        self.ends.add(end)
-        return ids
+        if end := self._end(ids, prompt):
+            self.ends.add(ids[end - 1])
+            return ids
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def _end(self, ids: Ids, start: int) -> int:
+        """Where an end token stands, behind it; 0 where there is none among the last tokens from `start` on."""
+        last = range(len(ids), max(start, len(ids) - _TAIL), -1)
+        return next((end for end in last if ids[end - 1] in self._special), 0)
 
     def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
         if self._template is None:
@@ -176,6 +183,7 @@ class Renderer:
             add_generation_prompt=asks,
             tokenize=False,
         )
+        text.encode()  # half a surrogate pair in some field of a message
         return text
 
     def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
@@ -185,12 +193,9 @@ class Renderer:
             return self._example(row, whole, marks[0])
         starts, ends = marks[::2], marks[1::2]
         if len(ends) < len(starts):  # the whole ends with the assistant
-            whole = self._ended(whole)
+            whole = self._ended(whole, _shared(starts[-1], whole))
             ends.append(whole)
-        # A template may show an earlier turn otherwise once others follow, without its thoughts say. Then what stands
-        # there is not what the model would write, and is not learnt.
-        turns = zip(starts, ends, strict=True)
-        spans = [(_shared(start, whole), len(end)) for start, end in turns if whole[: len(end)] == end]
+        spans = [span for turn in zip(starts, ends, strict=True) if (span := self._turn(whole, *turn))]
         if self.learn == "all":
             spans = [(0, len(whole))]
         if not spans:
@@ -198,6 +203,30 @@ class Renderer:
         given = starts[-1]
         prompt = _shared(given, whole)
         return Example(whole, prompt, row.source, tuple(spans), () if whole[: len(given)] == given else given)
+
+    def _turn(self, whole: Ids, start: Ids, end: Ids) -> tuple[int, int] | None:
+        """Where a turn stands in the whole, from what comes before it and what goes to its end; with what follows its
+        end token, unless that merges with the next turn.
+
+        A template may show an earlier turn otherwise once others follow, without its thoughts say. Then what stands
+        there is not what the model would write, and there is no such turn.
+        """
+        first = _shared(start, whole)
+        for last in (len(end), self._end(end, first)):
+            if last > first and whole[:last] == end[:last]:
+                return first, last
+        return None
+
+    def answer(self, row: Row, example: Example) -> tuple[str, str]:
+        """What the template writes before the answer of a chat, such as the marks of thoughts that are not there, and
+        the answer: what the model is to write after that.
+        """
+        if isinstance(row.completion, str) or not example.written_after:
+            return "", flat(row.completion)
+        (first, end), wanted = example.learned[-1], (row.wanted or "").strip()
+        text: str = self.tokenizer.decode(example.ids[max(first, example.prompt) : end], skip_special_tokens=True)
+        before, found, _ = text.rpartition(wanted) if wanted else ("", "", "")
+        return (before, wanted) if found else ("", text.strip())
 
     def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
         """Without the tokenizer's own first and last tokens where a template writes them."""
@@ -218,7 +247,8 @@ def _stretches(row: Row) -> Iterator[tuple[Messages, bool]]:
     if row.kind == "pair":
         yield row.prompt, True
         return
-    for turn in [i for i, message in enumerate(chat) if message["role"] == "assistant"]:
+    # A turn that begins the chat answers nothing.
+    for turn in [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]:
         yield chat[:turn], True
         if turn + 1 < len(chat):
             yield chat[: turn + 1], False

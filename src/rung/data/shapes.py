@@ -31,6 +31,7 @@ Messages = list[dict[str, Any]]
 Kind = Literal["pair", "messages", "text"]
 Shape = Literal["prompt_completion", "chat_prompt_completion", "messages", "text", "alpaca", "sharegpt"]
 
+_GROUPS = ({"prompt", "completion"}, {"instruction", "input", "output"})
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing", "model"), "assistant"),
@@ -75,13 +76,15 @@ def flat(part: str | Messages) -> str:
 
 
 def normal(text: str) -> str:
-    """A text without what does not tell rows apart: case, white space, and punctuation other than within numbers."""
+    """A text without what does not tell rows apart: case, white space, and the marks of sentences, but for those within
+    numbers. Signs that may be operators stay, and marks that belong to letters.
+    """
     folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
     # A text of marks alone, an emoji say, is what it is.
     return " ".join(_MARKS.sub(" ", folded).split()) or " ".join(folded.split())
 
 
-_MARKS = re.compile(r"(?![.,+%-]\d)[\W_]")
+_MARKS = re.compile(r"""(?![.,]\d)[.,;:!?…'"“”„‘’‚«»‹›()\[\]{}¿¡。、，！？；：「」『』`_]""")
 
 
 class Reader:
@@ -121,7 +124,11 @@ class Reader:
                 f"{where}: there is no field '{missing[0]}', which --fields names; the fields are {_names(record)}."
             )
         named = {name: record[field] for name, field in self.fields.items()}
-        return {**record, "source": "", **named} if set(named) <= {"source"} else named
+        if set(named) <= {"source"}:
+            return {**record, "source": "", **named}
+        # What belongs to the named ones may have our name already.
+        beside = {other for group in _GROUPS if named.keys() & group for other in group} | {"tools"}
+        return {**{name: record[name] for name in beside & record.keys()}, **named}
 
     def _shape(self, found: dict[str, Any], record: dict[str, Any], where: str) -> Shape:
         if isinstance(_unpacked(found.get("messages")), list):
@@ -188,8 +195,8 @@ def _whole_text(found: dict[str, Any]) -> Row:
 
 def _alpaca(found: dict[str, Any]) -> Row:
     instruction = _text(found, "instruction")
-    more = found.get("input")
-    asked = f"{instruction}\n\n{more}" if isinstance(more, str) and more.strip() else instruction
+    more = _text(found, "input") if found.get("input") is not None else ""
+    asked = f"{instruction}\n\n{more}" if more.strip() else instruction
     if not asked.strip():
         raise _UnfitError('the "instruction" is blank; leave the row out')
     answer = {"role": "assistant", "content": _text(found, "output")}
@@ -218,7 +225,7 @@ def _text(found: dict[str, Any], field: str) -> str:
     if isinstance(value, bytes):
         raise _UnfitError(f'the "{field}" is bytes, and a text is needed')
     if isinstance(value, bool | int | float | dict | list):
-        return json.dumps(value, ensure_ascii=False)
+        return _sound(json.dumps(value, ensure_ascii=False, default=str), field)
     return str(value)  # a date, a decimal
 
 
@@ -271,7 +278,7 @@ def _source(found: dict[str, Any]) -> str:
     source = found.get("source", "")
     if not isinstance(source, str | int):
         raise _UnfitError('"source" names where the row is from, and is a text or a whole number')
-    return str(source)
+    return _sound(str(source), "source")
 
 
 def _unpacked(value: Any) -> Any:

@@ -29,7 +29,8 @@ SCHEMA = pa.schema(
         "source": pa.string(),  # a hash of it
         "where": pa.string(),
         "before": pa.large_string(),  # the prompt's words
-        "after": pa.large_string(),  # those of the completion
+        "lead": pa.string(),  # what a template writes before the answer
+        "after": pa.large_string(),  # those of the answer
     }
 )
 _BATCH = 1024
@@ -38,9 +39,10 @@ _BATCH = 1024
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The words of a row, and the file and line that it is from."""
+    """The words of a row, and the file and line that it is from; `lead` comes before the answer, and is none of it."""
 
     before: str
+    lead: str
     after: str
     where: str
 
@@ -62,11 +64,10 @@ class Writer:
         self._flush()
         self._writer.close()
 
-    def add(self, example: Example, row: Row, where: str) -> None:
+    def add(self, example: Example, row: Row, answer: tuple[str, str], where: str) -> None:
         spans = [number for span in example.spans for number in span]
-        after = flat(row.completion) if row.wanted is None else row.wanted
         source = hashlib.blake2b(row.source.encode(), digest_size=8).hexdigest()
-        own = (example.ids, example.prompt, spans, example.given, source, where, flat(row.prompt), after)
+        own = (example.ids, example.prompt, spans, example.given, source, where, flat(row.prompt), *answer)
         self._rows.append(own)
         self.count += 1
         if len(self._rows) == _BATCH:
@@ -113,8 +114,8 @@ class Examples(Sequence[Example]):
     def texts(self, at: int) -> Texts:
         """The words of a row."""
         batch, row = self._place(at)
-        before, after, where = (batch.column(i)[row].as_py() for i in (6, 7, 5))
-        return Texts(before, after, where)
+        where, before, lead, after = (batch.column(i)[row].as_py() for i in (5, 6, 7, 8))
+        return Texts(before, lead, after, where)
 
     def every_text(self) -> Iterator[Texts]:
         """`texts` of all rows, a batch at a time."""

@@ -18,7 +18,7 @@ from rung.data.render import Example
 from rung.devices import Device
 from rung.engine.cost import Load, Sizes, Speed, adapter_numbers
 from rung.engine.pack import Frozen, Pack, fresh_state
-from rung.engine.plan import MemoryModel, fit, measure, need, probe_batch
+from rung.engine.plan import MemoryModel, fit, longest_rows, measure, need, probe_batch
 from rung.engine.trace import Watch, blank_state, rehearsal
 from rung.engine.trainer import Trainer
 from rung.levers import Candidate
@@ -112,7 +112,7 @@ def _rehearsed(
     take = partial(_gradients, trainer)
     training, scoring = _probed(trainer, candidate, examples, blank_state, take, seen)
     alone = [i for i, (width, *_) in enumerate(PROBES) if width == 1]
-    examples = sorted(examples, key=lambda example: -len(example.ids))
+    examples = longest_rows(examples)
     batches = [probe_batch(examples, PROBES[i][2], PROBES[i][3], trainer.base.device) for i in alone]
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     lean = [peaks[2 * i] - own.per_token * tokens for i, (tokens, _) in zip(alone, shapes, strict=True)]
@@ -137,7 +137,7 @@ def _probed(
 ) -> tuple[list[Probe], list[Probe]]:
     """The probes in training and in scoring, one after the other for each."""
     training, scoring, sizes = [], [], Sizes.of(trainer.frozen)
-    examples = sorted(examples, key=lambda example: -len(example.ids))
+    examples = longest_rows(examples)
     for width, rank, tokens, share in PROBES:
         members = [replace(candidate, rank=rank, alpha=2.0 * rank, seed=seed) for seed in range(width)]
         numbers = adapter_numbers(trainer.frozen, members)

@@ -14,6 +14,7 @@ real rows. Scoring keeps no activations for a backward pass, so it is measured a
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -142,7 +143,7 @@ def measure(trainer: Trainer, candidate: Candidate, examples: Sequence[Example])
         examples: rows of the data; the longest are taken.
     """
     device = trainer.base.device
-    longest = sorted(examples, key=lambda example: -len(example.ids))
+    longest = longest_rows(examples)
     own = need(trainer.frozen, candidate, trainer.base.dtype)
     with Pack(trainer.frozen, [candidate], [fresh_state(trainer.frozen, candidate, 0)]) as pack:
         batches = [probe_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
@@ -169,6 +170,11 @@ def _peak(device: torch.device, work: Callable[[], object]) -> int:
     for _ in range(2):  # the second finds the memory in the pieces that the first has left
         work()
     return max(0, peak_bytes(device) - before)
+
+
+def longest_rows(examples: Sequence[Example], count: int = 64) -> list[Example]:
+    """Some of the longest rows; the others may lie on the disk, and are looked at one by one."""
+    return heapq.nlargest(count, examples, key=lambda example: len(example.ids))
 
 
 def probe_batch(longest: Sequence[Example], tokens: int, share: float, device: torch.device) -> Batch:

@@ -33,6 +33,7 @@ class Trainer:
     """A base made ready for packs: frozen, and checked to be a model whose loss Rung computes rightly.
 
     `training_room` and `scoring_room` say how much one pass may hold; they shrink by themselves when memory runs out.
+    `memory` is what the process may hold in all, in bytes, where that is less than what is free.
     With `attention`, the kinds for short and for long rows, nothing is tried out: for a base that has no numbers.
 
     Raises:
@@ -58,6 +59,7 @@ class Trainer:
         register()
         self._kinds = attention or self._attention_kinds()
         self.training_room, self.scoring_room = Room(), Room()
+        self.memory: int | None = None
         self.checkpointing = False
         if attention is None:
             self._check_head()
@@ -155,30 +157,72 @@ class Trainer:
 
         All of them write in one batch with one cache of keys and values. Each may write a quarter more tokens than the
         longest completion has, and stops at one of the tokens `ends`, by default the tokenizer's end token.
-        `batch_size` counts rows over all candidates.
+        `batch_size` counts rows over all candidates; they are fewer where the memory asks for it.
 
         Returns:
             For each candidate, the text of each example.
+
+        Raises:
+            TrainingError: memory ran out with one row of each candidate.
         """
-        tokenizer, limit = self.base.tokenizer, max(len(example.ids) - example.prompt for example in examples)
-        width = len(pack) if pack else 1
+        longest = max(len(example.ids) - example.prompt for example in examples)
+        limit, width = longest + longest // 4, len(pack) if pack else 1
+        lengths = [len(example.written_after) for example in examples]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
         with self._turn(pack, training=False), self._dense():
-            for rows in by_length([len(example.written_after) for example in examples], max(1, batch_size // width)):
-                ids, mask = left_padded([examples[row].written_after for row in rows])
-                out = self.model.generate(
-                    ids.repeat(width, 1).to(self.base.device),
-                    attention_mask=mask.repeat(width, 1).to(self.base.device),
-                    max_new_tokens=limit + limit // 4,
-                    do_sample=False,
-                    pad_token_id=tokenizer.eos_token_id,
-                    eos_token_id=list(ends) or tokenizer.eos_token_id,
-                )
-                written = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            most = min(batch_size, self._writable(max(lengths) + limit))
+            waiting = by_length(lengths, max(1, most // width))
+            while waiting:
+                rows = waiting.pop(0)
+                written: list[str] | None = None
+                try:
+                    written = self._written([examples[row].written_after for row in rows], width, limit, ends)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                if written is None:
+                    if len(rows) == 1:
+                        raise TrainingError(
+                            f"Memory ran out with one text of {limit} tokens for each of {width}; give shorter rows "
+                            "with --max-tokens, or a smaller model."
+                        )
+                    half = len(rows) // 2
+                    waiting[:0] = [rows[:half], rows[half:]]
+                    continue
                 for place, text in enumerate(written):
                     texts[place // len(rows)][rows[place % len(rows)]] = text
         return texts
+
+    def _written(self, prompts: Sequence[Sequence[int]], width: int, limit: int, ends: Sequence[int]) -> list[str]:
+        """The texts of all candidates after some prompts, one candidate after the other."""
+        tokenizer, (ids, mask) = self.base.tokenizer, left_padded(prompts)
+        out = self.model.generate(
+            ids.repeat(width, 1).to(self.base.device),
+            attention_mask=mask.repeat(width, 1).to(self.base.device),
+            max_new_tokens=limit,
+            do_sample=False,
+            pad_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(ends) or tokenizer.eos_token_id,
+        )
+        texts: list[str] = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        return texts
+
+    def _writable(self, tokens: int) -> int:
+        """How many rows of so many tokens half of the free memory has room for: their keys and values, and logits."""
+        config = self.model.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
+        # The cache grows by being copied, a layer at a time; logits are there in the dtype and in float32.
+        row = kept * tokens * self.base.dtype.itemsize + 3 * 4 * self.head.layer.out_features
+        return max(1, int(self._free() / 2 / row))
+
+    def _free(self) -> float:
+        """What this process may still take, by what it is allowed to hold."""
+        device = self.base.device
+        held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
+        return max(0.0, (self.memory or memory_limit(device)) - held)
 
     def _losses(self, rows: Rows, pack: Pack | None, tile: Tile, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See `completion_loss`: (K, M) for the K candidates of the tile, and the sum to differentiate."""
@@ -277,10 +321,8 @@ class Trainer:
         """
         layers = self.frozen.layers.values()
         size = sum(layer.in_features * layer.out_features for layer in layers) * self.base.dtype.itemsize
-        device = self.base.device
-        held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
         try:
-            if size <= (memory_limit(device) - held) / 2:
+            if size <= self._free() / 2:
                 for layer in layers:
                     layer.keep(self.base.dtype)
             yield

@@ -41,9 +41,9 @@ def sheet(found: Mapping[str, Any]) -> RenderableType:
         parts += [Text(f"Metrics that fit: {fits}.")]
     if trivial := found["trivial"]:
         values = {name: value for name, value in trivial.items() if name != "writes"}
-        parts += [
-            Text(f"Who always writes '{trivial['writes']}' has {metrics_in_words(values)} on the validation rows.")
-        ]
+        writes = str(trivial["writes"])
+        short = writes if len(writes) <= 60 else f"{writes[:59]}…"
+        parts += [Text(f"Who always writes '{short}' has {metrics_in_words(values)} on the validation rows.")]
     parts += [Text(), *_audit(found)]
     return Group(*parts)
 

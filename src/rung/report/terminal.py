@@ -183,7 +183,9 @@ def _tested(best: Mapping[str, Any], baseline: Mapping[str, Any]) -> Table:
     for name in ("adapter", "untuned", "better by"):
         table.add_column(name, justify="right", no_wrap=True)
     if trivial:
-        table.add_column(f"always '{trivial['writes']}'", justify="right", overflow="fold")
+        writes = str(trivial["writes"])
+        short = writes if len(writes) <= 24 else f"{writes[:23]}…"
+        table.add_column(Text(f"always '{short}'"), justify="right", overflow="fold")
     for name, value in best["test"].items():
         gain = best["test_gains"].get(name)
         by = [_value(name, gain[key]) for key in ("gain", "low", "high")] if gain else []

@@ -77,6 +77,7 @@ class LocalRunner:
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self._left = 0
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
+        self.trainer.memory = self.memory if recipe.memory else None
         self._longest = max(lengths)
         self._measured: tuple[int, MemoryModel] | None = None
 
@@ -227,7 +228,7 @@ class LocalRunner:
             found |= dict(zip(writers, every, strict=True))
         return [
             [
-                Written(wrote, text.after, text.before, text.where, example.source)
+                Written(wrote.removeprefix(text.lead), text.after, text.before, text.where, example.source)
                 for wrote, text, example in zip(found[candidate], texts, prompts, strict=True)
             ]
             for candidate in who

@@ -58,7 +58,7 @@ class PaperRunner:
         self, costs: Costs, recipe: Recipe, train: Sequence[Example], validation: Sequence[Example], memory: float
     ) -> None:
         self.costs, self.recipe, self.memory = costs, recipe, memory
-        self.train, self.validation = list(train), list(validation)
+        self.train, self.validation = train, validation
         self._steps = Steps([len(e.ids) for e in train], recipe.batch_size, recipe.passes, recipe.seed)
         self.longest = max(self._steps.lengths)
         self._at: dict[Candidate, int] = {}

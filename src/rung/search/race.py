@@ -71,17 +71,18 @@ class Race:
         self._runs |= {measurement.candidate: measurement for measurement in measurements}
         best(self._runs.values())
         self._surface = self._through()
-        self._stand(self._surface.judged)
+        self._stand(self._surface.judged, math.log1p(self.margin))
 
     def see_in_full(self, measurements: Sequence[Measurement]) -> None:
         """Take in how the semifinalists ended: those that lasted stand now, and by that. The surface stays as it is."""
-        if lasted := {replace(m.candidate, seed=0): math.log(m.loss) for m in measurements if m.scores}:
-            self._stand(lasted)
+        # Not their logarithms: what is judged in full may be a metric, and below zero.
+        if lasted := {replace(m.candidate, seed=0): m.loss for m in measurements if m.scores}:
+            self._stand(lasted, self.margin * abs(min(lasted.values())))
 
-    def _stand(self, judged: Mapping[Candidate, float]) -> None:
-        """Order the settings by their log losses."""
+    def _stand(self, judged: Mapping[Candidate, float], reach: float) -> None:
+        """Order the settings; those within `reach` of the best are near, and the cheapest of them leads."""
         self.standing = sorted((s for s in judged if math.isfinite(judged[s])), key=lambda s: (judged[s], s.id))
-        near = [s for s in self.standing if judged[s] <= judged[self.standing[0]] + math.log1p(self.margin)]
+        near = [s for s in self.standing if judged[s] <= judged[self.standing[0]] + reach]
         self.leader = min(near, key=lambda s: (self._runs[s].parameters, judged[s], s.id))
 
     def _through(self, shrinkage: float | None = None) -> Surface:
