@@ -13,6 +13,7 @@ from tests.tiny import tiny_tokenizer
 from rung.data.render import render
 from rung.data.shapes import Row
 from rung.engine.trainer import Trainer, left_padded
+from rung.errors import TrainingError
 from rung.levers import Candidate
 from rung.model.load import Base
 
@@ -67,3 +68,51 @@ def test_the_dense_weights_are_held_while_writing_where_there_is_room_and_no_lon
     trainer.write(render(ROWS, trainer.base.tokenizer, 99))
     assert set(seen) == {held}
     assert all(layer._kept is None for layer in trainer.frozen.layers.values())
+
+
+@pytest.mark.parametrize("room", ["little", "none that it was told of"])
+def test_texts_are_the_same_however_few_rows_the_memory_has_room_for(
+    room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    examples = render(ROWS, trainer.base.tokenizer, 99)
+    states = [trained_state(trainer, candidate) for candidate in CANDIDATES]
+    with packed(trainer, CANDIDATES, states) as pack:
+        whole = trainer.write(examples, pack)
+        sizes, write = [], trainer._written
+
+        def watched(prompts: Any, width: int, limit: int, ends: Any) -> Any:
+            sizes.append(len(prompts))
+            if room != "little" and len(prompts) > 3:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return write(prompts, width, limit, ends)
+
+        monkeypatch.setattr(trainer, "_written", watched)
+        if room == "little":
+            monkeypatch.setattr(trainer, "_writable", lambda tokens: 9)  # of four candidates
+        assert trainer.write(examples, pack) == whole
+    assert min(sizes) <= 3
+    assert max(sizes) == (2 if room == "little" else len(ROWS))
+
+
+def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+
+    def never(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(trainer, "_written", never)
+    with pytest.raises(TrainingError, match="Memory ran out with one text of 8 tokens for each of 1"):
+        trainer.write(render(ROWS, trainer.base.tokenizer, 99))
+
+
+def test_rows_at_once_follow_the_memory_and_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    monkeypatch.setattr("rung.engine.trainer.resident_bytes", lambda: 0)
+    trainer.memory = 2**30
+    many, few = trainer._writable(10), trainer._writable(1000)
+    assert many > few > 1
+    trainer.memory = 2**29
+    assert trainer._writable(1000) == pytest.approx(few / 2, abs=1)
+    trainer.memory = 1
+    assert trainer._writable(1000) == 1

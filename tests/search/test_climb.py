@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from tests.search.worlds import BASELINE, SPACE, hill, run
 
-from rung.levers import Candidate, LeverSpace, Scores
+from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.search.climb import Climb
 from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.race import FAR
+from rung.search.strategy import Decision
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
@@ -92,6 +94,35 @@ def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
     assert {c.targets for heat in heats if heat.phase == "semifinal" for c in heat.candidates} == {"all-linear"}
     assert decision.recommended is not None
     assert decision.recommended.targets != "all-linear"
+
+
+@pytest.mark.parametrize("shift", [0.0, 10.0])
+@pytest.mark.parametrize("plan", [Plan(), Plan(semifinalists=6)])
+def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(shift: float, plan: Plan) -> None:
+    """As a user's own metric is, where more is better and there is no best."""
+
+    def judged(scores: Scores) -> Scores:
+        losses = (loss - shift * tokens for loss, tokens in zip(scores.losses, scores.tokens, strict=True))
+        return Scores(tuple(losses), scores.tokens)
+
+    class Judged(Climb):
+        def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
+            full = [m.fraction == 1 and m.scores for m in history]
+            seen = [replace(m, scores=judged(own)) if own else m for m, own in zip(history, full, strict=True)]
+            return super().decide(baseline, seen)
+
+    strategy = Judged(SPACE, plan=plan, unit="of score", untuned=judged(BASELINE))
+    decision, _, _ = run(strategy, hill(2e-3), seeds=0.001)
+    plain, _, _ = run(Climb(SPACE, plan=plan), hill(2e-3), seeds=0.001)
+    assert decision.recommended is not None
+    assert plain.recommended is not None
+    # A margin is relative, and so wider where numbers are larger.
+    assert shift or decision.recommended.targets == plain.recommended.targets
+    in_full = [verdict for verdict in decision.verdicts if "of the budget" not in verdict.says]
+    assert all(verdict.margin > 0 for verdict in in_full)
+    assert "of score" in in_full[-1].says
+    assert "nats" not in "".join(verdict.says for verdict in in_full)
+    assert in_full[-1].outcome == "better"
 
 
 def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_each_finalist() -> None:
