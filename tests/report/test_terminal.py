@@ -79,7 +79,11 @@ DOCUMENT: dict[str, Any] = {
     "study": "s",
     "baseline": {"validation_loss": 8.36, "test": {"loss": 8.3, "exact_match": 0.0},
                  "trivial": {"writes": "D IY T", "exact_match": 0.01}},
-    "metrics": {"judge": "loss", "names": ["exact_match"], "rows": 64, "settings": [],
+    "metrics": {"judge": "loss", "names": ["exact_match"], "rows": 64, "settings": [
+        {"rank": 32, "alpha": 64, "targets": "all-linear+lm_head", "learning_rate": 0.001, "use_rslora": False,
+         "metrics": {"exact_match": {"mean": 0.1, "low": 0.05, "high": 0.15}}},
+        {"rank": 16, "alpha": 32, "targets": "attention", "learning_rate": 0.001, "use_rslora": False,
+         "metrics": {"exact_match": {"mean": 0.2, "low": 0.1, "high": 0.3}}}],
                 "says": ["The loss and exact match disagree: rank 32 is better."]},
     "recommendation": {
         **candidate(16), "candidate": "r16", "target_modules": ["k_proj", "q_proj"], "adapter": "a",
@@ -112,6 +116,12 @@ def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cove
     (line,) = (line for line in text.splitlines() if line.startswith("exact match"))
     assert line.split() == ["exact", "match", "12.5%", "0.0%", "12.5%", "(9.0%", "to", "16.0%)", "1.0%"]
     assert "always 'D IY T'" in text
+    one, other = (line.split("  ") for line in text.splitlines() if "%" in line and "rank" in line)
+    assert [part.strip() for part in one if part] == ["▸ rank 16, alpha 32, attention, 0.001", "20.0% ± 10.0%"]
+    assert [part.strip() for part in other if part.strip()] == [
+        "rank 32, alpha 64, all-linear+lm_head, 0.001",
+        "10.0% ± 5.0%",
+    ]
     assert "The loss and exact match disagree: rank 32 is better." in text
     assert "? Rank 16 → 32: undecided." in text
     assert "uses 6.2 (effective rank, by SVD); cut down to 8: 1.510, against 1.490." in " ".join(text.split())

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rung.levers import Candidate, Outcome, Verdict
-from rung.metrics import SHARES
+from rung.metrics import METRICS, SHARES, Metric
 from rung.runner.protocol import Tick
 from rung.search.strategy import Decision, in_words
 
@@ -33,6 +33,8 @@ _MARKS: dict[Outcome, tuple[str, str]] = {
     "undecided": ("?", "cyan"),
 }
 _PLAIN_SECONDS = 30.0
+_LEVERS = ("rank", "alpha", "targets", "learning_rate", "use_rslora")
+_SHOWN_METRICS = 2
 
 
 class Progress:
@@ -149,6 +151,7 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         _tested(best, baseline),
         Text(),
         _table(found),
+        *_finalists(found),
         Text(),
         *(Text(note, style="dim") for note in notes),
         Text(),
@@ -199,6 +202,38 @@ def _tested(best: Mapping[str, Any], baseline: Mapping[str, Any]) -> Table:
     return table
 
 
+def _finalists(found: Mapping[str, Any]) -> list[RenderableType]:
+    """The settings that were trained in full, by the first metrics of what they wrote to validation rows."""
+    metrics, best = found["metrics"], found["recommendation"]
+    names = metrics["names"][:_SHOWN_METRICS]
+    if not names or len(metrics["settings"]) < 2:
+        return []
+    table = _plain_table()
+    table.add_column(f"on {metrics['rows']} validation rows", overflow="fold")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    first = METRICS.get(names[0])
+    for setting in sorted(metrics["settings"], key=lambda s: _worth(first, s["metrics"][names[0]]["mean"])):
+        chosen = all(setting[lever] == best[lever] for lever in _LEVERS)
+        mark = "√" if setting["use_rslora"] else ""
+        named = f"rank {setting['rank']}, alpha {setting['alpha']:g}{mark}, {setting['targets']}"
+        cells = [_with_reach(name, setting["metrics"][name]) for name in names]
+        said = f"{'▸ ' if chosen else '  '}{named}, {setting['learning_rate']:.3g}"
+        table.add_row(said, *cells, style="bold green" if chosen else "")
+    return [Text(), table]
+
+
+def _worth(metric: Metric | None, mean: float) -> float:
+    """To sort by, the best first; of a user's own metric nobody here knows which way is better."""
+    return metric.loss(mean) if metric else -mean
+
+
+def _with_reach(name: str, bounds: Mapping[str, float]) -> str:
+    if "low" not in bounds:
+        return _value(name, bounds["mean"])
+    return f"{_value(name, bounds['mean'])} ± {_value(name, (bounds['high'] - bounds['low']) / 2)}"
+
+
 def _plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
 
@@ -230,9 +265,8 @@ def _table(found: Mapping[str, Any]) -> Table:
     for name in ("rate", "trained", "loss", "size", "memory", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     best = found["recommendation"]
-    levers = ("rank", "alpha", "targets", "learning_rate", "use_rslora")
     for setting in _shown(found["settings"]):
-        chosen = all(setting[lever] == best[lever] for lever in levers)
+        chosen = all(setting[lever] == best[lever] for lever in _LEVERS)
         table.add_row(
             f"▸ {setting['rank']}" if chosen else str(setting["rank"]),
             f"{setting['alpha']:g}{'√' if setting['use_rslora'] else ''}",
