@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.errors import MetricError
-from rung.metrics import METRICS, Known, Metric, Written, as_number, measure, metric, propose
+from rung.metrics import METRICS, Known, Metric, Written, as_number, measure, propose
+from rung.own_metric import metric
 
 NOTHING = Known((), None, "")
 

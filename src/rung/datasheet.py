@@ -15,7 +15,6 @@ from rung.data.prepare import Data, fits, prepare
 from rung.engine.memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.levers import Scores
-from rung.loop import quality_of
 from rung.metrics import Written
 from rung.model.load import Base, load_base, load_tokenizer
 from rung.model.source import at_hand
@@ -23,6 +22,7 @@ from rung.planning import rows_shown
 from rung.recipe import Recipe
 from rung.search.plan import Plan, look_for
 from rung.search.race import FAR
+from rung.writings import quality_of
 
 SCORED = 128
 """Validation rows that the untuned model is asked about."""

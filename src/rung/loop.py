@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
 from rung.data.audit import audit
 from rung.data.prepare import Data, prepare
-from rung.errors import DataError, MetricError, RecipeError, StudyError
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
-from rung.metrics import Known, Metric, Written
+from rung.errors import DataError, RecipeError, StudyError
+from rung.levers import Candidate, LeverSpace, Scores, Verdict
 from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
-from rung.quality import Quality, in_words, judged_by
+from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, parse_budget, read_recipe
 from rung.result import Tested, document, manifest
 from rung.runner.local import LocalRunner
@@ -33,9 +31,7 @@ from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
-
-KNOWN_ROWS = 20_000
-"""Training rows that are looked at to see what the completions are."""
+from rung.writings import Writings, name_of, quality_of
 
 
 class Observer(Protocol):
@@ -93,7 +89,7 @@ def tune(
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     budget = _budget(recipe, runner, ledger, observer)
-    written = Writings(runner, ledger, observer, quality, judge)
+    written = Writings(runner, ledger, quality, judge, observer.note)
     judged = (f"of {in_words(judge.name)}", written.judged(None)) if judge else None
     strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer, judged)
     return answer(strategy, runner, ledger, observer, base, recipe, written, lambda: clock() - begun)
@@ -180,51 +176,6 @@ def answer(
     return found
 
 
-class Writings:
-    """What the models of a study have written, as far as it was asked for; each writes to the rows of a split once.
-
-    With a metric to judge by, a candidate's loss in full gives way to that metric's distance from its best.
-    """
-
-    def __init__(
-        self, runner: Runner, ledger: Ledger, observer: Observer, quality: Quality, judge: Metric | None
-    ) -> None:
-        self.runner, self.ledger, self.observer = runner, ledger, observer
-        self.quality, self.judge = quality, judge
-        self._judged: dict[Candidate | None, Scores | None] = {}
-
-    def of(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
-        """The texts of each of them."""
-        if missing := [one for one in who if self.ledger.written(split, name_of(one)) is None]:
-            count = f"{len(missing)} candidates write" if len(missing) > 1 else f"{name_of(missing[0])} writes"
-            self.observer.note(f"{count} to the {split} rows")
-            for one, texts in zip(missing, self.runner.write(missing, split), strict=True):
-                self.ledger.record_written(split, name_of(one), texts)
-        return [self.ledger.written(split, name_of(one)) or [] for one in who]
-
-    def judged(self, who: Candidate | None) -> Scores | None:
-        """What a candidate that was trained in full, or the untuned model, is judged by, where that is a metric."""
-        assert self.judge is not None
-        if who not in self._judged:
-            self._judged[who] = self.quality.scores(self.judge, self.of([who], "validation")[0])
-        return self._judged[who]
-
-    def judge_by(self, history: Sequence[Measurement]) -> list[Measurement]:
-        """The measurements as the strategy is to see them."""
-        if self.judge is None:
-            return list(history)
-        finished = [m.candidate for m in history if m.fraction == 1 and m.scores]
-        self.of(finished, "validation")
-        return [
-            replace(m, scores=self.judged(m.candidate)) if m.candidate in finished and m.fraction == 1 else m
-            for m in history
-        ]
-
-
-def name_of(who: Candidate | None) -> str:
-    return who.id if who else "untuned"
-
-
 def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
     """
     Raises:
@@ -235,24 +186,6 @@ def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
             raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
         if finding.severity != "note":
             observer.note(finding.says)
-
-
-def quality_of(data: Data, recipe: Recipe) -> Quality:
-    """The metrics of a study: those that the recipe names, or those that fit the completions.
-
-    Raises:
-        MetricError: there is no such metric, or the user's own fails on a row.
-    """
-    step = max(1, len(data.train) // KNOWN_ROWS)
-    texts = [data.train.texts(row) for row in range(0, len(data.train), step)]
-    if data.facts.shape == "text":
-        if recipe.metrics or recipe.judge != "loss":
-            raise MetricError("The rows are texts without prompts, so nothing is written and the loss alone can judge.")
-        return Quality((), Known.of([]))
-    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge)
-    # A metric that cannot be worked out is to be known of now, and not when all is trained.
-    quality.values([Written(text.after, text.after, text.before, text.where) for text in texts[:2]])
-    return quality
 
 
 def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:

@@ -10,15 +10,12 @@ functions that compare losses. Only a median is no such function: it is given wi
 from __future__ import annotations
 
 import collections
-import functools
-import importlib.util
-import inspect
+import importlib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,7 +135,7 @@ def _mean(counts: Callable[[Written], float]) -> Callable[[Sequence[Written], Kn
     return each
 
 
-def _ratio(sums: Array) -> Array:
+def ratio(sums: Array) -> Array:
     """The first sum over the second; nothing over nothing is 0."""
     found: Array = np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] != 0)
     return found
@@ -310,24 +307,24 @@ def _answered(row: Written) -> float:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("exact_match", 1.0, _mean(_exact), _ratio),
-        Metric("token_f1", 1.0, _mean(_token_f1), _ratio),
-        Metric("accuracy", 1.0, _mean(_exact), _ratio),
+        Metric("exact_match", 1.0, _mean(_exact), ratio),
+        Metric("token_f1", 1.0, _mean(_token_f1), ratio),
+        Metric("accuracy", 1.0, _mean(_exact), ratio),
         Metric("macro_f1", 1.0, _confusions, _macro_f1),
-        Metric("phoneme_error_rate", None, _edits, _ratio),
-        Metric("word_error_rate", None, _edits, _ratio),
-        Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not _NO_JSON)), _ratio),
-        Metric("json_fields", 1.0, _fields, _ratio),
-        Metric("answered", 1.0, _mean(_answered), _ratio),
-        Metric("mean_absolute_error", None, _of_numbers(_off), _ratio),
+        Metric("phoneme_error_rate", None, _edits, ratio),
+        Metric("word_error_rate", None, _edits, ratio),
+        Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not _NO_JSON)), ratio),
+        Metric("json_fields", 1.0, _fields, ratio),
+        Metric("answered", 1.0, _mean(_answered), ratio),
+        Metric("mean_absolute_error", None, _of_numbers(_off), ratio),
         Metric("median_absolute_error", None, lambda written, known: _off(*_numbers(written, known))[:, None], None),
-        Metric("rmsle", None, _of_numbers(_squared_logs), lambda sums: np.sqrt(_ratio(sums))),
+        Metric("rmsle", None, _of_numbers(_squared_logs), lambda sums: np.sqrt(ratio(sums))),
         Metric("r2", 1.0, _of_numbers(_for_r2), _r2),
-        Metric("green", 1.0, _of_numbers(_within(GREEN)), _ratio),
-        Metric("green_or_orange", 1.0, _of_numbers(_within(ORANGE)), _ratio),
-        Metric("rouge_l", 1.0, _rouge, _ratio),
+        Metric("green", 1.0, _of_numbers(_within(GREEN)), ratio),
+        Metric("green_or_orange", 1.0, _of_numbers(_within(ORANGE)), ratio),
+        Metric("rouge_l", 1.0, _rouge, ratio),
         Metric("bleu", 1.0, _ngrams, _bleu),
-        Metric("chrf", 1.0, _chrf, _ratio),
+        Metric("chrf", 1.0, _chrf, ratio),
     )
 }
 """Everything that is called a share lies between 0 and 1."""
@@ -354,63 +351,3 @@ def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
     if np.median([len(own) for own in words]) <= SHORT:
         return ("exact_match", "token_f1")
     return ("token_f1", "exact_match")
-
-
-def metric(name: str) -> Metric:
-    """A metric by its name, or a user's own: `file.py:function`.
-
-    Raises:
-        MetricError: there is none of that name, or the file or the function cannot be used.
-    """
-    if name in METRICS:
-        return METRICS[name]
-    if ".py:" not in name:
-        raise MetricError(
-            f"There is no metric '{name}'; there are {', '.join(METRICS)}, and your own as file.py:function."
-        )
-    return _users(name)
-
-
-def _users(name: str) -> Metric:
-    """A function of the user's: of the text and what was wanted, and of the prompt if it takes three; more is better,
-    unless it has an attribute `lower_is_better`.
-    """
-    path, _, function = name.rpartition(":")
-    called = _loaded(Path(path), function)
-    takes = len(inspect.signature(called).parameters)
-
-    def counts(written: Sequence[Written], _: Known) -> Array:
-        return np.array([[_called(called, name, row, takes), 1.0] for row in written])
-
-    return Metric(function, None if getattr(called, "lower_is_better", False) else math.inf, counts, _ratio)
-
-
-@functools.cache
-def _loaded(path: Path, function: str) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(f"rung_metric_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise MetricError(f"--metric: there is no file '{path}'; give file.py:function.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise MetricError(f"--metric: '{path}' cannot be loaded ({type(error).__name__}: {error}).") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise MetricError(f"--metric: '{path}' has no function '{function}'.")
-    called: Callable[..., Any] = found
-    return called
-
-
-def _called(called: Callable[..., Any], name: str, row: Written, takes: int) -> float:
-    arguments = (row.text, row.wanted, row.prompt)[: max(2, takes)]
-    try:
-        value = float(called(*arguments))
-    except Exception as error:
-        raise MetricError(
-            f"--metric {name} failed at {row.where or 'a row'} ({type(error).__name__}: {error}), where "
-            f"{row.text!r:.80} was written and {row.wanted!r:.80} was wanted."
-        ) from error
-    if not math.isfinite(value):
-        raise MetricError(f"--metric {name} gave {value} at {row.where or 'a row'}; give a finite number.")
-    return value

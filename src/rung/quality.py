@@ -14,7 +14,8 @@ from typing import Any
 
 from rung.errors import MetricError
 from rung.levers import Candidate, Scores
-from rung.metrics import SHARES, Known, Metric, Written, measure, metric, propose
+from rung.metrics import SHARES, Known, Metric, Written, measure, propose
+from rung.own_metric import metric
 from rung.search.stats import KNOWN_ZERO, Interval, Variance, gain_estimate, loss_estimate, seed_noise
 
 Texts = Sequence[Written]
