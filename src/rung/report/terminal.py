@@ -231,7 +231,9 @@ def _worth(metric: Metric | None, mean: float) -> float:
 def _with_reach(name: str, bounds: Mapping[str, float]) -> str:
     if "low" not in bounds:
         return _value(name, bounds["mean"])
-    return f"{_value(name, bounds['mean'])} ± {_value(name, (bounds['high'] - bounds['low']) / 2)}"
+    # A share's bounds end at 0 and 1, and then lie unevenly around it.
+    reach = max(bounds["high"] - bounds["mean"], bounds["mean"] - bounds["low"])
+    return f"{_value(name, bounds['mean'])} ± {_value(name, reach)}"
 
 
 def _plain_table() -> Table:
