@@ -91,7 +91,10 @@ def _by_split(named: Sequence[tuple[Path, list[Path]]]) -> dict[str, list[Path]]
 def _from_hub(data: str) -> dict[str, list[Path]]:
     import datasets
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import logging
 
+    # Each of its tries would be told, and in the end it is told once.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     name, _, configuration = data.partition(":")
     try:
         loaded = datasets.load_dataset(name, configuration or None)
