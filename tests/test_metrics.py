@@ -164,6 +164,21 @@ def test_who_writes_no_number_where_numbers_stand_in_sentences_has_guessed_their
     assert value("mean_absolute_error", ["no idea"], ["It costs $50 in all"], known) == 30
 
 
+def test_numbers_that_are_large_beside_their_spread() -> None:
+    wanted = [str(1_700_000_000 + 10 * i) for i in range(300)]
+    texts = [str(1_700_000_001 + 10 * i) for i in range(300)]
+    assert value("r2", texts, wanted) == pytest.approx(1 - 300 / np.sum((10 * (np.arange(300) - 149.5)) ** 2))
+
+
+@pytest.mark.parametrize("name", ["r2", "mean_absolute_error", "rmsle"])
+def test_a_number_that_nobody_means_is_none(name: str) -> None:
+    found = measure(
+        METRICS[name], [Written("9" * 200, "3"), Written("4", "4"), Written("1e300", "5")], Known((), 4.0, "4")
+    )
+    assert math.isfinite(found.value)
+    assert np.isfinite(found.rows).all()
+
+
 def test_numbers_that_are_all_the_same_leave_nothing_to_explain() -> None:
     assert value("r2", ["5", "7"], ["5", "5"]) == 0
     assert value("r2", ["5", "5"], ["5", "5"]) == 1
@@ -204,6 +219,12 @@ def test_a_users_own_function(tmp_path: Path) -> None:
     found = measure(mine, [Written("abc", "a", "p"), Written("a", "a", "p")], NOTHING)
     assert (mine.name, found.value, list(found.rows)) == ("mine", 2, pytest.approx([3, 1]))
     assert mine.loss(2.0) == -2
+    (tmp_path / "c").mkdir()
+    classy = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass A:\n    x: int\n\n"
+    )
+    more = users(tmp_path / "c", classy + "def mine(written, wanted, strict=True):\n    return strict is True\n")
+    assert measure(more, [Written("a", "a", "p")] * 2, NOTHING).value == 1, "what has a default is left alone"
     (tmp_path / "b").mkdir()
     worse = users(tmp_path / "b", "def off(written, wanted):\n    return 1\noff.lower_is_better = True\n", "off")
     assert worse.loss(2.0) == 2

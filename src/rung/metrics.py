@@ -37,6 +37,7 @@ _PHONEMES = frozenset(
     | {"L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"}
 )
 """ARPAbet."""
+_LARGEST = 1e50
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _NUMBER_ALONE = re.compile(rf"(?:[$€£¥₩]|[A-Z]{{3}} )?\s?{_NUMBER.pattern}\s?(?:[^\W\d]{{1,4}}|[%°$€£¥₩])?")
 
@@ -125,7 +126,8 @@ def as_number(text: str) -> float | None:
 def _first_number(text: str) -> float | None:
     found = _NUMBER.search(text)
     value = float(found[0].replace(",", "")) if found else math.nan
-    return value if math.isfinite(value) else None
+    # What nobody means overflows what is made of it.
+    return value if abs(value) < _LARGEST else None
 
 
 def _mean(counts: Callable[[Written], float]) -> Callable[[Sequence[Written], Known], Array]:
@@ -154,7 +156,7 @@ def _token_f1(row: Written) -> float:
     """Of the words that both have (Rajpurkar et al., 1606.05250)."""
     wrote, wanted = collections.Counter(_words(row.text)), collections.Counter(_words(row.wanted))
     if not wrote or not wanted:
-        return float(wrote == wanted)
+        return float(row.text.strip() == row.wanted.strip())
     return 2 * (wrote & wanted).total() / (wrote.total() + wanted.total())
 
 
@@ -235,7 +237,9 @@ def _squared_logs(wrote: Array, wanted: Array) -> Array:
 
 
 def _for_r2(wrote: Array, wanted: Array) -> Array:
-    return np.stack([(wrote - wanted) ** 2, wanted, wanted**2, np.ones_like(wanted)], axis=1)
+    # From a number near all of them: squares of large numbers would hide their differences.
+    off = wanted - wanted[0]
+    return np.stack([(wrote - wanted) ** 2, off, off**2, np.ones_like(wanted)], axis=1)
 
 
 def _r2(sums: Array) -> Array:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def _users(name: str) -> Metric:
     """
     path, _, function = name.rpartition(":")
     called = _loaded(Path(path), function)
-    takes = len(inspect.signature(called).parameters)
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asked = inspect.signature(called).parameters.values()
+    takes = sum(one.kind in places and one.default is inspect.Parameter.empty for one in asked)
 
     def counts(written: Sequence[Written], _: Known) -> Array:
         return np.array([[_called(called, name, row, takes), 1.0] for row in written])
@@ -51,6 +54,7 @@ def _loaded(path: Path, function: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None or not path.is_file():
         raise MetricError(f"--metric: there is no file '{path}'; give file.py:function.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -150,9 +150,15 @@ def test_a_file_that_is_broken_in_the_middle_is_never_read_in_part(
     assert name in str(error.value)
 
 
-def test_quotes_in_a_file_with_tabs_are_quotes_only_if_its_header_has_some(tmp_path: Path) -> None:
+def test_quotes_in_a_file_with_tabs_are_quotes_where_that_makes_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", 'a\tb\n"Hello" he said\t1\n')
     assert records(path) == [{"a": '"Hello" he said', "b": "1"}]
+    rows = [{"a": 'Say "hi" now', "b": "1"}, {"a": "two\nlines\tand a tab", "b": "2"}]
+    with (tmp_path / "b.tsv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["a", "b"], delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert records(tmp_path / "b.tsv") == rows
 
 
 def test_a_date_that_python_has_no_word_for(tmp_path: Path) -> None:

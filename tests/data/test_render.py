@@ -8,6 +8,7 @@ from tests.tiny import tiny_tokenizer
 
 from rung.data.render import Example, Renderer, render
 from rung.data.shapes import Messages, Row
+from rung.data.store import Texts
 from rung.errors import DataError
 
 CHATML = (
@@ -211,3 +212,30 @@ def test_a_row_that_was_cut_before_its_answer_has_nothing_to_write_after() -> No
     assert cut.written_after == ()
     assert cut.completion == 2 + 1
     assert example.cut(example.prompt + 1).written_after == example.written_after
+
+
+@pytest.mark.parametrize("learn", ["completion", "all"])
+def test_the_answer_of_a_chat_ends_where_its_turn_ends(learn: str) -> None:
+    tokenizer = chatty()
+    turns = chat("a", "b", "c")
+    renderer, row = Renderer(tokenizer, learn=learn), Row(turns[:1], turns[1:], kind="messages")  # type: ignore[arg-type]
+    (example,) = renderer.render([row])
+    assert isinstance(example, Example)
+    assert renderer.answer(row, example) == ("", "b")
+
+
+def test_a_call_of_a_tool_is_wanted_with_the_words_before_it() -> None:
+    calls = CHATML.replace("m['content'] + eos", "m['content'] + (m['calls'] or '') + eos")
+    renderer = Renderer(chatty(calls))
+    row = Row(chat("q"), [{"role": "assistant", "content": "get", "calls": "{get(1)}"}])
+    (example,) = renderer.render([row])
+    assert isinstance(example, Example)
+    assert renderer.answer(row, example) == ("", "get{get(1)}")
+
+
+def test_thoughts_are_no_part_of_what_was_written() -> None:
+    text = Texts("q", "<think>\n\n</think>\n\n", "4", "a.jsonl, line 1")
+    assert text.answer_in("<think>\n\n</think>\n\n4") == "4"
+    assert text.answer_in("<think>\nis it 5?\n</think>\n\n4") == "4"
+    assert text.answer_in("4") == "4"
+    assert Texts("q", "final", "x", "").answer_in("finalthe final x") == "the final x"

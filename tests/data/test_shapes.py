@@ -59,6 +59,8 @@ def test_fields_of_other_names() -> None:
 
 def test_what_belongs_to_a_named_field_may_have_our_name_already() -> None:
     assert read({"prompt": "p", "answer": "c"}, {"completion": "answer"}) == (Row("p", "c"), "prompt_completion")
+    question = {"input": "2+2?", "output": "4"}
+    assert read(question, {"instruction": "input"})[0].prompt == [user("2+2?")], "a field is not taken twice"
     tools = [{"type": "function"}]
     row, _ = read({"chat": CHAT, "tools": tools, "text": "t"}, {"messages": "chat"})
     assert (row.kind, row.tools) == ("messages", ({"type": "function"},))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -28,6 +29,8 @@ _SPLIT_NAMES |= {"test": "test", "testing": "test", "holdout": "test"}
 _PIECE = 1 << 16
 """Characters of a JSON file that are read at once."""
 _LONGEST_FIELD = 1 << 30
+_LOOKED_AT = 1000
+"""Rows of a file with tabs that say whether it has quotes."""
 
 
 def is_hub_id(data: str) -> bool:
@@ -211,8 +214,8 @@ def _csv(path: Path) -> Records:
     with _open(path, newline="") as file:
         head = file.readline()
         delimiter = max(",;\t", key=head.count)
-        # Tabs are seldom in a text, so files with tabs often have no quotes that mean something.
-        bare = delimiter == "\t" and '"' not in head
+        file.seek(0)
+        bare = delimiter == "\t" and not _quotes_mean_something(file)
         file.seek(0)
         lines = csv.reader(
             file, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL, strict=True
@@ -237,6 +240,18 @@ def _csv(path: Path) -> Records:
             elif cells:
                 counts = f"{len(cells)} cells, and the header {len(names)}"
                 yield DataError(f"{where}: the row has {counts}; quote cells that have commas in them.")
+
+
+def _quotes_mean_something(file: IO[str]) -> bool:
+    """Tabs are seldom in a text, so files with tabs often are written without quotes; then a quote is a quote. By the
+    first rows: whether they are rows of the header's length if quotes are read as such.
+    """
+    lines = csv.reader(file, delimiter="\t", strict=True)
+    try:
+        rows = list(itertools.islice(lines, _LOOKED_AT))
+    except csv.Error:
+        return False
+    return len({len(row) for row in rows if row}) <= 1
 
 
 def _parquet(path: Path) -> Records:

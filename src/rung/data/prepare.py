@@ -192,7 +192,7 @@ def _make(
 
 def _sweep(folder: Path) -> None:
     """Away with what killed processes have left: a folder without its facts, and unfinished ones of other days."""
-    if folder.exists():
+    if folder.exists() and not (folder / "facts.json").exists():
         shutil.rmtree(folder)
     for old in folder.parent.glob(".*-*"):
         if time.time() - old.stat().st_mtime > _DAY:
@@ -203,6 +203,8 @@ def _write(
     folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
 ) -> Facts:
     seen, reader = _Seen(), Reader(recipe.fields)
+    # The same rows through another template are other data.
+    seen.digest.update(json.dumps(renderer.fingerprint).encode())
     made = [name for name in SPLITS[1:] if files and name not in files]
 
     def bad(error: DataError) -> None:
@@ -224,7 +226,7 @@ def _write(
                 _count(seen, row, split, found)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    writers[split].add(example, row, renderer.answer(row, example), where)
+                    writers[split].add(example, row, renderer.answer(row, found), where)
             told += len(piece)
             if told % (100 * _PIECE) == 0:
                 tell(f"{told:,} rows read and tokenised")
@@ -251,8 +253,7 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.read[split] += 1
     seen.lengths[len(example.ids)] += 1
     seen.merged += bool(example.given)
-    # The tokens too: the same rows through another template are other data.
-    about = [split, row.kind, row.prompt, row.completion, row.tools, example.ids, example.learned]
+    about = [split, row.kind, row.prompt, row.completion, row.tools]
     seen.digest.update(json.dumps(about, default=str).encode())
 
 

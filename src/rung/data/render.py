@@ -223,10 +223,12 @@ class Renderer:
         """
         if isinstance(row.completion, str) or not example.written_after:
             return "", flat(row.completion)
-        (first, end), wanted = example.learned[-1], (row.wanted or "").strip()
-        text: str = self.tokenizer.decode(example.ids[max(first, example.prompt) : end], skip_special_tokens=True)
-        before, found, _ = text.rpartition(wanted) if wanted else ("", "", "")
-        return (before, wanted) if found else ("", text.strip())
+        ids, wanted = example.ids[example.prompt :], (row.wanted or "").strip()
+        end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        before, found, after = text.rpartition(wanted) if wanted else ("", "", text)
+        # A call of a tool, say, stands behind the words of its turn, and is wanted too.
+        return (before, wanted) if found and not after.strip() else ("", text.strip())
 
     def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
         """Without the tokenizer's own first and last tokens where a template writes them."""

@@ -128,6 +128,7 @@ class Reader:
             return {**record, "source": "", **named}
         # What belongs to the named ones may have our name already.
         beside = {other for group in _GROUPS if named.keys() & group for other in group} | {"tools"}
+        beside -= set(self.fields.values())
         return {**{name: record[name] for name in beside & record.keys()}, **named}
 
     def _shape(self, found: dict[str, Any], record: dict[str, Any], where: str) -> Shape:

@@ -6,6 +6,7 @@ An Arrow file with an index needs no reading: the kernel brings in the pages tha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ class Texts:
     lead: str
     after: str
     where: str
+
+    def answer_in(self, written: str) -> str:
+        """What a model wrote, without the lead; where that ends thoughts with a tag, what comes after that tag."""
+        tag = re.search(r"</\w+>\s*$", self.lead)
+        if tag and (mark := tag[0].strip()) in written:
+            return written.rpartition(mark)[2].lstrip()
+        return written.removeprefix(self.lead)
 
 
 class Writer:

@@ -211,7 +211,7 @@ class Trainer:
     def _writable(self, tokens: int) -> int:
         """How many rows of so many tokens half of the free memory has room for: their keys and values, and logits."""
         config = self.model.config.get_text_config()
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None) or 1  # without attention, more than is kept
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
         # The cache grows by being copied, a layer at a time; logits are there in the dtype and in float32.

@@ -228,7 +228,7 @@ class LocalRunner:
             found |= dict(zip(writers, every, strict=True))
         return [
             [
-                Written(wrote.removeprefix(text.lead), text.after, text.before, text.where, example.source)
+                Written(text.answer_in(wrote), text.after, text.before, text.where, example.source)
                 for wrote, text, example in zip(found[candidate], texts, prompts, strict=True)
             ]
             for candidate in who
