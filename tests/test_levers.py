@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.levers import Candidate, LeverSpace, Scores, read_alpha
+from rung.levers import Candidate, LeverSpace, Scores, read_alpha, shared_sources
 
 candidates = st.builds(
     Candidate,
@@ -67,3 +67,9 @@ def test_an_alpha_is_a_multiple_of_the_rank_or_a_number(text: str, found: tuple[
 def test_anything_else_is_no_alpha(text: str) -> None:
     with pytest.raises(ValueError, match="is no alpha"):
         read_alpha(text, 16)
+
+
+def test_rows_share_a_number_where_they_share_a_source_and_none_where_no_two_do() -> None:
+    assert shared_sources(["a", "b", "a", "", ""]) == (0, 1, 0, 3, 4)
+    assert shared_sources(["a", "b", "", ""]) == ()
+    assert shared_sources(["1", "", "1"]) == (0, 1, 0), "a source that looks like a row's number is none"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -76,6 +77,13 @@ class Scores:
     def mean(self) -> float:
         """Nats per completion token, over all rows."""
         return math.fsum(self.losses) / sum(self.tokens)
+
+
+def shared_sources(sources: Sequence[str]) -> tuple[int, ...]:
+    """A number for each row, the same where rows share a source; nothing where no two do. One without is its own."""
+    numbers: dict[str | int, int] = {}
+    found = tuple(numbers.setdefault(source or row, row) for row, source in enumerate(sources))
+    return found if len(numbers) < len(found) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rung.errors import MetricError
-from rung.levers import Candidate, Scores
+from rung.levers import Candidate, Scores, shared_sources
 from rung.metrics import SHARES, Known, Metric, Written, measure, propose
 from rung.own_metric import metric
 from rung.search.stats import KNOWN_ZERO, Interval, Variance, gain_estimate, loss_estimate, seed_noise
@@ -55,7 +55,7 @@ class Quality:
         """The rows' pseudo-values as losses, so that lower is better; None where a metric has none, or the rows are all
         of one source.
         """
-        rows, sources = measure(one, written, self.known).rows, _sources(written)
+        rows, sources = measure(one, written, self.known).rows, shared_sources([row.source for row in written])
         if not len(rows) or len(set(sources)) == 1:
             return None
         return Scores(tuple(one.loss(float(value)) for value in rows), (1,) * len(rows), sources)
@@ -195,13 +195,6 @@ def _paired(
 def _noise(means: Mapping[Candidate, float]) -> Variance | None:
     """Of one run, from the settings with several seeds."""
     return seed_noise({(replace(run, seed=0), run.seed): mean for run, mean in means.items() if run.seed})
-
-
-def _sources(written: Texts) -> tuple[int, ...]:
-    """A number for each row, the same where rows share a source; nothing where no two do."""
-    numbers: dict[str, int] = {}
-    found = tuple(numbers.setdefault(row.source or str(i), i) for i, row in enumerate(written))
-    return found if len(numbers) < len(found) else ()
 
 
 def _bounds(one: Metric, interval: Interval) -> dict[str, float]:

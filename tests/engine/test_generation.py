@@ -10,9 +10,10 @@ from tests.architectures import make
 from tests.engine.oracle import Alone, packed, trained_state
 from tests.tiny import tiny_tokenizer
 
+from rung.data.batches import left_padded
 from rung.data.render import render
 from rung.data.shapes import Row
-from rung.engine.trainer import Trainer, left_padded
+from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
 from rung.levers import Candidate
 from rung.model.load import Base

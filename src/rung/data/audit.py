@@ -9,12 +9,13 @@ prompt it is the whole, and very short rows have too few.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -92,39 +93,40 @@ def _leakage(data: Data) -> Iterator[Finding]:
 
 
 def _number(text: str) -> int:
-    return zlib.crc32(text.encode()) << 32 | zlib.adler32(text.encode())
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _near(data: Data) -> Iterator[Finding]:
     """Training rows that are nearly the same as one that is judged by."""
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHashLSH
 
     frame = _frame(data.train)
     held: list[tuple[str, set[int]]] = []
     index = MinHashLSH(threshold=NEAR, num_perm=_PERMUTATIONS)
     for name in ("validation", "test"):
-        for texts in _pieces(data.splits[name], _INDEXED):
-            runs = [_runs(text) - frame for text in texts]
-            known = [(text.where, own) for text, own in zip(texts, runs, strict=True) if len(own) >= FEWEST_RUNS]
-            for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
-                index.insert(len(held), sketch)
-                held.append((where, own))
+        for where, own, sketch in _sketched(data.splits[name], _INDEXED, frame):
+            index.insert(len(held), sketch)
+            held.append((where, own))
     found = _Named()
-    for texts in _pieces(data.train, len(data.train)) if held else ():
-        runs = [_runs(text) - frame for text in texts]
-        known = [(text.where, own) for text, own in zip(texts, runs, strict=True) if len(own) >= FEWEST_RUNS]
-        for (where, own), sketch in zip(known, _sketches(MinHash, [own for _, own in known]), strict=True):
-            alike = [number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1]
-            if alike:
-                found.add(f"{where} ≈ {held[alike[0]][0]}")
+    for where, own, sketch in _sketched(data.train, len(data.train), frame) if held else ():
+        alike = [number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1]
+        if alike:
+            found.add(f"{where} ≈ {held[alike[0]][0]}")
     if found.count:
         count = f"{found.count:,} training row{'s are' if found.count > 1 else ' is'}"
         yield Finding("near_duplicates", "warning", f"{count} nearly a row that is judged by: {found}.")
 
 
-def _sketches(kind: type, runs: Sequence[set[int]]) -> Iterable[object]:
-    made: Iterable[object] = kind.generator(map(list, runs), num_perm=_PERMUTATIONS, hashfunc=int)  # type: ignore[attr-defined]
-    return made
+def _sketched(examples: Examples, most: int, frame: set[int]) -> Iterator[tuple[str, set[int], Any]]:
+    """Of each row that is long enough: where it stands, its runs beside the frame, and their MinHash."""
+    from datasketch import MinHash
+
+    for texts in _pieces(examples, most):
+        runs = [(text.where, _runs(text) - frame) for text in texts]
+        known = [(where, own) for where, own in runs if len(own) >= FEWEST_RUNS]
+        sketches = MinHash.generator([list(own) for _, own in known], num_perm=_PERMUTATIONS, hashfunc=int)
+        for (where, own), sketch in zip(known, sketches, strict=True):
+            yield where, own, sketch
 
 
 def _pieces(examples: Examples, most: int) -> Iterator[list[Texts]]:

@@ -163,3 +163,14 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
         torch.tensor(rows).to(device),
         sum(len(example.ids) for example in examples),
     )
+
+
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), padded at the front, and the mask of those that are real."""
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask

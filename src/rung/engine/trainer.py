@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.data.batches import Batch, Rows, by_length, collate, side_by_side
+from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
 from rung.data.render import Example
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.blocks import checkpoint_blocks
@@ -22,7 +22,7 @@ from rung.engine.loss import Head, HeadAdapter, completion_loss
 from rung.engine.memory import Room, Tile, is_out_of_memory, memory_limit, resident_bytes, tiles
 from rung.engine.pack import Frozen, Pack, freeze
 from rung.errors import ModelError, TrainingError
-from rung.levers import Scores
+from rung.levers import Scores, shared_sources
 from rung.model.load import Base
 
 SCORED_ROWS = 128
@@ -125,7 +125,10 @@ class Trainer:
         for rows in by_length([len(example.ids) for example in examples], max(1, batch_size // width)):
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.losses(pack, batch).cpu()
-        tokens, sources = tuple(example.completion for example in examples), shared_sources(examples)
+        tokens, sources = (
+            tuple(example.completion for example in examples),
+            shared_sources([example.source for example in examples]),
+        )
         return [Scores(tuple(row), tokens, sources) for row in totals.tolist()]
 
     @torch.no_grad()
@@ -386,21 +389,3 @@ def _rows_of(batches: Sequence[Batch], tile: Tile) -> Rows:
     """The tile's rows of some candidates' batches; those that share a batch share its part."""
     parts = {id(batch): batch.part(tile.first, tile.last) for batch in batches}
     return side_by_side([parts[id(batch)] for batch in batches])
-
-
-def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T), padded at the front, and the mask of those that are real."""
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    return ids, mask
-
-
-def shared_sources(examples: Sequence[Example]) -> tuple[int, ...]:
-    """A number for each row, the same where rows share a source; nothing where no two do, or none has one."""
-    numbers: dict[str, int] = {}
-    sources = tuple(numbers.setdefault(example.source or str(row), row) for row, example in enumerate(examples))
-    return sources if len(numbers) < len(examples) else ()
