@@ -72,4 +72,4 @@ def test_anything_else_is_no_alpha(text: str) -> None:
 def test_rows_share_a_number_where_they_share_a_source_and_none_where_no_two_do() -> None:
     assert shared_sources(["a", "b", "a", "", ""]) == (0, 1, 0, 3, 4)
     assert shared_sources(["a", "b", "", ""]) == ()
-    assert shared_sources(["1", "", "1"]) == (0, 1, 0), "a source that looks like a row's number is none"
+    assert shared_sources(["1", "", "x", "x"]) == (0, 1, 2, 2), "a source that looks like a row's number is none"
