@@ -14,22 +14,35 @@ lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
 def test_a_pass_has_every_row_once_in_full_batches_but_one(
     lengths: list[int], size: int, seed: int, number: int
 ) -> None:
-    batches = order(lengths, size, str(seed), number)
+    batches = order(lengths, size, 0, seed, number)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert len(batches) == steps_per_pass(len(lengths), size)
     assert sum(len(batch) != size for batch in batches) <= 1
-    assert batches == order(lengths, size, str(seed), number)
+    assert batches == order(lengths, size, 0, seed, number)
 
 
 def test_seeds_and_passes_have_orders_of_their_own() -> None:
     lengths = list(range(1, 101))
-    assert len({str(order(lengths, 8, str(seed), number)) for seed in range(3) for number in range(3)}) == 9
+    assert len({str(order(lengths, 8, 0, seed, number)) for seed in range(3) for number in range(3)}) == 9
 
 
 def test_rows_of_like_length_stand_together() -> None:
     lengths = [1 + i % 40 for i in range(320)]
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in order(lengths, 8, "0", 0))
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in order(lengths, 8, 0, 0, 0))
     assert padded < 1.15 * sum(lengths)
+
+
+@given(lengths_of_rows, st.integers(1, 20), st.integers(0, 3))
+def test_seeds_have_batches_of_as_many_rows_at_every_step(lengths: list[int], size: int, number: int) -> None:
+    one, other = (order(lengths, size, 0, seed, number) for seed in (1, 2))
+    assert [len(batch) for batch in one] == [len(batch) for batch in other]
+
+
+def test_seeds_side_by_side_have_rows_of_like_length_at_every_step() -> None:
+    lengths = [1 + i % 40 for i in range(640)]
+    steps = zip(*(order(lengths, 8, 0, seed, 0) for seed in (1, 2, 3)), strict=True)
+    padded = sum(24 * max(lengths[row] for batch in step for row in batch) for step in steps)
+    assert padded < 1.25 * 3 * sum(lengths)
 
 
 @given(lengths_of_rows, st.integers(1, 20))

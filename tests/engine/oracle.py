@@ -53,7 +53,7 @@ def examples(vocabulary: int, count: int = 24, longest: int = 12) -> list[Exampl
 
 def batches(rows: list[Example], size: int = 4, steps: int = STEPS) -> list[Batch]:
     lengths = [len(row.ids) for row in rows]
-    passes = [b for number in range(steps) for b in order(lengths, size, str(SEED), number)]
+    passes = [b for number in range(steps) for b in order(lengths, size, SEED, 0, number)]
     return [collate([rows[i] for i in b]) for b in passes[:steps]]
 
 

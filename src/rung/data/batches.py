@@ -2,8 +2,9 @@
 
 Every candidate of one seed sees these batches, in this order, in whatever pack it is trained: that is what makes two of
 them comparable row by row. Another seed has another order, since what training owes to chance is the order of its rows
-as much as its first weights. Rows are shuffled for each pass, sorted by length within windows of 16 batches, cut into
-batches, and the batches of a window shuffled again: little padding, and still a random order.
+as much as its first weights. Rows are shuffled for each pass, sorted by length within windows of batches, cut into
+batches, and the batches of a window shuffled again: little padding, and still a random order. That second shuffle moves
+the same places in every seed, so that seeds that train side by side have batches of like lengths at every step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from rung.data.render import Example
 
 WINDOW = 16
+"""The most batches of a window; a pass has four windows or more, so that the seed decides which rows share a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +94,20 @@ def steps_per_pass(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 
 
-def order(lengths: Sequence[int], batch_size: int, key: str, number: int) -> list[list[int]]:
+def order(lengths: Sequence[int], batch_size: int, study_seed: int, seed: int, number: int) -> list[list[int]]:
     """The batches of the pass `number` as row numbers: every row once; only one batch may be short.
 
-    `key` says whose order it is: candidates of one seed share it.
+    `seed` decides which rows stand together, and the study's seed where the short and the long ones come.
     """
-    draw = random.Random(f"order:{key}:{number}")
+    draw, places = random.Random(f"order:{study_seed}:{seed}:{number}"), random.Random(f"places:{study_seed}:{number}")
     rows = list(range(len(lengths)))
     draw.shuffle(rows)
     batches: list[list[int]] = []
-    for start in range(0, len(rows), batch_size * WINDOW):
-        window = sorted(rows[start : start + batch_size * WINDOW], key=lambda row: lengths[row])
+    size = batch_size * max(1, min(WINDOW, len(rows) // batch_size // 4))
+    for start in range(0, len(rows), size):
+        window = sorted(rows[start : start + size], key=lambda row: lengths[row])
         cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-        draw.shuffle(cut)
+        places.shuffle(cut)
         batches += cut
     return batches
 
@@ -128,7 +131,7 @@ class Steps:
     def _rows(self, seed: int) -> list[list[int]]:
         """The rows of each step, for candidates of that seed."""
         passes = range(-(-self.count // steps_per_pass(len(self.lengths), self.batch_size)))
-        every = [rows for i in passes for rows in order(self.lengths, self.batch_size, f"{self.seed}:{seed}", i)]
+        every = [rows for i in passes for rows in order(self.lengths, self.batch_size, self.seed, seed, i)]
         return every[: self.count]
 
     def _tokens(self, seed: int) -> list[int]:

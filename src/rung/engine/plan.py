@@ -34,8 +34,9 @@ from rung.levers import Candidate
 SPARE = 0.1
 """The share of the memory that is not planned with: what fragments, and what others take meanwhile."""
 
-AMPLE = 8
-"""How many times what its linear layers take and give a pass may hold, for sure: 2 to 4 times is what was measured."""
+AMPLE = 16
+"""Bytes that a pass may hold for each number that its linear layers take and give, for sure: 4 to 8 were measured, 4 to 6
+of them in float32, since in bfloat16 a part of the work is done in float32 (docs/log.md)."""
 
 _PASSES = ((1, 0.25), (4, 1.0), (8, 0.5), (12, 1.0))
 """The measured passes: how many times `_TOKENS`, and the share of the rows' length."""
@@ -125,8 +126,8 @@ def bound(trainer: Trainer, needs: Sequence[Need], rows: int, scored_rows: int, 
     """
     size, head = trainer.base.dtype.itemsize, trainer.head.layer
     layers = [layer for layer in trainer.frozen.layers.values() if layer is not head]
-    widths = [(layer.in_features + layer.out_features) * size for layer in layers]
-    scores = 4 * length * trainer.model.config.get_text_config().num_attention_heads
+    widths = [layer.in_features + layer.out_features for layer in layers]
+    scores = length * trainer.model.config.get_text_config().num_attention_heads
     training = len(needs) * rows * length * (sum(widths) + scores * len(layers))
     scoring = scored_rows * length * (max(widths) + scores)
     logits = CHUNK * head.out_features * (4 + size)
