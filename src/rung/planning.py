@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -207,15 +207,16 @@ def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> f
     rows, and the adapter cut down to lower ranks.
     """
     lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
-    test = [
-        runner.scoring_seconds(who, ground.data.test) + runner.writing_seconds(who, ground.data.test)
+    most: Mapping[str, int] = WRITTEN_ROWS if ground.recipe.judge == "loss" else {}
+    test, held = ground.data.test, ground.data.validation
+    spent = sum(
+        runner.scoring_seconds(who, test) + runner.writing_seconds(who, test[: most.get("test")])
         for who in (None, chosen)
-    ]
-    every = ground.data.validation
-    held = every[:WRITTEN_ROWS] if ground.recipe.judge == "loss" else every
-    writers = sum(heat.settings * heat.seeds for heat in runner.heats if heat.until == 1)
-    written = 0.0 if ground.data.facts.shape == "text" else writers * IN_A_PACK * runner.writing_seconds(chosen, held)
-    return sum(test) + written + (1 + len(lower)) * runner.scoring_seconds(None, ground.data.validation)
+    )
+    if ground.data.facts.shape != "text":
+        writers = sum(heat.settings * heat.seeds for heat in runner.heats if heat.until == 1)
+        spent += writers * IN_A_PACK * runner.writing_seconds(chosen, held[: most.get("validation")])
+    return spent + (1 + len(lower)) * runner.scoring_seconds(None, held)
 
 
 def _one_run(runner: PaperRunner, space: LeverSpace) -> float:

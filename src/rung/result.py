@@ -46,7 +46,8 @@ class Tested:
     def baseline(self) -> dict[str, Any]:
         scores, texts = self.untuned
         trivial = {"writes": self.quality.known.always, **self.quality.trivial(texts)} if texts else None
-        return {"test": {"loss": scores.mean, **self.quality.values(texts)}, "trivial": trivial}
+        rows = {"loss": len(scores.losses), "written": len(texts)}
+        return {"test": {"loss": scores.mean, **self.quality.values(texts)}, "test_rows": rows, "trivial": trivial}
 
     def recommended(self) -> dict[str, Any]:
         (before, old), (scores, texts) = self.untuned, self.tuned

@@ -78,6 +78,7 @@ def candidate(rank: int, **changes: Any) -> dict[str, Any]:
 DOCUMENT: dict[str, Any] = {
     "study": "s",
     "baseline": {"validation_loss": 8.36, "test": {"loss": 8.3, "exact_match": 0.0},
+                 "test_rows": {"loss": 400, "written": 200},
                  "trivial": {"writes": "D IY T", "exact_match": 0.01}},
     "metrics": {"judge": "loss", "names": ["exact_match"], "rows": 64, "settings": [
         {"rank": 32, "alpha": 64, "targets": "all-linear+lm_head", "learning_rate": 0.001, "use_rslora": False,
@@ -116,6 +117,8 @@ def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cove
     (line,) = (line for line in text.splitlines() if line.startswith("exact match"))
     assert line.split() == ["exact", "match", "12.5%", "0.0%", "12.5%", "(9.0%", "to", "16.0%)", "1.0%"]
     assert "always 'D IY T'" in text
+    assert "on 400 test rows" in text
+    assert "All but the loss on 200 of them" in text
     one, other = (line.split("  ") for line in text.splitlines() if "%" in line and "rank" in line)
     assert [part.strip() for part in one if part] == ["▸ rank 16, alpha 32, attention, 0.001", "20.0% ± 10.0%"]
     assert [part.strip() for part in other if part.strip()] == [

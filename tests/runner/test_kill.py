@@ -14,17 +14,20 @@ from rung.study.files import StudyFolder
 from rung.study.ledger import Ledger
 
 PROGRAM = """
+import math
 import sys
 from pathlib import Path
 from rung.data.prepare import prepare
 from rung.levers import Candidate
 from rung.model.load import load_base
 from rung.recipe import Recipe
+from rung.runner import local
 from rung.runner.local import LocalRunner
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder
 from rung.study.ledger import Ledger
 
+local.SAVING = math.inf  # a checkpoint at every step, however long it takes
 model, rows, folder = sys.argv[1:]
 candidates = (
     Candidate(4, 8, "attention", 1e-2), Candidate(4, 8, "attention", 3e-3, dropout=0.2),

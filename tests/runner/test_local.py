@@ -67,6 +67,29 @@ def test_a_race_in_two_heats_ends_where_one_heat_ends_also_in_another_process(
     assert ended.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(runner: LocalRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, saved = 0.0, []
+    step, save = runner.trainer.step, runner._save
+
+    def trained(*args: Any) -> Any:
+        nonlocal now
+        now += 100
+        return step(*args)
+
+    def slow(*args: Any) -> None:
+        nonlocal now
+        saved.append(now)
+        now += 15
+        save(*args)
+
+    monkeypatch.setattr(runner, "clock", lambda: now)
+    monkeypatch.setattr(runner.trainer, "step", trained)
+    monkeypatch.setattr(runner, "_save", slow)
+    runner.run(Heat("rank", (A,)), quiet)
+    # After a minute, then whenever more than twenty times 15 s have passed; at the fork, the twelfth step; at the end.
+    assert saved == [100, 515, 930, 1245, 1560]
+
+
 def test_packs_as_narrow_as_one_change_nothing(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
     from rung.model.load import load_base
 
@@ -111,10 +134,12 @@ def test_candidates_write_in_packs_what_each_writes_alone(runner: LocalRunner) -
     both = runner.write([B, A], "validation")
     assert both == [runner.write([one], "validation")[0] for one in (B, A)]
     assert len(both[0]) == min(64, len(runner.validation))
-    runner.written_rows = 7
+    runner.written_rows = {"validation": 7}
     few = [row.where for row in runner.write([A], "validation")[0]]
     every = [text.where for text in runner.data.validation.every_text()]
     assert few == [every[at * len(every) // 7] for at in range(7)], "spread over all of them"
+    runner.written_rows = {"test": 5}
+    assert [len(runner.write([A], split)[0]) for split in ("validation", "test")] == [len(every), 5]
 
 
 @pytest.mark.parametrize(("passes", "steps"), [(0.5, 8), (1, 15), (2.4, 36), (0.0001, 1)])

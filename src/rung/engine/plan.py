@@ -35,8 +35,8 @@ SPARE = 0.1
 """The share of the memory that is not planned with: what fragments, and what others take meanwhile."""
 
 AMPLE = 16
-"""Bytes that a pass may hold for each number that its linear layers take and give, for sure: 4 to 8 were measured, 4 to 6
-of them in float32, since in bfloat16 a part of the work is done in float32 (docs/log.md)."""
+"""Bytes that a pass may hold for each number that its linear layers take and give, for sure: 4 to 6 were measured in
+float32, and 4 to 8 in bfloat16, where a part of the work is done in float32 (docs/log.md)."""
 
 _PASSES = ((1, 0.25), (4, 1.0), (8, 0.5), (12, 1.0))
 """The measured passes: how many times `_TOKENS`, and the share of the rows' length."""

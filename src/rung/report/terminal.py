@@ -149,6 +149,7 @@ def summary(found: Mapping[str, Any]) -> RenderableType:
         *(Text(line) for line in lines),
         Text(),
         _tested(best, baseline),
+        *_written_rows(baseline),
         Text(),
         _table(found),
         *_finalists(found),
@@ -182,7 +183,7 @@ def _tested(best: Mapping[str, Any], baseline: Mapping[str, Any]) -> Table:
     """What the test split says, by each metric: the adapter beside the untuned model and the trivial predictor."""
     trivial = baseline["trivial"] or {}
     table = _plain_table()
-    table.add_column("on the test split", no_wrap=True)
+    table.add_column(f"on {baseline['test_rows']['loss']:,} test rows", no_wrap=True)
     for name in ("adapter", "untuned", "better by"):
         table.add_column(name, justify="right", no_wrap=True)
     if trivial:
@@ -200,6 +201,14 @@ def _tested(best: Mapping[str, Any], baseline: Mapping[str, Any]) -> Table:
             *([_value(name, trivial[name]) if name in trivial else ""] if trivial else []),
         )
     return table
+
+
+def _written_rows(baseline: Mapping[str, Any]) -> list[RenderableType]:
+    """That only some of the test rows were written to, where it is so."""
+    rows = baseline["test_rows"]
+    if rows["written"] in (0, rows["loss"]):
+        return []
+    return [Text(f"All but the loss on {rows['written']:,} of them, spread evenly.", style="dim")]
 
 
 def _finalists(found: Mapping[str, Any]) -> list[RenderableType]:

@@ -32,8 +32,10 @@ SCORINGS = 1.5
 """How often a climb scores the validation rows for each full budget that it spends."""
 LOOK_ROWS = 64
 """The fewest validation rows that a look is judged by, if there are as many."""
-WRITTEN_ROWS = 64
-"""The validation rows that are written to where a metric is shown and does not decide: writing is slow."""
+WRITTEN_ROWS = {"validation": 64, "test": 200}
+"""The most rows of a split that are written to where a metric is shown and does not decide: writing is slow."""
+SAVING = 0.05
+"""The share of the time that checkpoints may take which are made for no more than a kill."""
 
 
 def judging_rows(rows: int, until: float, least: int = LOOK_ROWS) -> int:
@@ -49,7 +51,8 @@ class LocalRunner:
     """See `Runner`. The base and the rows stay in memory; a candidate between two heats lies on the disk.
 
     A heat trains its candidates on to where they begin to cool down, and from there on a branch, which is judged. The
-    next heat goes on from the fork. Every `checkpoint_seconds` by `clock` the candidates of the running pack are saved.
+    next heat goes on from the fork. Every `checkpoint_seconds` by `clock` the candidates of the running pack are saved,
+    or less often where that takes long.
 
     Raises:
         ModelError, DataError: the model or a split cannot be used.
@@ -66,7 +69,7 @@ class LocalRunner:
         look_rows: int = LOOK_ROWS,
     ) -> None:
         self.clock, self.checkpoint_seconds, self.look_rows = clock, checkpoint_seconds, look_rows
-        self.written_rows = WRITTEN_ROWS if recipe.judge == "loss" else len(data.validation)
+        self.written_rows = WRITTEN_ROWS if recipe.judge == "loss" else {}
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
@@ -212,11 +215,10 @@ class LocalRunner:
     def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
         examples = self.data.splits[split]
         rows = [row for row in range(len(examples)) if examples[row].written_after]
-        if split == "validation":
-            count = min(len(rows), self.written_rows)
-            rows = [rows[at * len(rows) // count] for at in range(count)]
         if not rows:
             return [[] for _ in who]
+        count = min(len(rows), self.written_rows.get(split, len(rows)))
+        rows = [rows[at * len(rows) // count] for at in range(count)]
         prompts, texts = [examples[row] for row in rows], [examples.texts(row) for row in rows]
         found: dict[Candidate | None, list[str]] = {}
         trained = [candidate for candidate in who if candidate]
@@ -270,7 +272,7 @@ class LocalRunner:
 
     def _run_pack(self, heat: Heat, members: list[Member], tick: Callable[[Tick], None]) -> list[Measurement]:
         recipe, begun, schedule = self.recipe, self.clock(), self._schedule(heat)
-        saved = begun
+        saved, every = begun, self.checkpoint_seconds
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
         candidates, (one, first) = [candidate for candidate, _ in members], members[0]
@@ -292,9 +294,11 @@ class LocalRunner:
                 self._left -= trained
                 self._left -= sum(sum(self._steps.tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
                 tick(Tick(trained, len(pack), len(members), self._left))
-                if step + 1 == schedule.fork or self.clock() - saved > self.checkpoint_seconds:
+                if step + 1 == schedule.fork or self.clock() - saved > every:
+                    saving = self.clock()
                     self._save(heat, pack, heat_first)
                     saved = self.clock()
+                    every = max(self.checkpoint_seconds, (saved - saving) / SAVING)
             scores = self.trainer.score(self._judging(heat.until), pack) if len(pack) else []
             for candidate, score in zip(pack.candidates, scores, strict=True):
                 if not math.isfinite(score.mean):
