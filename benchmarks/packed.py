@@ -29,6 +29,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from rung.model.load import Base, load_base
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, RATE = 16, 1e-3
+ONE = Candidate(RANK, 2 * RANK, "attention", RATE)
 QUICK = [(8, 4, 64), (8, 1, 32), (1, 4, 64)]
 GRID = [
     *((8, batch, length) for batch in (4, 1) for length in (64, 32, 16)),
@@ -84,7 +86,7 @@ class Rung:
 
     def __init__(self, precision: str, candidates: int) -> None:
         self.trainer = Trainer(load_base(DEFAULT_MODEL, "nf4", precision))
-        chosen = [Candidate(RANK, 2 * RANK, "attention", RATE, seed=seed) for seed in range(candidates)]
+        chosen = [replace(ONE, seed=seed) for seed in range(candidates)]
         states = [fresh_state(self.trainer.frozen, candidate, 0) for candidate in chosen]
         self.pack = Pack(self.trainer.frozen, chosen, states)
 
@@ -97,7 +99,7 @@ class PeftLoop:
 
     def __init__(self, precision: str) -> None:
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        config = peft_config(Candidate(RANK, 2 * RANK, "attention", RATE), MODULES)
+        config = peft_config(ONE, MODULES)
         config.inference_mode = False
         self.model = peft.get_peft_model(guarded(base), config).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=RATE, fused=True)
@@ -120,7 +122,14 @@ class PeftLoop:
 class Trl:
     """One candidate under TRL's SFTTrainer; its own loop, which waits before each step until `step` is called."""
 
-    def __init__(self, precision: str, rows: list[Example], batch_size: int) -> None:
+    def __init__(
+        self,
+        precision: str,
+        rows: list[Example],
+        batch_size: int,
+        candidate: Candidate = ONE,
+        modules: list[str] = MODULES,
+    ) -> None:
         from datasets import Dataset
         from transformers import TrainerCallback
         from trl import SFTConfig, SFTTrainer
@@ -141,7 +150,7 @@ class Trl:
             output_dir=tempfile.mkdtemp(),
             max_steps=len(rows) // batch_size,
             per_device_train_batch_size=batch_size,
-            learning_rate=RATE,
+            learning_rate=candidate.learning_rate,
             bf16=base.dtype == torch.bfloat16,
             use_cpu=True,
             gradient_checkpointing=False,  # on by default, and slower
@@ -152,7 +161,7 @@ class Trl:
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        lora = peft_config(Candidate(RANK, 2 * RANK, "attention", RATE), MODULES)
+        lora = peft_config(candidate, modules)
         lora.inference_mode = False
         self.trainer = SFTTrainer(
             model=guarded(base),
