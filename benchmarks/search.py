@@ -26,7 +26,7 @@ import numpy as np
 
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.runner.protocol import Tick
-from rung.runner.replay import TABLE, ReplayRunner, Table, load_table
+from rung.runner.replay import ReplayRunner, Table, load_table
 from rung.search.bayes import Tpe
 from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
@@ -149,8 +149,6 @@ def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int, more
     return power_by | {"seeds_used": used / climbs}
 
 
-ENOUGH = 48
-"""Settings that a table needs for its replays to say anything."""
 POWER = (
     *((noise, 3, 0) for noise in (0.0025, 0.005, 0.01)),
     *((noise, 5, 0) for noise in (0.005, 0.01)),
@@ -296,13 +294,12 @@ def main() -> None:
         "coverage": coverage(climbs, draw),
     }
     document["power"] = next(p["power"] for p in document["power_by"] if p["noise"] < MARGIN / 2 and p["seeds"] == 5)
-    loaded = {task: load_table(task) for task in ("pronounce", "price")} if TABLE.exists() else {}
-    if tables := {task: table for task, table in loaded.items() if len(table.settings) >= ENOUGH}:
-        document["null_of_table"] = {t: null_of_table(table, climbs // 20, draw) for t, table in tables.items()}
-        document["replay_by_task"] = {task: replays(table, count, 1) for task, table in tables.items()}
-        if not options.quick:
-            document["replay_parts"] = {task: replays(table, count, 2, parts=True) for task, table in tables.items()}
-        document["replay"] = merged(document["replay_by_task"])
+    tables = {task: load_table(task) for task in ("pronounce", "price")}
+    document["null_of_table"] = {task: null_of_table(table, climbs // 20, draw) for task, table in tables.items()}
+    document["replay_by_task"] = {task: replays(table, count, 1) for task, table in tables.items()}
+    if not options.quick:
+        document["replay_parts"] = {task: replays(table, count, 2, parts=True) for task, table in tables.items()}
+    document["replay"] = merged(document["replay_by_task"])
     document["seconds"] = round(time.perf_counter() - begun)
     print(json.dumps(document, indent=2) if options.json else markdown(document))
 
@@ -310,13 +307,13 @@ def main() -> None:
 def markdown(document: dict[str, Any]) -> str:
     """The document as the tables of docs/benchmarks.md."""
     simple = ("null", "null_more_seeds", "null_of_table", "coverage", "seconds")
-    lines = [f"{key}: {document[key]}" for key in simple if key in document]
+    lines = [f"{key}: {document[key]}" for key in simple]
     lines += ["", "| noise | seeds | more | power | seeds used |", "|---|---|---|---|---|"]
     lines += [
         f"| {p['noise']:.1%} | {p['seeds']} | {p['more']} | {p['power']:.0%} | {p['seeds_used']:.1f} |"
         for p in document["power_by"]
     ]
-    tables = {**document.get("replay_by_task", {})}
+    tables = dict(document["replay_by_task"])
     tables |= {f"parts of {task}": found for task, found in document.get("replay_parts", {}).items()}
     for task, found in tables.items():
         lines += ["", f"| {task} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]

@@ -273,6 +273,26 @@ def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
     assert {(m.candidate.alpha, m.candidate.use_rslora) for m in history} == {(32, False), (64, False), (16, False)}
 
 
+def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
+    """Rank 8 leads under rsLoRA; on the rung above, 16 under rsLoRA is the same training as 64, which is near too."""
+    space = LeverSpace((8, 16, 32), (2e-3,), alphas=("2r", "4r", "rslora"), pinned=True)
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        return 1.5 + 0.1 * abs(math.log2(candidate.scale / 5))
+
+    _, _, history = run(Climb(space, plan=Plan(finalists=4)), world, rows=0.001, seeds=0.0001)
+    confirmed = [m.candidate for m in history if m.candidate.seed == 1]
+    assert (8, 16, True) in {(c.rank, c.alpha, c.use_rslora) for c in confirmed}
+    assert len({(c.rank, c.scale) for c in confirmed}) == len(confirmed)
+
+
+def test_an_alpha_that_is_a_number_is_that_number_on_every_rung() -> None:
+    space = replace(RANKS, alphas=("16",))
+    _, _, history = run(Climb(space), lambda c, fraction: 1.5 - 0.1 * math.log2(c.rank) * fraction)
+    assert {m.candidate.rank for m in history if m.fraction == 1} >= {32, 64}
+    assert {m.candidate.alpha for m in history} == {16}
+
+
 def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() -> None:
     """The larger ranks only win in full, and the finalists have two alphas at the topmost of their rungs."""
 

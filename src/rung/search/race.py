@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, read_alpha
 from rung.search.stats import shared_confidence
 from rung.search.strategy import best, in_words
 from rung.search.surface import WEAK, Axes, Surface, design
@@ -113,9 +113,12 @@ class Race:
         return [rate for rate, loss in zip(further, there, strict=True) if loss < here - math.log1p(self.margin)]
 
     def at_rank(self, setting: Candidate, rank: int) -> Candidate:
-        """The setting on another rung, with the same multiple of the rank for its alpha, at the rate that suits it."""
-        alpha = setting.alpha if setting.use_rslora else setting.alpha / setting.rank * rank
-        return self._at_best_rate(replace(setting, rank=rank, alpha=alpha))
+        """The setting on another rung, with its alpha as the space has it written, at the rate that suits it."""
+        alphas, own = self.space.alphas, (setting.alpha, setting.use_rslora)
+        written = next(place for place, alpha in enumerate(alphas) if read_alpha(alpha, setting.rank) == own)
+        there = [self.space.candidate(rank, setting.learning_rate, setting.targets, alpha) for alpha in alphas]
+        # Two alphas of one scale are one setting, under the name that the pool has it by.
+        return self._at_best_rate(next(s for s in there if math.isclose(s.scale, there[written].scale)))
 
     def _at_best_rate(self, setting: Candidate) -> Candidate:
         settings = [replace(setting, learning_rate=rate) for rate in self._rates()]
@@ -171,7 +174,7 @@ class Race:
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
             "target_modules": [self._at_best_rate(replace(leader, targets=targets)) for targets in self._targets()],
             "rank": [self.at_rank(leader, rank) for rank in space.ranks],
-            "alpha": [self._at_best_rate(s) for s in alphas if not math.isclose(s.scale, leader.scale)],
+            "alpha": [self._at_best_rate(s) for s in _unlike(alphas) if not math.isclose(s.scale, leader.scale)],
         }
         return {
             lever: others
