@@ -42,11 +42,13 @@ def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
     Trl("auto", [rows[row] for batch in batches for row in batch], recipe.batch_size, candidate, modules).serve()
 
 
-def timed(command: list[str]) -> float:
+def timed(what: str, command: list[str]) -> float:
     """Seconds that it takes from its start to its end."""
     begun = time.perf_counter()
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    print(f"{what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 def main() -> None:
@@ -66,14 +68,15 @@ def main() -> None:
 
     def alone(rank: int, modules: Sequence[str]) -> float:
         """Seconds of one training with TRL."""
-        return timed([sys.executable, __file__, "--passes", str(options.passes), "--trl", str(rank), *modules])
+        command = [sys.executable, __file__, "--passes", str(options.passes), "--trl", str(rank), *modules]
+        return timed(f"TRL, rank {rank} on {', '.join(modules)}", command)
 
     usual = alone(RANK, MODULES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(options.studies or temporary)
         climb = [sys.executable, "-c", "from rung.cli import main; main()", "tune", "--study", "s", "--studies", folder]
         climb += ["--passes", str(options.passes), *(["--budget", options.budget] if options.budget else [])]
-        whole = timed(climb)
+        whole = timed("the climb", climb)
         found = json.loads((Path(folder) / "s" / "result.json").read_text(encoding="utf-8"))
     best = found["recommendation"]
     chosen = alone(best["rank"], [module for module in best["target_modules"] if module != "lm_head"])
