@@ -33,7 +33,7 @@ from rung.recipe import Recipe
 
 
 def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
-    """One run, over the rows that the first seed's candidates see, in their order."""
+    """One run, over the rows that the first seed's candidates see, shuffled as TRL does it."""
     recipe = Recipe(passes=passes)
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = prepare(recipe, base.tokenizer).train

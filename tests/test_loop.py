@@ -264,6 +264,11 @@ def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
     rows.write_text(rows.read_text().replace("aa", "zz"))
     with pytest.raises(StudyError, match="has changed since it began"):
         tune(recipe, folder, Listener())
+    manifest = json.loads(folder.manifest.read_text())
+    del manifest["order"]  # as a version of before left it
+    folder.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(StudyError, match="trained on the rows in another order"):
+        tune(recipe, folder, Listener())
 
 
 @pytest.mark.parametrize(

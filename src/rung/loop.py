@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from rung.atomic import write_text
 from rung.data.audit import audit
+from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
@@ -283,8 +284,13 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
         raise StudyError(
             f"The study '{folder.path}' asks another question ({changes}); give this one a --study of its own."
         )
-    digest = json.loads(folder.manifest.read_text(encoding="utf-8"))["data_sha256"]
-    if digest != data.facts.digest:
+    begun = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    if begun.get("order") != ORDER:
+        raise StudyError(
+            f"The study '{folder.path}' was begun by a version of Rung that trained on the rows in another order; give "
+            "this one a --study of its own."
+        )
+    if begun["data_sha256"] != data.facts.digest:
         raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
 
 

@@ -209,14 +209,13 @@ def _around(runner: PaperRunner, ground: _Ground, chosen: Candidate | None) -> f
     lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
     most: Mapping[str, int] = WRITTEN_ROWS if ground.recipe.judge == "loss" else {}
     test, held = ground.data.test, ground.data.validation
-    spent = sum(
-        runner.scoring_seconds(who, test) + runner.writing_seconds(who, test[: most.get("test")])
-        for who in (None, chosen)
-    )
+    spent = sum(runner.scoring_seconds(who, test) for who in (None, chosen))
+    spent += (1 + len(lower)) * runner.scoring_seconds(None, held)
     if ground.data.facts.shape != "text":
         writers = sum(heat.settings * heat.seeds for heat in runner.heats if heat.until == 1)
+        spent += sum(runner.writing_seconds(who, test[: most.get("test")]) for who in (None, chosen))
         spent += writers * IN_A_PACK * runner.writing_seconds(chosen, held[: most.get("validation")])
-    return spent + (1 + len(lower)) * runner.scoring_seconds(None, held)
+    return spent
 
 
 def _one_run(runner: PaperRunner, space: LeverSpace) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rung.data.batches import ORDER
 from rung.data.prepare import Data
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
@@ -151,6 +152,7 @@ def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
         "precision": str(base.dtype).removeprefix("torch."),
         "seed": recipe.seed,
         "data_sha256": data.facts.digest,
+        "order": ORDER,
         "rows": {name: len(rows) for name, rows in data.splits.items()},
     }
 

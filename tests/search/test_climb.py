@@ -282,8 +282,20 @@ def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
 
     _, _, history = run(Climb(space, plan=Plan(finalists=4)), world, rows=0.001, seeds=0.0001)
     confirmed = [m.candidate for m in history if m.candidate.seed == 1]
-    assert (8, 16, True) in {(c.rank, c.alpha, c.use_rslora) for c in confirmed}
+    assert {(8, 16, True), (16, 16, True)} <= {(c.rank, c.alpha, c.use_rslora) for c in confirmed}
     assert len({(c.rank, c.scale) for c in confirmed}) == len(confirmed)
+
+
+def test_the_ladder_keeps_to_rslora_beyond_a_rung_where_another_alpha_is_the_same() -> None:
+    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("4r", "rslora"), pinned=True)
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        rank = 0.1 * math.log2(candidate.rank) * (-1 if fraction == 1 else 1)
+        return 2 + rank + (0 if candidate.use_rslora or candidate.rank == 16 else 1)
+
+    decision, _, _ = run(Climb(space, plan=Plan(finalists=2)), world, rows=0.001, seeds=0.0001)
+    assert decision.recommended is not None
+    assert (decision.recommended.rank, decision.recommended.use_rslora) == (64, True)
 
 
 def test_an_alpha_that_is_a_number_is_that_number_on_every_rung() -> None:

@@ -21,7 +21,9 @@ from torch import Tensor
 from rung.data.render import Example
 
 WINDOW = 16
-"""The most batches of a window; a pass has four windows or more, so that the seed decides which rows share a batch."""
+"""The most batches of a window. A pass has two windows or more, so that the seed decides which rows share a batch."""
+ORDER = 2
+"""Which order this is: a study that has begun with another cannot go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def order(lengths: Sequence[int], batch_size: int, study_seed: int, seed: int, n
     rows = list(range(len(lengths)))
     draw.shuffle(rows)
     batches: list[list[int]] = []
-    size = batch_size * max(1, min(WINDOW, len(rows) // batch_size // 4))
+    size = batch_size * max(1, min(WINDOW, len(rows) // batch_size // 2))
     for start in range(0, len(rows), size):
         window = sorted(rows[start : start + size], key=lambda row: lengths[row])
         cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]

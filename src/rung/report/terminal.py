@@ -208,7 +208,7 @@ def _written_rows(baseline: Mapping[str, Any]) -> list[RenderableType]:
     rows = baseline["test_rows"]
     if rows["written"] in (0, rows["loss"]):
         return []
-    return [Text(f"All but the loss on {rows['written']:,} of them, spread evenly.", style="dim")]
+    return [Text(f"All but the loss on {rows['written']:,} of them.", style="dim")]
 
 
 def _finalists(found: Mapping[str, Any]) -> list[RenderableType]:

@@ -79,6 +79,7 @@ class LocalRunner:
         lengths = data.train.lengths
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self._left = 0
+        self._saving = 0.0  # seconds that the last checkpoint took
         self.memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
         self.trainer.memory = self.memory if recipe.memory else None
         self._longest = max(lengths)
@@ -272,7 +273,7 @@ class LocalRunner:
 
     def _run_pack(self, heat: Heat, members: list[Member], tick: Callable[[Tick], None]) -> list[Measurement]:
         recipe, begun, schedule = self.recipe, self.clock(), self._schedule(heat)
-        saved, every = begun, self.checkpoint_seconds
+        saved = begun
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
         candidates, (one, first) = [candidate for candidate, _ in members], members[0]
@@ -294,11 +295,12 @@ class LocalRunner:
                 self._left -= trained
                 self._left -= sum(sum(self._steps.tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
                 tick(Tick(trained, len(pack), len(members), self._left))
+                every = max(self.checkpoint_seconds, self._saving / SAVING)
                 if step + 1 == schedule.fork or self.clock() - saved > every:
-                    saving = self.clock()
+                    begun_saving = self.clock()
                     self._save(heat, pack, heat_first)
                     saved = self.clock()
-                    every = max(self.checkpoint_seconds, (saved - saving) / SAVING)
+                    self._saving = saved - begun_saving
             scores = self.trainer.score(self._judging(heat.until), pack) if len(pack) else []
             for candidate, score in zip(pack.candidates, scores, strict=True):
                 if not math.isfinite(score.mean):

@@ -34,7 +34,7 @@ from dataclasses import replace
 from rung.errors import TrainingError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
 from rung.search.plan import EXTENSION, Plan
-from rung.search.race import Race
+from rung.search.race import Race, unlike
 from rung.search.runs import Runs
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, minimum_detectable, needed, shared_confidence
 from rung.search.strategy import Answer, Ask, Course, Decision, Notes, best, follow, in_words
@@ -144,9 +144,9 @@ class _Climber:
         at = ranks.index(race.leader.rank)
         rungs = [race.at_rank(race.leader, rank) for rank in (ranks[at + 1 :] or ranks[:at][::-1])[:1]]
         chosen = [race.leader, *rungs, *race.standing]
-        finalists = list(dict.fromkeys(chosen))[: self.plan.finalists]
-        for setting in race.tried:
-            if setting not in finalists and 0 not in self.plan.seeds:
+        finalists = unlike(chosen)[: self.plan.finalists]
+        for setting in unlike([*finalists, *race.tried])[len(finalists) :]:
+            if 0 not in self.plan.seeds:
                 loss, of_leader = (self.runs.loss(s, self.plan.look) for s in (setting, race.leader))
                 self.notes.left[setting] = f"{loss:.3f} at {in_words(self.plan.look)}, and the leader {of_leader:.3f}"
         return finalists
@@ -171,7 +171,7 @@ class _Climber:
         """Where every finalist has diverged in full: the one of the others that was the nearest in the race."""
         if any(self.runs.lasted(s, 1.0) for s in finalists):
             return None
-        return next((setting for setting in self.race.standing if setting not in finalists), None)
+        return next(iter(unlike([*finalists, *self.race.standing])[len(finalists) :]), None)
 
     def _more_seeds(self, pairs: Sequence[Pair]) -> Part:
         """Train undecided pairs of finalists with all further seeds of the plan, where those can be expected to decide

@@ -45,7 +45,7 @@ class Race:
 
     def __init__(self, space: LeverSpace, margin: float, baseline: Scores) -> None:
         self.space, self.margin = space, margin
-        self.pool = _unlike(space.candidates())
+        self.pool = unlike(space.candidates())
         self._asks_for_head = baseline.mean >= FAR and len(space.targets) > 1
         headed = [replace(self.pool[0], targets=f"{space.targets[0]}+lm_head")] if self._asks_for_head else []
         self._axes = Axes([*self.pool, *headed])
@@ -96,7 +96,7 @@ class Race:
     def next(self, count: int) -> list[Candidate]:
         """The settings to try next, with the output head among them where the data ask for it and none had it."""
         rates = (*self._rates(), *self.beyond())
-        pool = _unlike([replace(s, learning_rate=rate) for s in self.pool for rate in rates])
+        pool = unlike([replace(s, learning_rate=rate) for s in self.pool for rate in rates])
         leading = self.leader.targets
         asked = self._asks_for_head and not any("lm_head" in targets for targets in self._targets())
         headed = [replace(s, targets=f"{leading}+lm_head") for s in pool if asked and s.targets == leading]
@@ -114,11 +114,9 @@ class Race:
 
     def at_rank(self, setting: Candidate, rank: int) -> Candidate:
         """The setting on another rung, with its alpha as the space has it written, at the rate that suits it."""
-        alphas, own = self.space.alphas, (setting.alpha, setting.use_rslora)
-        written = next(place for place, alpha in enumerate(alphas) if read_alpha(alpha, setting.rank) == own)
-        there = [self.space.candidate(rank, setting.learning_rate, setting.targets, alpha) for alpha in alphas]
-        # Two alphas of one scale are one setting, under the name that the pool has it by.
-        return self._at_best_rate(next(s for s in there if math.isclose(s.scale, there[written].scale)))
+        own = (setting.alpha, setting.use_rslora)
+        written = next(alpha for alpha in self.space.alphas if read_alpha(alpha, setting.rank) == own)
+        return self._at_best_rate(self.space.candidate(rank, setting.learning_rate, setting.targets, written))
 
     def _at_best_rate(self, setting: Candidate) -> Candidate:
         settings = [replace(setting, learning_rate=rate) for rate in self._rates()]
@@ -174,7 +172,7 @@ class Race:
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
             "target_modules": [self._at_best_rate(replace(leader, targets=targets)) for targets in self._targets()],
             "rank": [self.at_rank(leader, rank) for rank in space.ranks],
-            "alpha": [self._at_best_rate(s) for s in _unlike(alphas) if not math.isclose(s.scale, leader.scale)],
+            "alpha": [self._at_best_rate(s) for s in unlike(alphas) if not math.isclose(s.scale, leader.scale)],
         }
         return {
             lever: others
@@ -219,8 +217,8 @@ class Race:
         return []
 
 
-def _unlike(settings: Iterable[Candidate]) -> list[Candidate]:
-    """The settings, each scale once."""
+def unlike(settings: Iterable[Candidate]) -> list[Candidate]:
+    """The settings, but for those that differ in nothing but how a scale is written."""
     found: dict[tuple[object, ...], Candidate] = {}
     for s in settings:
         found.setdefault((s.rank, s.targets, f"{s.scale:.6g}", s.learning_rate), s)
