@@ -7,7 +7,6 @@ middle of the training, which is what sets it off.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from tests.architectures import make
 from torch import Tensor, nn
 
-from rung.data.batches import Batch, collate
+from rung.data.batches import Batch, collate, order
 from rung.data.render import Example
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key
@@ -54,16 +53,8 @@ def examples(vocabulary: int, count: int = 24, longest: int = 12) -> list[Exampl
 
 def batches(rows: list[Example], size: int = 4, steps: int = STEPS) -> list[Batch]:
     lengths = [len(row.ids) for row in rows]
-    found: list[list[int]] = []
-    for number in range(steps):
-        draw = random.Random(f"order:{SEED}:{number}")
-        shuffled = list(range(len(rows)))
-        draw.shuffle(shuffled)
-        shuffled.sort(key=lambda row: lengths[row])
-        cut = [shuffled[i : i + size] for i in range(0, len(rows), size)]
-        draw.shuffle(cut)
-        found += cut
-    return [collate([rows[i] for i in b]) for b in found[:steps]]
+    passes = [b for number in range(steps) for b in order(lengths, size, SEED, 0, number)]
+    return [collate([rows[i] for i in b]) for b in passes[:steps]]
 
 
 class Loader:

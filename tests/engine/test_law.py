@@ -23,6 +23,7 @@ from tests.engine.oracle import (
     relative_error,
     trained_state,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rung.data.render import Example, render
 from rung.data.shapes import Row
@@ -103,13 +104,18 @@ def test_so_it_does_at_the_ends_of_the_ladder(tiny_folder: Path, rank: int) -> N
 
 
 @pytest.mark.slow
-def test_the_law_holds_on_the_real_model_in_nf4() -> None:
-    """In float64, but for the norms, which transformers computes in float32 (docs/log.md)."""
+def test_the_law_holds_on_the_real_model_in_nf4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, the norms too. In float32, which transformers takes for them, their rounding is all that differs, and
+    AdamW makes up to 2.5e-4 of it where a gradient is near its epsilon (docs/log.md).
+    """
+
+    def norm(self: LlamaRMSNorm, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
     load = Loader(DEFAULT_MODEL, "nf4", torch.float64)
     rows = render([Row(*pair) for pair in pronounce()[0][:24]], load().tokenizer, 99)
-    worst = check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-4, rows, dense=True)
-    # The looser bound is for the third, whose dropped inputs leave more to rounding.
-    assert max(worst[candidate.id] for candidate in CANDIDATES[:2]) < 1e-5
+    check_law(load, [*CANDIDATES[:2], HEADS[1]], 1e-9, rows, dense=True)
 
 
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "int8"])
