@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--budget", help="of the climb, as for `rung tune`")
     parser.add_argument("--studies", type=Path, help="keep the study there")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--trl", nargs="+", metavar=("RANK", "MODULE"), help=argparse.SUPPRESS)
+    parser.add_argument("--trl", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")

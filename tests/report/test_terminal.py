@@ -104,10 +104,16 @@ DOCUMENT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def rendered(width: int = 80) -> str:
+def rendered(width: int = 80, document: dict[str, Any] = DOCUMENT) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(summary(DOCUMENT))
+    Console(file=out, width=width, color_system=None).print(summary(document))
     return out.getvalue()
+
+
+@pytest.mark.parametrize("written", [0, 400])
+def test_where_every_test_row_was_written_to_or_none_nothing_is_said_of_it(written: int) -> None:
+    baseline = {**DOCUMENT["baseline"], "test_rows": {"loss": 400, "written": written}}
+    assert "All but the loss" not in rendered(document={**DOCUMENT, "baseline": baseline})
 
 
 def test_the_summary_says_what_to_use_why_at_what_cost_and_what_it_does_not_cover() -> None:
