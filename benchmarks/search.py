@@ -16,8 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,7 +37,10 @@ from rung.search.plan import Plan, look_for
 from rung.search.stats import gain_estimate, seed_noise
 from rung.search.strategy import Decision, Heat, Strategy
 
+TASKS = ("pronounce", "price")
 MARGIN = 0.01
+NULLS = 4
+"""In how many pieces the climbs with nothing to find are played."""
 SPACE = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r"))
 ROWS, TOKENS = 200, 8
 SEEDS_DEVIATION = 0.01
@@ -97,10 +103,11 @@ def _claims(decision: Decision) -> bool:
     return any(verdict.outcome == "better" and verdict.lever != "adapter" for verdict in decision.verdicts)
 
 
-def null_of_table(table: Table, climbs: int, draw: np.random.Generator) -> dict[str, Any]:
+def null_of_table(task: str, climbs: int, draw: np.random.Generator) -> dict[str, Any]:
     """The same with real noise: every candidate is one recorded setting, and each of its runs is off by what two
     recorded seeds of some setting differ by (over √2), with either sign, rows drawn anew.
     """
+    table = load_table(task)
     pairs = {
         until: [
             np.subtract(runs[0].scores.losses, runs[1].scores.losses) / math.sqrt(2)
@@ -155,6 +162,8 @@ POWER = (
     *((noise, 3, 5) for noise in (0.005, 0.01, 0.02)),
 )
 """Noise of a run in nats, of a loss of 1.5; seeds of the confirmation; and how many more undecided pairs may get."""
+POWERFUL = (0.005, 5, 0)
+"""Where `power` is measured."""
 
 
 def coverage(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
@@ -228,11 +237,12 @@ def part(space: LeverSpace, draw: np.random.Generator) -> LeverSpace:
     return replace(space, ranks=tuple(ranks), learning_rates=tuple(rates))
 
 
-def replays(table: Table, count: int, seed: int, parts: bool = False) -> dict[str, Any]:
+def replays(task: str, count: int, seed: int, parts: bool = False) -> dict[str, Any]:
     """What each strategy comes to, over `count` replays: regrets against the best that it could have found, and costs.
 
     All of them see the same worlds: the same draws of rows and seeds, and the same parts.
     """
+    table = load_table(task)
     losses = {setting: table.loss(setting) for setting in table.settings}
     whole = table.full_tokens * len(table.settings) * len(table.seeds)
     found: dict[str, Any] = {}
@@ -281,27 +291,48 @@ def merged(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Judge, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer replays; within three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer replays; two minutes on two cores")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     climbs, count = (2000, 16) if options.quick else (5000, 60)
     begun = time.perf_counter()
-    draw = np.random.default_rng(20261125)
-    document: dict[str, Any] = {
-        "null": null(climbs, draw, Plan()),
-        "null_more_seeds": null(climbs // 20, draw, Plan(more=5)),
-        "power_by": [power(climbs // 40, draw, *by) for by in POWER],
-        "coverage": coverage(climbs, draw),
-    }
-    document["power"] = next(p["power"] for p in document["power_by"] if p["noise"] < MARGIN / 2 and p["seeds"] == 5)
-    tables = {task: load_table(task) for task in ("pronounce", "price")}
-    document["null_of_table"] = {task: null_of_table(table, climbs // 20, draw) for task, table in tables.items()}
-    document["replay_by_task"] = {task: replays(table, count, 1) for task, table in tables.items()}
-    if not options.quick:
-        document["replay_parts"] = {task: replays(table, count, 2, parts=True) for task, table in tables.items()}
-    document["replay"] = merged(document["replay_by_task"])
-    document["seconds"] = round(time.perf_counter() - begun)
+    document = judged(climbs, count, parts=not options.quick) | {"seconds": round(time.perf_counter() - begun)}
     print(json.dumps(document, indent=2) if options.json else markdown(document))
+
+
+def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
+    """Everything, on all cores: each piece has random numbers of its own, so their order changes nothing."""
+    draws = iter(np.random.default_rng(20261125).spawn(100))
+    # The matrices are tiny: a thread more in each process only gets in the way. It is read as numpy is loaded.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def each(function: Callable[..., Any], given: Sequence[tuple[Any, ...]]) -> list[Future[Any]]:
+            return [pool.submit(function, *one) for one in given]
+
+        # The longest first.
+        wholes = each(replays, [(task, count, 1) for task in TASKS])
+        lacking = each(replays, [(task, count, 2, True) for task in TASKS if parts])
+        tables = each(null_of_table, [(task, climbs // 20, next(draws)) for task in TASKS])
+        nulls = each(null, [(climbs // NULLS, next(draws), Plan()) for _ in range(NULLS)])
+        more = each(null, [(climbs // 20, next(draws), Plan(more=5))])
+        powers = each(power, [(climbs // 40, next(draws), *by) for by in POWER])
+        covered = each(coverage, [(climbs, next(draws))])
+        found = {
+            "null": {
+                "climbs": sum(n.result()["climbs"] for n in nulls),
+                "false_better": float(np.mean([n.result()["false_better"] for n in nulls])),
+            },
+            "null_more_seeds": more[0].result(),
+            "null_of_table": dict(zip(TASKS, (t.result() for t in tables), strict=True)),
+            "power": next(p.result()["power"] for p, by in zip(powers, POWER, strict=True) if by == POWERFUL),
+            "power_by": [p.result() for p in powers],
+            "coverage": covered[0].result(),
+            "replay_by_task": dict(zip(TASKS, (w.result() for w in wholes), strict=True)),
+        }
+        if parts:
+            found["replay_parts"] = dict(zip(TASKS, (p.result() for p in lacking), strict=True))
+        return found | {"replay": merged(found["replay_by_task"])}
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ class Tpe:
                 study.tell(trial, last.loss)
                 finished.append(last)
             # A setting that is proposed again costs nothing, so proposals have an end of their own.
-            if len(study.trials) >= 20 * max(1.0, self.budget):
+            if trial.number + 1 >= 20 * max(1.0, self.budget):
                 break
         if not finished:
             # Hyperband has let none through: the best of what it has seen is trained to its end.

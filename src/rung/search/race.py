@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, read_alpha
 from rung.search.stats import shared_confidence
@@ -32,6 +33,33 @@ class _Question:
     note: str = ""
 
 
+# Every decision plays its climb from the start, so what follows from the space alone is kept.
+
+
+@lru_cache(maxsize=8)
+def _pool(space: LeverSpace) -> tuple[Candidate, ...]:
+    """Every setting of the space, once."""
+    return tuple(unlike(space.candidates()))
+
+
+@lru_cache(maxsize=8)
+def _axes(space: LeverSpace, headed: bool) -> Axes:
+    pool = _pool(space)
+    return Axes([*pool, replace(pool[0], targets=f"{space.targets[0]}+lm_head")] if headed else pool)
+
+
+@lru_cache(maxsize=8)
+def _first(space: LeverSpace, headed: bool, count: int) -> tuple[Candidate, ...]:
+    return tuple(design(_axes(space, headed), _pool(space), count))
+
+
+@lru_cache(maxsize=32)
+def _at_rates(space: LeverSpace, rates: tuple[float, ...]) -> tuple[Candidate, ...]:
+    """Every setting of the space, at each of these rates instead of its own."""
+    shapes = dict.fromkeys(replace(s, learning_rate=0.0) for s in _pool(space))
+    return tuple(replace(s, learning_rate=rate) for s in shapes for rate in rates)
+
+
 class Race:
     """Settings tried with one seed at the look, and the surface through them.
 
@@ -45,10 +73,9 @@ class Race:
 
     def __init__(self, space: LeverSpace, margin: float, baseline: Scores) -> None:
         self.space, self.margin = space, margin
-        self.pool = unlike(space.candidates())
+        self.pool = _pool(space)
         self._asks_for_head = baseline.mean >= FAR and len(space.targets) > 1
-        headed = [replace(self.pool[0], targets=f"{space.targets[0]}+lm_head")] if self._asks_for_head else []
-        self._axes = Axes([*self.pool, *headed])
+        self._axes = _axes(space, self._asks_for_head)
         self._runs: dict[Candidate, Measurement] = {}
         self._surface: Surface | None = None
         self.standing: list[Candidate] = []
@@ -60,7 +87,7 @@ class Race:
 
     def first(self, count: int) -> list[Candidate]:
         """The settings to begin with: together they say the most of all levers."""
-        return design(self._axes, self.pool, count)
+        return list(_first(self.space, self._asks_for_head, count))
 
     def see(self, measurements: Sequence[Measurement]) -> None:
         """Take in what was measured.
@@ -95,8 +122,7 @@ class Race:
 
     def next(self, count: int) -> list[Candidate]:
         """The settings to try next, with the output head among them where the data ask for it and none had it."""
-        rates = (*self._rates(), *self.beyond())
-        pool = unlike([replace(s, learning_rate=rate) for s in self.pool for rate in rates])
+        pool = _at_rates(self.space, (*self._rates(), *self.beyond()))
         leading = self.leader.targets
         asked = self._asks_for_head and not any("lm_head" in targets for targets in self._targets())
         headed = [replace(s, targets=f"{leading}+lm_head") for s in pool if asked and s.targets == leading]

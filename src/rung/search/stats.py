@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from rung.levers import Outcome, Scores
 
@@ -243,4 +243,4 @@ def _ratio(values: Losses, like: Scores) -> Estimate:
 
 def _quantile(probability: float, freedom: float) -> float:
     """Student's t, which is the normal one where nothing had to be estimated."""
-    return float(stats.norm.ppf(probability) if math.isinf(freedom) else stats.t.ppf(probability, freedom))
+    return float(special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability))

@@ -52,29 +52,29 @@ class Axes:
 
     def __init__(self, settings: Sequence[Candidate]) -> None:
         self._parts = sorted({part for setting in settings for part in _parts_of(setting.targets)})
-        raw = self._raw(settings)
-        self._ranks = np.log2(sorted({setting.rank for setting in settings}))
-        self._middle = (raw.min(axis=0) + raw.max(axis=0)) / 2
+        raw = [self._raw(setting) for setting in settings]
+        self._ranks = sorted({math.log2(setting.rank) for setting in settings})
+        self._middle = [(min(lever) + max(lever)) / 2 for lever in zip(*raw, strict=True)]
+        self._rows: dict[Candidate, list[float]] = {}
 
     def __call__(self, settings: Sequence[Candidate]) -> Numbers:
         """The design matrix: a row for each setting, its first column all ones."""
-        rate, rank, scale, *parts = (self._raw(settings) - self._middle).T
-        levers = [rate, rank, scale, *parts]
-        doublings = np.log2([setting.rank for setting in settings])
-        rungs = [
-            ((doublings - below) / (above - below)).clip(0, 1) - 0.5 for below, above in itertools.pairwise(self._ranks)
-        ]
-        moving = [rate * lever for lever in levers]
-        return np.column_stack([np.ones(len(settings)), *levers, *moving, *rungs, scale * scale])
+        rows = self._rows
+        return np.array([rows.get(setting) or rows.setdefault(setting, self._row(setting)) for setting in settings])
 
-    def _raw(self, settings: Sequence[Candidate]) -> Numbers:
-        return np.array(
-            [
-                [math.log2(s.learning_rate) / 2, math.log2(s.rank) / 2, math.log2(s.scale)]
-                + [float(part in _parts_of(s.targets)) for part in self._parts]
-                for s in settings
-            ]
-        )
+    def _row(self, setting: Candidate) -> list[float]:
+        levers = [value - middle for value, middle in zip(self._raw(setting), self._middle, strict=True)]
+        rate, _, scale, *_ = levers
+        doublings = math.log2(setting.rank)
+        rungs = [
+            min(1.0, max(0.0, (doublings - below) / (above - below))) - 0.5
+            for below, above in itertools.pairwise(self._ranks)
+        ]
+        return [1.0, *levers, *(rate * lever for lever in levers), *rungs, scale * scale]
+
+    def _raw(self, setting: Candidate) -> list[float]:
+        kinds = [float(part in _parts_of(setting.targets)) for part in self._parts]
+        return [math.log2(setting.learning_rate) / 2, math.log2(setting.rank) / 2, math.log2(setting.scale), *kinds]
 
 
 @cache
@@ -99,15 +99,16 @@ def _prior(rows: Numbers, shrinkage: float) -> Numbers:
 def _pick(rows: Numbers, inverse: Numbers, expected: Numbers, hope: float, count: int) -> list[int]:
     """One by one those that could be the lowest, each as if the ones before had come out as expected."""
     free, chosen = np.ones(len(rows), dtype=bool), []
+    variance = ((rows @ inverse) * rows).sum(axis=1)
     for _ in range(min(count, len(rows))):
-        spread = np.sqrt(np.einsum("ij,jk,ik->i", rows, inverse, rows).clip(min=0))
-        score = hope * spread - expected
+        score = hope * np.sqrt(variance.clip(min=0)) - expected
         # What differs by rounding alone is taken in the order of the pool.
         best = int(np.argmax(np.where(free, np.round(score, 9), -np.inf)))
         chosen.append(best)
         free[best] = False
-        column = inverse @ rows[best]
-        inverse = inverse - np.outer(column, column) / (1 + rows[best] @ column)
+        column, known = inverse @ rows[best], 1 + variance[best]
+        inverse = inverse - np.outer(column, column) / known
+        variance = variance - (rows @ column) ** 2 / known
     return chosen
 
 
