@@ -165,7 +165,7 @@ def test_the_metrics_of_the_finalists_stand_beside_their_losses(recipe: Recipe, 
     found = tune(recipe, StudyFolder(tmp_path / "s"), Listener())
     metrics = found["metrics"]
     assert (metrics["judge"], metrics["names"], metrics["rows"]) == ("loss", ["accuracy", "macro_f1"], 64)
-    assert {setting["seeds"] for setting in metrics["settings"]} == {3}
+    assert {setting["seeds"] for setting in metrics["settings"]} == {4}
     beside = [
         setting["metrics"]["accuracy"] for setting in metrics["settings"] if "gain" in setting["metrics"]["accuracy"]
     ]

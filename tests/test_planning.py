@@ -61,10 +61,10 @@ def test_it_is_the_climb_that_would_run(recipe: Recipe, tmp_path: Path) -> None:
     really = [(h.phase, h.until, len(h.candidates)) for h in listener.heats]
     foretold = [(h["phase"], h["until"], h["settings"] * h["seeds"]) for h in found["heats"]]
     assert foretold[:2] == really[:2], "what comes then depends on the losses"
-    assert foretold[-1] == ("confirmation", 1.0, 9)
-    assert foretold[-1] in really
+    assert ("confirmation", 1.0, 12) in foretold
+    assert ("confirmation", 1.0, 12) in really
     first = found["heats"][0]
-    assert sum(first["widths"]) == 12
+    assert sum(first["widths"]) == 9
     assert found["device"] == {"name": "here", "measured": True, "memory_bytes": found["memory"]["limit"]}
     assert found["cost"]["seconds"] > found["cost"]["single_run_seconds"] > 0
     assert found["rows"]["rows"] > 0

@@ -18,16 +18,19 @@ from rung.search.strategy import Decision
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 
-def test_it_races_all_levers_at_once_and_then_confirms_the_finalists_in_full() -> None:
+def test_it_races_ranks_and_rates_then_all_levers_and_then_confirms_the_finalists_in_full() -> None:
     decision, heats, _ = run(Climb(replace(SPACE, alphas=("2r", "r", "4r"))), hill(2e-3, steep=0.05))
     assert [(heat.phase, heat.until, len(heat.candidates)) for heat in heats[:3]] == [
-        ("race", 1 / 4, 12),
+        ("race", 1 / 4, 9),
         ("race", 1 / 4, 8),
-        ("confirmation", 1.0, 9),
+        ("confirmation", 1.0, 12),
     ]
-    first = heats[0].candidates
-    for lever in ("rank", "learning_rate", "targets", "scale"):
-        assert len({getattr(candidate, lever) for candidate in first}) > 1, f"the first pack says nothing of {lever}"
+    first, second = heats[0].candidates, heats[1].candidates
+    assert {(candidate.targets, candidate.scale) for candidate in first} == {("all-linear", 2)}, "as is usual"
+    for lever in ("rank", "learning_rate"):
+        assert len({getattr(candidate, lever) for candidate in first}) >= 3, f"the first pack says little of {lever}"
+    for lever in ("targets", "scale"):
+        assert len({getattr(candidate, lever) for candidate in second}) > 1, f"the second says nothing of {lever}"
     assert decision.recommended is not None
     assert decision.recommended.targets == "all-linear"
     assert decision.recommended.rank == 8, "rank gains nothing here"
@@ -131,7 +134,7 @@ def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_eac
     confirmation = [c for heat in heats if heat.phase == "confirmation" and heat.until == 1 for c in heat.candidates]
     assert race == {0}
     for setting in {replace(c, seed=0) for c in confirmation}:
-        assert {c.seed for c in confirmation if replace(c, seed=0) == setting} == {1, 2, 3}
+        assert {c.seed for c in confirmation if replace(c, seed=0) == setting} == {1, 2, 3, 4}
 
 
 def test_a_gain_that_is_sure_but_not_worthwhile_does_not_buy_a_rank() -> None:
@@ -146,7 +149,7 @@ def test_what_the_seeds_do_not_tell_apart_is_undecided_and_says_what_would_decid
     assert {v.outcome for v in full} == {"undecided"}
     assert any("more seeds would decide it" in v.says for v in full)
     assert all("would be seen in four of five studies" in v.says for v in full)
-    assert {v.seeds for v in full} == {3}
+    assert {v.seeds for v in full} == {4}
 
 
 def test_each_lever_that_was_tried_gets_its_verdict() -> None:
@@ -322,7 +325,7 @@ def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() ->
 
 
 def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> None:
-    plan = Plan(finalists=2, more=5)
+    plan = Plan(finalists=2, seeds=(1, 2, 3), more=5)
     decided = 0
     for gain in (0.03, 0.035, 0.04, 0.045):
         decision, heats, _ = run(Climb(RANKS, plan=plan), hill(2e-3, (gain, 0.0, 0.0)), seeds=0.01)
@@ -335,5 +338,30 @@ def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> N
 
 
 def test_more_seeds_are_not_spent_where_they_would_not_decide() -> None:
-    _, heats, _ = run(Climb(RANKS, plan=Plan(more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
+    _, heats, _ = run(Climb(RANKS, plan=Plan(seeds=(1, 2, 3), more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
     assert {c.seed for heat in heats if heat.until == 1 for c in heat.candidates} == {1, 2, 3}
+
+
+def test_where_ranks_and_rates_are_few_the_other_levers_come_in_at_once() -> None:
+    space = LeverSpace((16,), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r", "4r"))
+    _, heats, _ = run(Climb(space), hill())
+    first = heats[0].candidates
+    assert [(c.targets, c.scale) for c in first[:2]] == [("attention", 2)] * 2, "the first of each, with no all-linear"
+    assert len({c.targets for c in first}) == 2
+    assert len({c.scale for c in first}) == 3
+
+
+@pytest.mark.parametrize("budget", [2.5, 3.5, 4.0, 5.0])
+def test_a_small_budget_goes_to_rates_and_ranks_and_to_the_best_of_them_in_full(budget: float) -> None:
+    """What leads goes on with the seed that it has: another one for each would take all that there is."""
+    plan = Plan.within(SPACE, budget)
+    assert not plan.decides
+    decision, heats, history = run(Climb(SPACE, plan=plan), hill(2e-3, (0.05, 0.0, 0.0)))
+    assert [heat.phase for heat in heats] == ["race", "semifinal"]
+    assert {m.candidate.seed for m in history} == {0}
+    assert {(m.candidate.targets, m.candidate.scale) for m in history} == {("all-linear", 2)}
+    assert sum(m.spent for m in history) <= budget * 10_000
+    assert decision.recommended is not None
+    assert decision.recommended.learning_rate == 2e-3
+    full = [v for v in decision.verdicts if v.lever != "adapter" and "of the budget" not in v.says]
+    assert {v.outcome for v in full} <= {"undecided"}

@@ -120,7 +120,7 @@ class _Climber:
         plan, race, rounds = self.plan, self.race, list(self.plan.rounds)
         extensions = plan.extensions
         settings = race.first(rounds.pop(0))
-        after = plan.semifinalists * (1 - plan.look / 2) + plan.finalists * len(plan.seeds)
+        after = plan.semifinalists * (1 - plan.look / 2) + plan.finalists * plan.runs
         while settings:
             ahead = sum(rounds) * plan.look + after
             yield from self._measure("race", settings, plan.look, [0], ahead)
@@ -132,7 +132,7 @@ class _Climber:
     def _semifinal(self) -> Part:
         """Those that lead go on to the full budget with the seed they have; how they end is how they stand then."""
         if chosen := self.race.standing[: self.plan.semifinalists]:
-            ahead = self.plan.finalists * len(self.plan.seeds)
+            ahead = self.plan.finalists * self.plan.runs
             yield from self._measure("semifinal", chosen, 1.0, [0], ahead)
             self.race.see_in_full([self.runs.of(setting, 1.0)[0] for setting in chosen])
 

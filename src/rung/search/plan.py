@@ -32,18 +32,19 @@ def look_for(steps: int) -> float:
 class Plan:
     """How much a climb spends.
 
-    How many settings the `rounds` of the race try, at which share of the budget they are judged (the `look`), how many
-    of the best go on to the full budget before the finalists are picked (`semifinalists`), how many `finalists` there
-    are, the `seeds` that confirm them, by how many `rungs` the ladder may go on from there, how many
-    `more` seeds undecided comparisons get, if those can decide them, and how many further rounds (`extensions`)
-    the race may take where the best learning rate stands at the edge of a grid that is not the user's.
+    How many settings the `rounds` of the race try (the first round ranks and rates alone), at which share of the budget
+    they are judged (the `look`), how many of the best go on to the full budget before the finalists are picked
+    (`semifinalists`), how many `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may
+    go on from there, how many `more` seeds undecided comparisons get, if those can decide them, and how many further
+    rounds (`extensions`) the race may take where the best learning rate stands at the edge of a grid that is not the
+    user's.
     """
 
     look: float = 1 / 4
-    rounds: tuple[int, ...] = (12, 8)
+    rounds: tuple[int, ...] = (9, 8)
     semifinalists: int = 0
     finalists: int = 3
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (1, 2, 3, 4)
     rungs: int = 4
     more: int = 0
     extensions: int = 2
@@ -58,6 +59,11 @@ class Plan:
         """Those that may confirm: `seeds`, and `more` after them."""
         return (*self.seeds, *range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.more))
 
+    @property
+    def runs(self) -> int:
+        """How many runs of a finalist its confirmation begins with: a semifinalist has one with seed 0 already."""
+        return len(self.seeds) - (self.semifinalists > 0 and 0 in self.seeds)
+
     def cost(self, space: LeverSpace) -> float:
         """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
         settings = len(space.candidates())
@@ -67,29 +73,34 @@ class Plan:
             tried = min(tried, settings)
         # A semifinalist goes on from its fork: what it cooled down for the look is trained once more.
         race = tried * self.look + self.semifinalists * (1 - self.look / 2) if settings > self.finalists else 0.0
-        return race + finalists * (len(self.seeds) + self.more)
+        return race + finalists * (self.runs + self.more)
 
     @classmethod
     def within(cls, space: LeverSpace, budget: float, look: float = 1 / 4) -> Plan:
         """The most thorough plan that costs no more than `budget` full budgets, or else the thriftiest one.
 
-        Its race is judged at the share `look` of a candidate's budget, or a factor of two from it.
+        Its race is judged at the share `look` of a candidate's budget, or at twice it where all else is paid for.
         """
         plans = [
-            cls(min(1 / 2, look * times), rounds, semi, finalists, tuple(range(1, seeds + 1)), 4, more, extensions)
+            cls(min(1 / 2, look * times), rounds, semi, finalists, seeds, 4, more, extensions)
             for times, rounds, semi, finalists, seeds, more, extensions in (
-                (2, (12, 12, 8), 8, 4, 5, 5, 2),
-                (1, (12, 12, 8), 8, 4, 5, 5, 2),
-                (1, (12, 12, 8), 8, 4, 3, 5, 2),
-                (1, (12, 12, 8), 8, 4, 3, 0, 2),
-                (1, (12, 12), 6, 3, 3, 0, 2),
-                (1, (12, 8), 0, 3, 3, 0, 2),
-                (1, (12, 8), 0, 2, 3, 0, 1),
-                (1, (12, 4), 0, 2, 3, 0, 0),
-                (1, (12, 4), 0, 2, 2, 0, 0),
-                (1, (12,), 0, 2, 2, 0, 0),
-                (1 / 2, (12,), 0, 2, 2, 0, 0),
-                (1 / 2, (12,), 0, 1, 1, 0, 0),
+                (2, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
+                (1, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
+                (1, (9, 8), 8, 4, (1, 2, 3, 4), 4, 2),
+                (1, (9, 8), 8, 4, (1, 2, 3, 4), 0, 2),
+                (1, (9, 8), 4, 3, (1, 2, 3, 4), 0, 2),
+                (1, (9, 8), 0, 3, (1, 2, 3, 4), 0, 2),
+                (1, (9, 8), 0, 3, (1, 2, 3), 0, 2),
+                (1, (9, 4), 2, 2, (1, 2, 3), 0, 1),
+                (1, (9, 4), 0, 2, (1, 2, 3), 0, 0),
+                (1, (9,), 2, 2, (1, 2), 0, 0),
+                (1, (9,), 0, 2, (1, 2), 0, 0),
+                # From here on nothing can be told from luck: what leads is trained in full, with the seed it has.
+                (1, (9,), 3, 1, (0,), 0, 0),
+                (1, (9,), 2, 1, (0,), 0, 0),
+                (1, (6,), 2, 1, (0,), 0, 0),
+                (1, (6,), 1, 1, (0,), 0, 0),
+                (1, (4,), 1, 1, (0,), 0, 0),
             )
         ]
         found = next((plan for plan in plans if plan.cost(space) <= budget), plans[-1])

@@ -16,6 +16,8 @@ from rung.search.verdicts import make_verdict, value_in_words, value_of
 FAR = 4.0
 """Nats a token of the untuned model from which on the completions are far from what it writes, and the output head is
 tried: it gives the right token one chance in 55."""
+WIDEST = "all-linear"
+"""The target modules that a race begins with, if they may be tried."""
 HEADED = 2
 """How many settings try it."""
 KNOWN = 3.0
@@ -50,7 +52,11 @@ def _axes(space: LeverSpace, headed: bool) -> Axes:
 
 @lru_cache(maxsize=8)
 def _first(space: LeverSpace, headed: bool, count: int) -> tuple[Candidate, ...]:
-    return tuple(design(_axes(space, headed), _pool(space), count))
+    axes, targets = _axes(space, headed), WIDEST if WIDEST in space.targets else space.targets[0]
+    usual = [space.candidate(rank, rate, targets) for rank in space.ranks for rate in space.learning_rates]
+    begun = design(axes, usual, count)
+    others = [s for s in _pool(space) if s not in usual]
+    return (*begun, *(design(axes, others, count - len(begun), begun) if others else ()))
 
 
 @lru_cache(maxsize=32)
@@ -86,7 +92,10 @@ class Race:
         return self._surface
 
     def first(self, count: int) -> list[Candidate]:
-        """The settings to begin with: together they say the most of all levers."""
+        """The settings to begin with: of the ranks and rates, those that together say the most, on all linear layers
+        and at the first alpha. Rank and rate outweigh the rest and move each other; only where they are too few of them
+        do other levers come in at once.
+        """
         return list(_first(self.space, self._asks_for_head, count))
 
     def see(self, measurements: Sequence[Measurement]) -> None:

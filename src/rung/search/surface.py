@@ -82,11 +82,14 @@ def _parts_of(targets: str) -> frozenset[str]:
     return frozenset(re.split("[+,]", targets))
 
 
-def design(axes: Axes, pool: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The settings of the pool to begin with: each the one that is known least about after those before it."""
+def design(axes: Axes, pool: Sequence[Candidate], count: int, after: Sequence[Candidate] = ()) -> list[Candidate]:
+    """The settings of the pool to begin with, or to go on with after others: each the one that is known least about
+    after those before it.
+    """
     rows = axes(pool)
-    known = np.diag(1 / _prior(rows, 1.0))
-    return [pool[i] for i in _pick(rows, known, np.zeros(len(pool)), 1.0, count)]
+    known = axes(after) if after else rows[:0]
+    inverse = np.linalg.inv(np.diag(_prior(rows, 1.0)) + known.T @ known)
+    return [pool[i] for i in _pick(rows, inverse, np.zeros(len(pool)), 1.0, count)]
 
 
 def _prior(rows: Numbers, shrinkage: float) -> Numbers:
