@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-gpu test-fast check bench bench-search record clean
 
 demo: .venv/demo
-	$(BIN)/rung tune --passes 0.6
+	$(BIN)/rung tune --passes 0.6 --budget 120k
 
 test: .venv/demo
 	$(BIN)/pytest -m "not gpu" --durations=8

@@ -302,6 +302,15 @@ def test_another_strategy_answers_the_same_question(recipe: Recipe, tmp_path: Pa
     assert any("trained once" in note for note in found["not_covered"])
 
 
+def test_what_a_small_budget_leaves_untried_is_not_covered(recipe: Recipe, tmp_path: Path) -> None:
+    listener = Listener()
+    found = tune(recipe.model_copy(update={"budget": "6k"}), StudyFolder(tmp_path / "s"), listener)
+    assert any("too small for a verdict" in str(heard) for heard in listener.heard)
+    assert found["cost"]["candidate_tokens"] <= 6_000
+    assert "Values that no setting had: target modules mlp; alpha r." in found["not_covered"]
+    assert {v["lever"] for v in found["verdicts"]} <= {"learning_rate", "rank", "adapter"}
+
+
 def test_a_budget_in_time_is_measured_once_and_kept(recipe: Recipe, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "s")
     timed = recipe.model_copy(update={"budget": "60s", "targets": ("mlp",), "alphas": ("2r",), "ranks": (2, 4)})

@@ -133,7 +133,11 @@ def document(
             "single_run_tokens": single_run_tokens,
         },
         "settings": _settings(last, noise),
-        "not_covered": [*([] if noise else [ONE_SEED]), *NOT_COVERED],
+        "not_covered": [
+            *([f"Values that no setting had: {'; '.join(decision.untried)}."] if decision.untried else []),
+            *([] if noise else [ONE_SEED]),
+            *NOT_COVERED,
+        ],
     }
 
 

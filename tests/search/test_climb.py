@@ -363,5 +363,6 @@ def test_a_small_budget_goes_to_rates_and_ranks_and_to_the_best_of_them_in_full(
     assert sum(m.spent for m in history) <= budget * 10_000
     assert decision.recommended is not None
     assert decision.recommended.learning_rate == 2e-3
-    full = [v for v in decision.verdicts if v.lever != "adapter" and "of the budget" not in v.says]
-    assert {v.outcome for v in full} <= {"undecided"}
+    assert {v.lever for v in decision.verdicts} == {"learning_rate", "rank", "adapter"}, "nothing is said of the others"
+    assert {v.outcome for v in decision.verdicts if v.lever != "adapter"} == {"undecided"}
+    assert decision.untried == ("target modules attention, mlp", "alpha r, 4r, rslora")

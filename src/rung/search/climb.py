@@ -204,6 +204,7 @@ class _Climber:
         confidence = self._confidence(len(pairs))
         at_look = self.race.verdicts(self.plan.look, LOOK_ERROR * ERROR)
         self.notes.said += self.race.says(self.plan.look)
+        self.notes.untried += self.race.untried()
         self.notes.verdicts += at_look + [self._judged(before, to, noise, confidence) for before, to in pairs]
         chosen = self._cheapest(finished, noise, confidence)
         self.notes.verdicts.append(self._against_untuned(chosen, noise))

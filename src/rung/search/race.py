@@ -165,7 +165,19 @@ class Race:
         """The sets of target modules that are known, in the order of the space."""
         return list(dict.fromkeys([*self.space.targets, *(s.targets for s in self._runs)]))
 
-    # What it says.
+    # What it says. The surface knows nothing of a kind of module, or of scale, that nobody has tried.
+
+    def untried(self) -> list[str]:
+        """The target modules that no setting had, and the alphas where all had one scale; by lever, in words."""
+        tried = {setting.targets for setting in self._runs}
+        missing = {
+            "target modules": [targets for targets in self.space.targets if targets not in tried],
+            "alpha": [] if self._scales_differ() else list(self.space.alphas[1:]),
+        }
+        return [f"{lever} {', '.join(values)}" for lever, values in missing.items() if self._runs and values]
+
+    def _scales_differ(self) -> bool:
+        return len({f"{setting.scale:.6g}" for setting in self._runs}) > 1
 
     def says(self, look: float) -> list[str]:
         """How the values of each lever stand beside the leader, by the surface."""
@@ -200,14 +212,20 @@ class Race:
         return found
 
     def _values(self) -> dict[str, list[Candidate]]:
-        """The leader with each other value of each lever that has several, at the rate that suits it."""
+        """The leader with each other value of each lever of which several were tried, at the rate that suits it."""
         leader, space = self.leader, self.space
         alphas = [space.candidate(leader.rank, 1.0, leader.targets, alpha) for alpha in space.alphas]
+        tried = {setting.targets for setting in self._runs}
+        targets = [targets for targets in self._targets() if targets in tried]
         found = {
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
-            "target_modules": [self._at_best_rate(replace(leader, targets=targets)) for targets in self._targets()],
+            "target_modules": [self._at_best_rate(replace(leader, targets=one)) for one in targets],
             "rank": [self.at_rank(leader, rank) for rank in space.ranks],
-            "alpha": [self._at_best_rate(s) for s in unlike(alphas) if not math.isclose(s.scale, leader.scale)],
+            "alpha": [
+                self._at_best_rate(s)
+                for s in unlike(alphas)
+                if self._scales_differ() and not math.isclose(s.scale, leader.scale)
+            ],
         }
         return {
             lever: others

@@ -36,7 +36,8 @@ class Decision:
     `heat` is None when the question is answered; `recommended` is set then, and only then. `left` are the candidates
     that are not worth training on, and why. `ahead` estimates the training that will be asked for after `heat`, in
     full budgets of one candidate. `noise` is the variance of one run's loss that is owed to chance in its training,
-    where that has been measured. `said` are remarks on how the race stands: no claims.
+    where that has been measured. `said` are remarks on how the race stands: no claims. `untried` are values of the
+    levers that nothing is known of, in words.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -46,6 +47,7 @@ class Decision:
     ahead: float = 0.0
     noise: Variance | None = None
     said: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
 
 
 def in_words(fraction: float) -> str:
@@ -91,6 +93,7 @@ class Notes:
     verdicts: list[Verdict] = field(default_factory=list)
     left: dict[Candidate, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    untried: list[str] = field(default_factory=list)
     noise: Variance | None = None
 
 
@@ -108,8 +111,8 @@ def follow(course: Callable[[Notes], Course], history: Sequence[Measurement]) ->
     running = course(notes)
 
     def decision(heat: Heat | None, recommended: Candidate | None, ahead: float = 0.0) -> Decision:
-        left = tuple(notes.left.items())
-        return Decision(tuple(notes.verdicts), left, heat, recommended, ahead, notes.noise, tuple(notes.said))
+        left, said, untried = tuple(notes.left.items()), tuple(notes.said), tuple(notes.untried)
+        return Decision(tuple(notes.verdicts), left, heat, recommended, ahead, notes.noise, said, untried)
 
     try:
         ask = next(running)
