@@ -1,13 +1,15 @@
 """The climb: a race over all levers at once; then the finalists again, with other seeds and in full.
 
-The race. A pack of settings that together say the most about all levers is trained on a part of the budget, the *look*;
-a surface is fitted through their losses, and the next pack is where the best could be (`surface.py`). So a run speaks
-for every lever at once, where trying one lever after the other uses it for one. Every judgement is of adapters that
-have cooled down, so settings of unlike rates can be compared. Where the best rate stands at the edge of the grid and
-the user has not named the rates, the grid grows. What leads goes on; nothing is claimed yet.
+The race. A pack of settings that together say the most about ranks and rates, which outweigh the rest, is trained on a
+part of the budget, the *look*; a surface is fitted through their losses, and the next pack, of all levers, is where the
+best could be (`surface.py`). So a run speaks for every lever at once, where trying one lever after the other uses it
+for one. Nothing is said of what nobody has tried. Every judgement is of adapters that have cooled down, so settings of
+unlike rates can be compared. Where the best rate stands at the edge of the grid and the user has not named the rates,
+the grid grows. What leads goes on; nothing is claimed yet.
 
 The semifinal, where the budget allows for one. Those that lead are trained on to the full budget with the seed that
 they have: what is best at the look is often not so at the end, and one run in full tells that more cheaply than three.
+Where the budget allows for nothing else, this is the answer, with no verdict.
 
 The confirmation. The race picks what looks best on one seed, and so flatters its winner. So the finalists are trained
 anew and in full, with seeds that the race has not seen: the leader, the rung above it, and whatever else is nearest.
