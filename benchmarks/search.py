@@ -203,13 +203,9 @@ def strategies(table: Table, space: LeverSpace, budget: float) -> dict[str, Call
     }
 
 
-SHARE = 0.15
-"""Of all training that the table took, what a climb may take."""
-
-
 def thorough(table: Table) -> Plan:
-    """A plan that keeps to `SHARE`: what is raced, its eight best in full, four of those with both seeds, and a rung
-    more. The seed that raced is one of the two, and goes on from the look.
+    """A plan that keeps to 15 % of all training that the table took: what is raced, its eight best in full, four of
+    those with both seeds, and rungs. The seed that raced is one of the two, and goes on from the look.
     """
     return Plan(look_of(table), (9, 4), 8, 4, table.seeds)
 

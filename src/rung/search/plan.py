@@ -17,7 +17,7 @@ def rate_grid(hidden_size: int) -> tuple[float, ...]:
     """Four learning rates, a factor of two apart, for a model of that width where the user names none.
 
     Larger models take smaller rates. At width 576 1e-3 to 2e-3 were the best on all linear layers, and 2e-3 on the
-    attention (docs/replay.md); the exponent is a rule of thumb that puts the grid around 3e-4 for a width of 4,096. A
+    attention (docs/log.md); the exponent is a rule of thumb that puts the grid around 3e-4 for a width of 4,096. A
     guess that is too low costs an extension of the grid; one too high spends the race on settings that are lost.
     """
     middle = float(f"{2e-3 * (576 / hidden_size) ** 0.8:.1g}")

@@ -169,12 +169,15 @@ class Race:
 
     def untried(self) -> list[str]:
         """The target modules that no setting had, and the alphas where all had one scale; by lever, in words."""
-        tried = {setting.targets for setting in self._runs}
+        tried = self._tried_targets()
         missing = {
             "target modules": [targets for targets in self.space.targets if targets not in tried],
             "alpha": [] if self._scales_differ() else list(self.space.alphas[1:]),
         }
         return [f"{lever} {', '.join(values)}" for lever, values in missing.items() if self._runs and values]
+
+    def _tried_targets(self) -> list[str]:
+        return [targets for targets in self._targets() if any(s.targets == targets for s in self._runs)]
 
     def _scales_differ(self) -> bool:
         return len({f"{setting.scale:.6g}" for setting in self._runs}) > 1
@@ -215,11 +218,9 @@ class Race:
         """The leader with each other value of each lever of which several were tried, at the rate that suits it."""
         leader, space = self.leader, self.space
         alphas = [space.candidate(leader.rank, 1.0, leader.targets, alpha) for alpha in space.alphas]
-        tried = {setting.targets for setting in self._runs}
-        targets = [targets for targets in self._targets() if targets in tried]
         found = {
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
-            "target_modules": [self._at_best_rate(replace(leader, targets=one)) for one in targets],
+            "target_modules": [self._at_best_rate(replace(leader, targets=t)) for t in self._tried_targets()],
             "rank": [self.at_rank(leader, rank) for rank in space.ranks],
             "alpha": [
                 self._at_best_rate(s)
