@@ -151,7 +151,7 @@ def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int, more
             (v.lever, v.before, v.to, v.outcome) == ("rank", 8, 16, "better") and "of the budget" not in v.says
             for v in decision.verdicts
         )
-        used += len({m.candidate.seed for m in history if m.fraction == 1})
+        used += len({m.candidate.seed for m in history} - {0})
     power_by = {"noise": noise / LOSS, "seeds": seeds, "more": more, "power": found / climbs}
     return power_by | {"seeds_used": used / climbs}
 

@@ -97,7 +97,7 @@ def document(
             **_levers(best),
             "target_modules": _target_modules(ledger, best),
             "adapter": str(folder.adapter(best).relative_to(folder.path)),
-            "validation_loss": _bounds(*_of_setting(best, last, noise)),
+            "validation_loss": _loss(_runs(best, last), noise),
             "seed": best.seed,
             "adapter_validation_loss": last[best].loss,
             **tested.recommended(),
@@ -132,7 +132,7 @@ def document(
             "candidate_tokens": sum(m.spent for found in stretches.values() for m in found),
             "single_run_tokens": single_run_tokens,
         },
-        "settings": _settings(last, noise),
+        "settings": settings(last, noise),
         "not_covered": [
             *([f"Values that no setting had: {'; '.join(decision.untried)}."] if decision.untried else []),
             *([] if noise else [ONE_SEED]),
@@ -186,34 +186,40 @@ def _noise_of_loss(last: Mapping[Candidate, Measurement]) -> Variance | None:
     return seed_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
 
 
-def _of_setting(
-    setting: Candidate, last: Mapping[Candidate, Measurement], noise: Variance | None
-) -> tuple[list[Scores], Variance]:
-    """The scores of all seeds of a setting that came as far as any did, and the noise of a run where it applies."""
+def _runs(setting: Candidate, last: Mapping[Candidate, Measurement]) -> list[Measurement]:
+    """The runs of a setting that came as far as any did: of the seeds that confirm, where it has any, for seed 0 has
+    picked what is confirmed, and flatters it.
+    """
     runs = [m for candidate, m in last.items() if replace(candidate, seed=0) == replace(setting, seed=0)]
     furthest = max(m.fraction for m in runs)
-    scores = [m.scores for m in runs if m.fraction == furthest and m.scores]
-    return scores, noise if noise and furthest == 1 else KNOWN_ZERO
+    there = [m for m in runs if m.fraction == furthest]
+    return [m for m in there if m.candidate.seed] or there
 
 
-def _settings(last: Mapping[Candidate, Measurement], noise: Variance | None) -> list[dict[str, Any]]:
+def _loss(runs: Sequence[Measurement], noise: Variance | None) -> dict[str, float] | None:
+    """Of runs of one setting that came equally far, with the noise of a run where it applies; none if one diverged."""
+    scores = [m.scores for m in runs if m.scores]
+    in_full = noise if noise and runs[0].fraction == 1 else KNOWN_ZERO
+    return _bounds(scores, in_full) if len(scores) == len(runs) else None
+
+
+def settings(last: Mapping[Candidate, Measurement], noise: Variance | None) -> list[dict[str, Any]]:
     """The candidates without their seeds: what the summary's table shows."""
     found = []
     for setting in dict.fromkeys(replace(candidate, seed=0) for candidate in last):
-        runs = [m for candidate, m in last.items() if replace(candidate, seed=0) == setting]
-        fraction = max(m.fraction for m in runs)
-        furthest = [m for m in runs if m.fraction == fraction]
-        diverged = any(m.scores is None for m in furthest)
+        every = [m for candidate, m in last.items() if replace(candidate, seed=0) == setting]
+        runs = _runs(setting, last)
+        loss = _loss(runs, noise)
         found.append(
             {
                 **_levers(setting),
-                "seeds": len(furthest),
-                "fraction": fraction,
-                "status": "diverged" if diverged else "left" if fraction < 1 else "trained",
-                "validation_loss": None if diverged else _bounds(*_of_setting(setting, last, noise)),
-                "parameters": furthest[0].parameters,
-                "peak_memory_bytes": max(m.peak_memory_bytes for m in runs),
-                "seconds": sum(m.seconds for m in runs),
+                "seeds": len(runs),
+                "fraction": runs[0].fraction,
+                "status": "diverged" if loss is None else "left" if runs[0].fraction < 1 else "trained",
+                "validation_loss": loss,
+                "parameters": runs[0].parameters,
+                "peak_memory_bytes": max(m.peak_memory_bytes for m in every),
+                "seconds": sum(m.seconds for m in every),
             }
         )
     return found

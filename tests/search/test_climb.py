@@ -20,17 +20,19 @@ RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 def test_it_races_ranks_and_rates_then_all_levers_and_then_confirms_the_finalists_in_full() -> None:
     decision, heats, _ = run(Climb(replace(SPACE, alphas=("2r", "r", "4r"))), hill(2e-3, steep=0.05))
-    assert [(heat.phase, heat.until, len(heat.candidates)) for heat in heats[:3]] == [
+    assert [(heat.phase, heat.until, len(heat.candidates)) for heat in heats[:4]] == [
         ("race", 1 / 4, 9),
         ("race", 1 / 4, 8),
+        ("semifinal", 1.0, 4),
         ("confirmation", 1.0, 12),
     ]
     first, second = heats[0].candidates, heats[1].candidates
     assert {(candidate.targets, candidate.scale) for candidate in first} == {("all-linear", 2)}, "as is usual"
     for lever in ("rank", "learning_rate"):
         assert len({getattr(candidate, lever) for candidate in first}) >= 3, f"the first pack says little of {lever}"
-    for lever in ("targets", "scale"):
-        assert len({getattr(candidate, lever) for candidate in second}) > 1, f"the second says nothing of {lever}"
+    assert {candidate.targets for candidate in second} == set(SPACE.targets), "what was not tried is tried now"
+    assert {candidate.scale for candidate in second} >= {1, 2, 4}
+    assert all(c.scale == 2 for c in second if c.targets == "attention"), "one thing at a time"
     assert decision.recommended is not None
     assert decision.recommended.targets == "all-linear"
     assert decision.recommended.rank == 8, "rank gains nothing here"
@@ -73,7 +75,7 @@ def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
         return hill(2e-3)(candidate, fraction) + attention
 
     space = replace(SPACE, targets=("attention", "all-linear"), alphas=("2r",))
-    plan = Plan(finalists=2)
+    plan = Plan(semifinalists=0, finalists=2)
     missed, _, _ = run(Climb(space, plan=plan), world)
     found, heats, history = run(Climb(space, plan=replace(plan, semifinalists=8)), world)
     assert missed.recommended is not None
@@ -100,7 +102,7 @@ def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 10.0])
-@pytest.mark.parametrize("plan", [Plan(), Plan(semifinalists=6)])
+@pytest.mark.parametrize("plan", [Plan(semifinalists=0), Plan(semifinalists=6)])
 def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(shift: float, plan: Plan) -> None:
     """As a user's own metric is, where more is better and there is no best."""
 
@@ -198,6 +200,15 @@ def test_the_grid_does_not_grow_where_the_best_lies_inside_or_the_rates_are_the_
     assert {m.candidate.learning_rate for m in history} <= set(RANKS.learning_rates)
     _, _, history = run(Climb(replace(RANKS, pinned=True)), hill(16e-3))
     assert {m.candidate.learning_rate for m in history} <= set(RANKS.learning_rates)
+
+
+def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_other_levers_the_rest() -> None:
+    """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
+    _, heats, _ = run(Climb(SPACE), hill(1e-4, steep=0.05))
+    second = heats[1].candidates
+    below = [c for c in second if c.learning_rate < min(SPACE.learning_rates)]
+    assert len(below) == 2
+    assert {c.targets for c in second} == set(SPACE.targets)
 
 
 def test_a_grid_that_never_turns_ends_all_the_same() -> None:
@@ -329,7 +340,7 @@ def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> N
     decided = 0
     for gain in (0.03, 0.035, 0.04, 0.045):
         decision, heats, _ = run(Climb(RANKS, plan=plan), hill(2e-3, (gain, 0.0, 0.0)), seeds=0.01)
-        seeds = {c.seed for heat in heats if heat.until == 1 for c in heat.candidates}
+        seeds = {c.seed for heat in heats if heat.phase == "confirmation" for c in heat.candidates}
         assert seeds <= set(range(1, 9))
         found = [v for v in decision.verdicts if "of the budget" not in v.says and v.lever != "adapter"]
         if len(seeds) > 3:
@@ -339,7 +350,7 @@ def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> N
 
 def test_more_seeds_are_not_spent_where_they_would_not_decide() -> None:
     _, heats, _ = run(Climb(RANKS, plan=Plan(seeds=(1, 2, 3), more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
-    assert {c.seed for heat in heats if heat.until == 1 for c in heat.candidates} == {1, 2, 3}
+    assert {c.seed for heat in heats if heat.phase == "confirmation" for c in heat.candidates} == {1, 2, 3}
 
 
 def test_where_ranks_and_rates_are_few_the_other_levers_come_in_at_once() -> None:

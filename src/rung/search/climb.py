@@ -2,10 +2,11 @@
 
 The race. A pack of settings that together say the most about ranks and rates, which outweigh the rest, is trained on a
 part of the budget, the *look*; a surface is fitted through their losses, and the next pack, of all levers, is where the
-best could be (`surface.py`). So a run speaks for every lever at once, where trying one lever after the other uses it
-for one. Nothing is said of what nobody has tried. Every judgement is of adapters that have cooled down, so settings of
-unlike rates can be compared. Where the best rate stands at the edge of the grid and the user has not named the rates,
-the grid grows. What leads goes on; nothing is claimed yet.
+best could be (`surface.py`), after one setting for each kind of modules and each alpha that had none. So a run speaks
+for every lever at once, where trying one lever after the other uses it for one. Nothing is said of what nobody has
+tried. Every judgement is of adapters that have cooled down, so settings of unlike rates can be compared. Where the best
+rate stands at the edge of the grid and the user has not named the rates, some settings try the rate beyond. What leads
+goes on; nothing is claimed yet.
 
 The semifinal, where the budget allows for one. Those that lead are trained on to the full budget with the seed that
 they have: what is best at the look is often not so at the end, and one run in full tells that more cheaply than three.
@@ -264,6 +265,8 @@ class _Climber:
         values = (value_of(before, lever), value_of(to, lever))
         # The levers that both share, for the same question may be asked of several.
         at = {"target_modules": f" at rank {to.rank}", "setting": ""}.get(lever, f" on {to.targets}")
+        if before.learning_rate != to.learning_rate and lever not in ("learning_rate", "setting"):
+            at += f" (learning rate {before.learning_rate:g} → {to.learning_rate:g})"
         return make_verdict(lever, values, gain, worth, confidence, one, noise is not None, at, more, self.unit)
 
     def _against_untuned(self, chosen: Candidate, noise: Variance | None) -> Verdict:

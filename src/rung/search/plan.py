@@ -43,7 +43,7 @@ class Plan:
 
     look: float = 1 / 4
     rounds: tuple[int, ...] = (9, 8)
-    semifinalists: int = 0
+    semifinalists: int = 4
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3, 4)
     rungs: int = 4

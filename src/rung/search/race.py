@@ -20,6 +20,9 @@ WIDEST = "all-linear"
 """The target modules that a race begins with, if they may be tried."""
 HEADED = 2
 """How many settings try it."""
+BEYOND = 2
+"""How many settings of a round try the learning rate beyond the grid. What lies beyond is foretold and no more: at a
+rate that was too low a whole round was lost, of which other levers were to come (docs/log.md)."""
 KNOWN = 3.0
 """Degrees of freedom from which on the noise around the surface is known well enough to claim anything."""
 
@@ -84,6 +87,7 @@ class Race:
         self._axes = _axes(space, self._asks_for_head)
         self._runs: dict[Candidate, Measurement] = {}
         self._surface: Surface | None = None
+        self._ended: dict[Candidate, float] = {}
         self.standing: list[Candidate] = []
 
     @property
@@ -112,8 +116,9 @@ class Race:
     def see_in_full(self, measurements: Sequence[Measurement]) -> None:
         """Take in how the semifinalists ended: those that lasted stand now, and by that. The surface stays as it is."""
         # Not their logarithms: what is judged in full may be a metric, and below zero.
-        if lasted := {replace(m.candidate, seed=0): m.loss for m in measurements if m.scores}:
-            self._stand(lasted, self.margin * abs(min(lasted.values())))
+        self._ended = {replace(m.candidate, seed=0): m.loss for m in measurements if m.scores}
+        if self._ended:
+            self._stand(self._ended, self.margin * abs(min(self._ended.values())))
 
     def _stand(self, judged: Mapping[Candidate, float], reach: float) -> None:
         """Order the settings; those within `reach` of the best are near, and the cheapest of them leads."""
@@ -130,13 +135,38 @@ class Race:
         return [setting for setting, run in self._runs.items() if run.scores]
 
     def next(self, count: int) -> list[Candidate]:
-        """The settings to try next, with the output head among them where the data ask for it and none had it."""
-        pool = _at_rates(self.space, (*self._rates(), *self.beyond()))
+        """The settings to try next: a few of what is to be tried and was not, then those that could be the best."""
+        known = _at_rates(self.space, tuple(self._rates()))
+        parties = [
+            (self._with_head(known), HEADED),
+            *((pool, 1) for pool in self._unknown(known)[: count // 2]),
+            (_at_rates(self.space, tuple(self.beyond())), BEYOND),
+            (known, count),
+        ]
+        new: list[Candidate] = []
+        for pool, most in parties:
+            new += self.surface.next(pool, min(most, count - len(new)), new)
+        return new
+
+    def _with_head(self, pool: Sequence[Candidate]) -> list[Candidate]:
+        """The leading modules and the output head, where the data ask for it and none had it."""
         leading = self.leader.targets
-        asked = self._asks_for_head and not any("lm_head" in targets for targets in self._targets())
-        headed = [replace(s, targets=f"{leading}+lm_head") for s in pool if asked and s.targets == leading]
-        new = self.surface.next(headed, HEADED)
-        return [*new, *self.surface.next(pool, count - len(new))]
+        if not self._asks_for_head or any("lm_head" in targets for targets in self._targets()):
+            return []
+        return [replace(s, targets=f"{leading}+lm_head") for s in pool if s.targets == leading]
+
+    def _unknown(self, pool: Sequence[Candidate]) -> list[list[Candidate]]:
+        """The settings with each value of target modules, and of alpha, that none had; but for that they are as usual,
+        so that what they show is owed to it.
+        """
+        tried, scales = self._tried_targets(), {_written(s.scale) for s in self._runs}
+        usual = [s for s in pool if _written(s.scale) in scales]
+        others = [s for s in pool if s.targets in tried and _written(s.scale) not in scales]
+        of_targets = [[s for s in usual if s.targets == t] for t in self.space.targets if t not in tried]
+        of_alpha = [
+            [s for s in others if (s.alpha, s.use_rslora) == read_alpha(alpha, s.rank)] for alpha in self.space.alphas
+        ]
+        return [*of_targets, *filter(None, of_alpha)]
 
     def beyond(self) -> list[float]:
         """The learning rate beyond the grid, where the leader's stands at its edge and the surface goes on falling."""
@@ -148,13 +178,24 @@ class Race:
         return [rate for rate, loss in zip(further, there, strict=True) if loss < here - math.log1p(self.margin)]
 
     def at_rank(self, setting: Candidate, rank: int) -> Candidate:
+        """The setting on another rung, at the rate that did best there in the semifinal, or else is foretold to."""
+        there = self._on_rung(setting, rank)
+        shown = [s for s in self._ended if replace(s, learning_rate=there.learning_rate) == there]
+        return min(shown, key=self._ended.__getitem__, default=there)
+
+    def _on_rung(self, setting: Candidate, rank: int) -> Candidate:
         """The setting on another rung, with its alpha as the space has it written, at the rate that suits it."""
         own = (setting.alpha, setting.use_rslora)
         written = next(alpha for alpha in self.space.alphas if read_alpha(alpha, setting.rank) == own)
         return self._at_best_rate(self.space.candidate(rank, setting.learning_rate, setting.targets, written))
 
     def _at_best_rate(self, setting: Candidate) -> Candidate:
-        settings = [replace(setting, learning_rate=rate) for rate in self._rates()]
+        """At the rate that is foretold to suit it: its own, or one of the two beside it. Further away the surface says
+        what nobody has seen.
+        """
+        rates = self._rates()
+        at = rates.index(setting.learning_rate)
+        settings = [replace(setting, learning_rate=rate) for rate in rates[max(0, at - 1) : at + 2]]
         return settings[int(self.surface.expected(settings).argmin())]
 
     def _rates(self) -> list[float]:
@@ -180,7 +221,7 @@ class Race:
         return [targets for targets in self._targets() if any(s.targets == targets for s in self._runs)]
 
     def _scales_differ(self) -> bool:
-        return len({f"{setting.scale:.6g}" for setting in self._runs}) > 1
+        return len({_written(setting.scale) for setting in self._runs}) > 1
 
     def says(self, look: float) -> list[str]:
         """How the values of each lever stand beside the leader, by the surface."""
@@ -217,11 +258,12 @@ class Race:
     def _values(self) -> dict[str, list[Candidate]]:
         """The leader with each other value of each lever of which several were tried, at the rate that suits it."""
         leader, space = self.leader, self.space
-        alphas = [space.candidate(leader.rank, 1.0, leader.targets, alpha) for alpha in space.alphas]
+        at = leader.learning_rate
+        alphas = [space.candidate(leader.rank, at, leader.targets, alpha) for alpha in space.alphas]
         found = {
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
             "target_modules": [self._at_best_rate(replace(leader, targets=t)) for t in self._tried_targets()],
-            "rank": [self.at_rank(leader, rank) for rank in space.ranks],
+            "rank": [self._on_rung(leader, rank) for rank in space.ranks],
             "alpha": [
                 self._at_best_rate(s)
                 for s in unlike(alphas)
@@ -265,7 +307,7 @@ class Race:
         share = sizes[first] / sizes[leader.targets]
         for before, to in ((leader.rank, leader.rank * share), (leader.rank / share, leader.rank)):
             if ranks[0] <= min(before, to) and max(before, to) <= ranks[-1]:
-                sides = self.at_rank(replace(leader, targets=first), round(before)), self.at_rank(leader, round(to))
+                sides = self._on_rung(replace(leader, targets=first), round(before)), self._on_rung(leader, round(to))
                 values = len(self._targets()) - 1
                 return [_Question("target_modules", *sides, values, " at matched parameter count")]
         return []
@@ -275,5 +317,10 @@ def unlike(settings: Iterable[Candidate]) -> list[Candidate]:
     """The settings, but for those that differ in nothing but how a scale is written."""
     found: dict[tuple[object, ...], Candidate] = {}
     for s in settings:
-        found.setdefault((s.rank, s.targets, f"{s.scale:.6g}", s.learning_rate), s)
+        found.setdefault((s.rank, s.targets, _written(s.scale), s.learning_rate), s)
     return list(found.values())
+
+
+def _written(scale: float) -> str:
+    """Two scales that differ by rounding alone are one."""
+    return f"{scale:.6g}"

@@ -166,14 +166,19 @@ class Surface:
             for setting, scores, on_surface in zip(self.tried, self.scores, expected, strict=True)
         }
 
-    def next(self, pool: Sequence[Candidate], count: int) -> list[Candidate]:
-        """The settings of the pool that could be the best, and have not been tried."""
-        known = set(self.tried)
+    def next(self, pool: Sequence[Candidate], count: int, beside: Sequence[Candidate] = ()) -> list[Candidate]:
+        """The settings of the pool that could be the best, and have neither been tried nor are about to be, `beside`
+        these.
+        """
+        known = {*self.tried, *beside}
         new = [setting for setting in pool if setting not in known]
-        if not new:
+        if not new or not count:
             return []
-        hope = CAUTION * math.sqrt(self.noise.value)
-        return [new[i] for i in _pick(self.axes(new), self.inverse, self.expected(new), hope, count)]
+        hope, inverse = CAUTION * math.sqrt(self.noise.value), self.inverse
+        if beside:
+            rows = self.axes(beside)
+            inverse = np.linalg.inv(np.linalg.inv(inverse) + rows.T @ rows)
+        return [new[i] for i in _pick(self.axes(new), inverse, self.expected(new), hope, count)]
 
     def gain(self, before: Candidate, to: Candidate) -> Estimate:
         """How much lower the loss of `to` is, in nats a token; for settings that need not have been tried.

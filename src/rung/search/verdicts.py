@@ -92,8 +92,9 @@ def make_verdict(
         says = f"no worthwhile gain: worse by {-gain.mean:.3f} {unit} ({-interval.high:.3f} to {-interval.low:.3f})"
     elif outcome == "no_worthwhile_gain":
         says = f"no worthwhile gain: at most {interval.high:.3f} {unit}, and {worth:.3f} would be worth it"
+    elif (seen := minimum_detectable(gain, confidence)) >= abs(math.fsum(s.mean for s in scores)) / len(scores):
+        says = f"undecided: nothing can be told, for any gain under {seen:.1f} {unit} would go unseen"
     else:
-        seen = minimum_detectable(gain, confidence)
         says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"
         says += f"; {seen:.3f} would be seen in four of five studies like this"
         says += _would_decide(more, len(scores[0].tokens), len(scores))

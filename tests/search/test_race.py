@@ -1,0 +1,82 @@
+"""The race alone: what it asks for next, and what it foretells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from tests.search.worlds import BASELINE, SPACE, World, hill, measure
+
+from rung.levers import Candidate, LeverSpace
+from rung.search.race import BEYOND, Race
+
+RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
+
+
+def raced(
+    space: LeverSpace, world: World, rounds: Sequence[int], seeds: float = 0.005
+) -> tuple[Race, list[list[Candidate]]]:
+    """A race over these rounds, and what each of them tried."""
+    race, tried = Race(space, 0.01, BASELINE), []
+    for number, count in enumerate(rounds):
+        tried.append(race.next(count) if number else race.first(count))
+        race.see([measure(world, setting, 0.25, seeds=seeds) for setting in tried[-1]])
+    return race, tried
+
+
+@pytest.mark.parametrize("count", [4, 6, 8])
+def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(count: int) -> None:
+    race, (_, second) = raced(SPACE, hill(2e-3), (9, count))
+    assert len(set(second)) == count
+    assert {"attention", "mlp"} <= {s.targets for s in second}
+    assert race.untried() == []
+
+
+def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
+    _, (_, second) = raced(SPACE, hill(2e-3), (9, 8))
+    for setting in second[:4]:
+        assert (setting.targets != "all-linear") + (setting.scale != 2) == 1
+
+
+def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_the_other_levers_the_rest() -> None:
+    """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
+    _, (_, second) = raced(SPACE, hill(1e-4, steep=0.05), (9, 8))
+    assert sum(s.learning_rate < min(SPACE.learning_rates) for s in second) == BEYOND
+    assert {s.targets for s in second} == set(SPACE.targets)
+
+
+def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_one_is_foretold() -> None:
+    """The best rate falls fourfold with each doubling: what is four steps away is a guess."""
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        best = 4e-3 / 4 ** math.log2(candidate.rank / 8)
+        return 1.5 + 0.05 * math.log2(candidate.learning_rate / best) ** 2
+
+    race, _ = raced(RANKS, world, (9,))
+    rungs = [race.at_rank(race.leader, rank) for rank in RANKS.ranks if rank != race.leader.rank]
+    assert {rung.learning_rate / race.leader.learning_rate for rung in rungs} <= {1 / 2, 1, 2}
+    assert any(rung.learning_rate < race.leader.learning_rate for rung in rungs), "it follows as far as it may"
+
+
+def test_a_rung_that_ran_in_full_keeps_the_rate_that_was_best_there() -> None:
+    race, _ = raced(RANKS, hill(2e-3), (9, 8))
+    foretold = race.at_rank(race.leader, 16)
+    other = replace(foretold, learning_rate=foretold.learning_rate / 4)
+    ends = {race.leader: 1.0, foretold: 1.2, other: 1.1}
+    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
+    assert race.at_rank(race.leader, 16) == other
+    ends |= {other: math.inf}
+    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
+    assert race.at_rank(race.leader, 16) == foretold, "what diverged showed nothing"
+
+
+def test_where_the_runs_are_too_few_or_too_noisy_to_tell_anything_of_a_lever_it_says_so() -> None:
+    race, _ = raced(SPACE, hill(2e-3), (9, 8), seeds=0.5)
+    hopeless = [v for v in race.verdicts(0.25, 0.005) if v.high - v.low > 5]
+    assert hopeless
+    assert {v.outcome for v in hopeless} == {"undecided"}
+    for verdict in hopeless:
+        assert "nothing can be told, for any gain under" in verdict.says
+        assert "would be worth it" not in verdict.says
