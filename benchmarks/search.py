@@ -6,9 +6,10 @@
 - *Coverage*: how often do 95 % intervals of a gain hold the true one?
 - *Replay*: strategies on a recorded table of real trainings. How much worse than the best setting of the whole table is
   what each recommends, and for what share of the table's training, all of its seeds counted? And on parts of the
-  table, without one of its ranks or one of its rates or both, which are as many tables more.
+  table, without one of its ranks or one of its rates or both, which are as many tables more; and with the grid of rates
+  that a climb lays and may grow, where what lies between and beyond the recorded rates is made up.
 
-    python benchmarks/search.py [--quick] [--json]
+    python benchmarks/search.py [--quick] [--json] [--write docs/benchmarks.md]
 """
 
 from __future__ import annotations
@@ -18,22 +19,26 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
+from rung.atomic import write_text
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.runner.protocol import Tick
 from rung.runner.replay import ReplayRunner, Table, load_table
 from rung.search.bayes import Tpe
 from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
-from rung.search.plan import Plan, look_for
+from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.stats import gain_estimate, seed_noise
 from rung.search.strategy import Decision, Heat, Strategy
 
@@ -219,6 +224,14 @@ ON_PARTS = ("climb", "climb_default", "climb_of_four", "tpe_same_rates", "random
 """What is compared on parts of a table: the others try settings that some parts lack."""
 
 
+BETWEEN = ("climb", "climb_default", "climb_of_four", "rate_grid", "recipe")
+"""What is compared where the grid of rates is the climb's own."""
+WIDTH = 576
+"""Of the model that the tables were recorded with, which lays the grid."""
+RISE = 0.1
+"""A loss rises by so much of itself at the least, for a rate that is e times as far beyond the recorded ones."""
+
+
 def part(space: LeverSpace, draw: np.random.Generator) -> LeverSpace:
     """The space without one of its ranks, one of its rates, or both."""
     without = draw.choice(["rank", "rate", "both"])
@@ -230,28 +243,84 @@ def part(space: LeverSpace, draw: np.random.Generator) -> LeverSpace:
     return replace(space, ranks=tuple(ranks), learning_rates=tuple(rates))
 
 
-def replays(task: str, count: int, seed: int, parts: bool = False) -> dict[str, Any]:
+class Between(ReplayRunner):
+    """A table at any learning rate. The logarithm of a loss follows a monotone curve through the recorded rates (PCHIP;
+    Fritsch & Carlson, SIAM J. Numer. Anal. 17, 1980), and beyond them rises as it does at their ends, or by `RISE`:
+    nobody has seen a best rate there. Rows keep their shares of a loss.
+    """
+
+    def _measure(self, candidate: Candidate, until: float) -> Measurement:
+        found = super()._measure(candidate, until)
+        if not found.scores:
+            return found
+        recorded = self._recorded(candidate)
+        curve = curve_of(self.table, recorded, until)
+        factor = math.exp(curve(candidate.learning_rate) - curve(recorded.learning_rate))
+        return replace(found, scores=replace(found.scores, losses=tuple(factor * loss for loss in found.scores.losses)))
+
+
+def curve_of(table: Table, recorded: Candidate, until: float) -> Callable[[float], float]:
+    """The logarithm of the loss by learning rate, of a recorded candidate."""
+    ends = {
+        rate: end
+        for rate in table.space.learning_rates
+        if (end := table.runs[replace(recorded, learning_rate=rate)].get(until)) and end.scores
+    }
+    rates, losses = np.log(list(ends)), np.log([end.loss for end in ends.values()])
+    within = PchipInterpolator(rates, losses)
+
+    def curve(rate: float) -> float:
+        inside = float(np.clip(np.log(rate), rates[0], rates[-1]))
+        away, side = math.log(rate) - inside, slice(2) if inside == rates[0] else slice(-2, None)
+        slope = np.diff(losses[side])[0] / np.diff(rates[side])[0]
+        return float(within(inside) + max(RISE * abs(away), slope * away))
+
+    return curve
+
+
+def losses_of(table: Table, between: bool) -> Callable[[Candidate], float]:
+    """The full-budget loss of a setting, or of the recorded one that plays it; with `between`, at any rate."""
+
+    @cache
+    def loss(setting: Candidate) -> float:
+        recorded = table.nearest(replace(setting, seed=0))
+        if not between:
+            return table.loss(recorded)
+        curves = [curve_of(table, replace(recorded, seed=seed), 1.0) for seed in table.seeds]
+        return math.fsum(math.exp(curve(setting.learning_rate)) for curve in curves) / len(curves)
+
+    return loss
+
+
+def replays(task: str, count: int, seed: int, world: str = "") -> dict[str, Any]:
     """What each strategy comes to, over `count` replays: regrets against the best that it could have found, and costs.
 
-    All of them see the same worlds: the same draws of rows and seeds, and the same parts.
+    All of them see the same worlds: the same draws of rows and seeds, and the same parts. `world` is `parts` or
+    `between` where it is not the table.
     """
     table = load_table(task)
-    losses = {setting: table.loss(setting) for setting in table.settings}
+    loss = losses_of(table, world == "between")
     whole = table.full_tokens * len(table.settings) * len(table.seeds)
     found: dict[str, Any] = {}
-    for name in ON_PARTS if parts else strategies(table, table.space, 1.0):
+    for name in {"parts": ON_PARTS, "between": BETWEEN}.get(world) or strategies(table, table.space, 1.0):
         regrets, costs = [], []
         budget = found.get("climb", {}).get("cost", 1.0)
         for number in range(count):
             draw = np.random.default_rng([seed, number])
-            space = part(table.space, draw) if parts else table.space
+            space = table.space
+            if world == "parts":
+                space = part(space, draw)
+            elif world == "between":
+                space = replace(space, learning_rates=rate_grid(WIDTH), pinned=False)
             strategy = strategies(table, space, budget)[name](number)
-            runner = ReplayRunner(table, draw)
+            runner = (Between if world == "between" else ReplayRunner)(table, draw)
             decision, history = play(strategy, runner.baseline(), partial(runner.run, tick=_quiet))
             assert decision.recommended is not None
-            recommended = table.nearest(replace(decision.recommended, seed=0))
-            least = min(losses[setting] for setting in space.candidates() if setting in losses)
-            regrets.append(losses[recommended] / least - 1)
+            if world == "between":
+                lowest, *_, highest = space.learning_rates
+                space = replace(space, learning_rates=(lowest / 2, *space.learning_rates, highest * 2))
+            could = [s for s in space.candidates() if world == "between" or s in table.settings]
+            regrets.append(loss(decision.recommended) / min(map(loss, could)) - 1)
             costs.append(sum(m.spent for m in history))
         found[name] = {
             "regret_mean": float(np.mean(regrets)),
@@ -282,15 +351,20 @@ def merged(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Judge, and print."""
+    """Judge, and print or write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer replays; two minutes on two cores")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--write", type=Path, help="put the tables into this page, between its two marks")
     options = parser.parse_args()
     climbs, count = (2000, 16) if options.quick else (5000, 60)
     begun = time.perf_counter()
     document = judged(climbs, count, parts=not options.quick) | {"seconds": round(time.perf_counter() - begun)}
     print(json.dumps(document, indent=2) if options.json else markdown(document))
+    if options.write:
+        before, _, rest = options.write.read_text(encoding="utf-8").partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        write_text(options.write, f"{before}{MARKS[0]}\n\n{markdown(document)}\n\n{MARKS[1]}{after}")
 
 
 def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
@@ -305,7 +379,8 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
 
         # The longest first.
         wholes = each(replays, [(task, count, 1) for task in TASKS])
-        lacking = each(replays, [(task, count, 2, True) for task in TASKS if parts])
+        lacking = each(replays, [(task, count, 2, "parts") for task in TASKS if parts])
+        between = each(replays, [(task, count, 3, "between") for task in TASKS])
         tables = each(null_of_table, [(task, climbs // 20, next(draws)) for task in TASKS])
         nulls = each(null, [(climbs // NULLS, next(draws), Plan()) for _ in range(NULLS)])
         more = each(null, [(climbs // 20, next(draws), Plan(more=5))])
@@ -322,32 +397,74 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
             "power_by": [p.result() for p in powers],
             "coverage": covered[0].result(),
             "replay_by_task": dict(zip(TASKS, (w.result() for w in wholes), strict=True)),
+            "replay_between": dict(zip(TASKS, (b.result() for b in between), strict=True)),
         }
         if parts:
             found["replay_parts"] = dict(zip(TASKS, (p.result() for p in lacking), strict=True))
         return found | {"replay": merged(found["replay_by_task"])}
 
 
+NAMES = {
+    "climb": "climb, thorough",
+    "climb_default": "climb, as it is by default",
+    "climb_of_four": "climb with a budget of four trainings",
+    "tpe": "TPE + Hyperband, rates 1e-5 to 1e-3",
+    "tpe_same_rates": "TPE + Hyperband, the table's rates",
+    "random": "random",
+    "rate_grid": "four rates at r 16, all-linear",
+    "recipe": "r 16, alpha 32, 2e-4, all-linear",
+}
+MARKS = ("<!-- written by benchmarks/search.py -->", "<!-- until here -->")
+"""What lies between them in the page is written anew."""
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The document as the tables of docs/benchmarks.md."""
-    simple = ("null", "null_more_seeds", "null_of_table", "coverage", "seconds")
-    lines = [f"{key}: {document[key]}" for key in simple]
-    lines += ["", "| noise | seeds | more | power | seeds used |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {p['noise']:.1%} | {p['seeds']} | {p['more']} | {p['power']:.0%} | {p['seeds_used']:.1f} |"
-        for p in document["power_by"]
+    null, of_table = document["null"], document["null_of_table"]
+    processor = next((line.split(": ")[1] for line in _processor() if line.startswith("model name")), "unknown")
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {document['seconds']} s on {os.cpu_count()} cores of an {processor}.",
+        "",
+        "| what | of | found | wanted |",
+        "|---|---|---|---|",
+        f"| anything called better where all is the same | {null['climbs']:,} climbs | {null['false_better']:.1%} "
+        "| at most 5 % |",
+        f"| the same, where five more seeds may be added | {document['null_more_seeds']['climbs']:,} climbs "
+        f"| {document['null_more_seeds']['false_better']:.1%} | at most 5 % |",
+        *(
+            f"| the same, with the noise of the recorded runs of *{task}* | {one['climbs']:,} climbs "
+            f"| {one['false_better']:.1%} | at most 5 % |"
+            for task, one in of_table.items()
+        ),
+        f"| 95 % intervals that hold the true gain | {null['climbs']:,} gains | {document['coverage']:.1%} "
+        "| at least 94 % |",
+        f"| a gain of twice the margin, found by the default plan | {null['climbs'] // 20:,} climbs "
+        f"| {document['power']:.0%} | at least 90 % |",
+        "",
+        "| noise from run to run | seeds | more where undecided | seeds used | twice the margin is found |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {p['noise']:.2%} | {p['seeds']} | {p['more'] or ''} | {p['seeds_used']:.1f} | {p['power']:.0%} |"
+            for p in document["power_by"]
+        ),
     ]
-    tables = dict(document["replay_by_task"])
-    tables |= {f"parts of {task}": found for task, found in document.get("replay_parts", {}).items()}
-    for task, found in tables.items():
-        lines += ["", f"| {task} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]
+    tables = {f"*{task}*": found for task, found in document["replay_by_task"].items()}
+    tables |= {f"parts of *{task}*": found for task, found in document.get("replay_parts", {}).items()}
+    tables |= {f"*{task}*, the climb's own rates": found for task, found in document["replay_between"].items()}
+    for title, found in tables.items():
+        lines += ["", f"| {title} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [
-            f"| {name} | {r['regret_mean']:.1%} | {r['regret_p90']:.1%} | {r['within_1_percent']:.0%} | "
+            f"| {NAMES[name]} | {r['regret_mean']:.1%} | {r['regret_p90']:.1%} | {r['within_1_percent']:.0%} | "
             f"{r['cost']:.1f} | {r['cost_fraction']:.1%} |"
             for name, r in found.items()
         ]
-    return "\n".join(lines)
+    return re.sub(r"(\d)%", r"\1 %", "\n".join(lines))
+
+
+def _processor() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 from tests.search.worlds import BASELINE, SPACE, World, hill, measure
 
-from rung.levers import Candidate, LeverSpace
-from rung.search.race import BEYOND, Race
+from rung.levers import Candidate, LeverSpace, Scores
+from rung.search.race import Race
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 
 def raced(
-    space: LeverSpace, world: World, rounds: Sequence[int], seeds: float = 0.005
+    space: LeverSpace, world: World, rounds: Sequence[int], seeds: float = 0.005, baseline: Scores = BASELINE
 ) -> tuple[Race, list[list[Candidate]]]:
     """A race over these rounds, and what each of them tried."""
-    race, tried = Race(space, 0.01, BASELINE), []
+    race, tried = Race(space, 0.01, baseline), []
     for number, count in enumerate(rounds):
         tried.append(race.next(count) if number else race.first(count))
         race.see([measure(world, setting, 0.25, seeds=seeds) for setting in tried[-1]])
@@ -40,10 +40,18 @@ def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
         assert (setting.targets != "all-linear") + (setting.scale != 2) == 1
 
 
+@pytest.mark.parametrize(("count", "headed"), [(4, 1), (8, 2)])
+def test_the_head_takes_a_quarter_of_a_round_and_leaves_the_other_modules_theirs(count: int, headed: int) -> None:
+    far = Scores(tuple(8.0 * tokens for tokens in BASELINE.tokens), BASELINE.tokens)
+    _, (_, second) = raced(SPACE, hill(2e-3), (9, count), baseline=far)
+    assert sum("lm_head" in s.targets for s in second) == headed
+    assert {"attention", "mlp"} <= {s.targets for s in second}
+
+
 def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_the_other_levers_the_rest() -> None:
     """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
     _, (_, second) = raced(SPACE, hill(1e-4, steep=0.05), (9, 8))
-    assert sum(s.learning_rate < min(SPACE.learning_rates) for s in second) == BEYOND
+    assert sum(s.learning_rate < min(SPACE.learning_rates) for s in second) == 2
     assert {s.targets for s in second} == set(SPACE.targets)
 
 

@@ -18,11 +18,11 @@ FAR = 4.0
 tried: it gives the right token one chance in 55."""
 WIDEST = "all-linear"
 """The target modules that a race begins with, if they may be tried."""
-HEADED = 2
-"""How many settings try it."""
-BEYOND = 2
-"""How many settings of a round try the learning rate beyond the grid. What lies beyond is foretold and no more: at a
-rate that was too low a whole round was lost, of which other levers were to come (docs/log.md)."""
+SHARE = 4
+"""Which part of a round, a quarter, may try the output head, and which the learning rate beyond the grid: what lies
+there is foretold and no more. A whole round was lost at a rate that was too low, and told nothing of other levers
+(docs/log.md).
+"""
 KNOWN = 3.0
 """Degrees of freedom from which on the noise around the surface is known well enough to claim anything."""
 
@@ -136,11 +136,11 @@ class Race:
 
     def next(self, count: int) -> list[Candidate]:
         """The settings to try next: a few of what is to be tried and was not, then those that could be the best."""
-        known = _at_rates(self.space, tuple(self._rates()))
+        known, share = _at_rates(self.space, tuple(self._rates())), max(1, count // SHARE)
         parties = [
-            (self._with_head(known), HEADED),
+            (self._with_head(known), share),
             *((pool, 1) for pool in self._unknown(known)[: count // 2]),
-            (_at_rates(self.space, tuple(self.beyond())), BEYOND),
+            (_at_rates(self.space, tuple(self.beyond())), share),
             (known, count),
         ]
         new: list[Candidate] = []
