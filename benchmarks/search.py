@@ -357,6 +357,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--write", type=Path, help="put the tables into this page, between its two marks")
     options = parser.parse_args()
+    if options.write and (options.quick or any(mark not in options.write.read_text("utf-8") for mark in MARKS)):
+        parser.error("--write takes the whole benchmark, and a page with both of its marks.")
     climbs, count = (2000, 16) if options.quick else (5000, 60)
     begun = time.perf_counter()
     document = judged(climbs, count, parts=not options.quick) | {"seconds": round(time.perf_counter() - begun)}

@@ -82,6 +82,7 @@ def document(
     left = dict(decision.left)
     last = {candidate: max(found, key=lambda m: m.fraction) for candidate, found in stretches.items()}
     best = decision.recommended
+    of_best = [m for candidate, m in last.items() if replace(candidate, seed=0) == replace(best, seed=0)]
     # The strategy knows the noise of what it judged by; that of the loss is the same thing, or is taken anew.
     noise = decision.noise if recipe.judge == "loss" else _noise_of_loss(last)
     folder = ledger.folder
@@ -97,7 +98,7 @@ def document(
             **_levers(best),
             "target_modules": _target_modules(ledger, best),
             "adapter": str(folder.adapter(best).relative_to(folder.path)),
-            "validation_loss": _loss(_runs(best, last), noise),
+            "validation_loss": _loss(_furthest(of_best), noise),
             "seed": best.seed,
             "adapter_validation_loss": last[best].loss,
             **tested.recommended(),
@@ -186,11 +187,10 @@ def _noise_of_loss(last: Mapping[Candidate, Measurement]) -> Variance | None:
     return seed_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
 
 
-def _runs(setting: Candidate, last: Mapping[Candidate, Measurement]) -> list[Measurement]:
-    """The runs of a setting that came as far as any did: of the seeds that confirm, where it has any, for seed 0 has
-    picked what is confirmed, and flatters it.
+def _furthest(runs: Sequence[Measurement]) -> list[Measurement]:
+    """Those of a setting's runs that came as far as any did: of the seeds that confirm, where it has any, for seed 0
+    has picked what is confirmed, and flatters it.
     """
-    runs = [m for candidate, m in last.items() if replace(candidate, seed=0) == replace(setting, seed=0)]
     furthest = max(m.fraction for m in runs)
     there = [m for m in runs if m.fraction == furthest]
     return [m for m in there if m.candidate.seed] or there
@@ -206,9 +206,11 @@ def _loss(runs: Sequence[Measurement], noise: Variance | None) -> dict[str, floa
 def settings(last: Mapping[Candidate, Measurement], noise: Variance | None) -> list[dict[str, Any]]:
     """The candidates without their seeds: what the summary's table shows."""
     found = []
-    for setting in dict.fromkeys(replace(candidate, seed=0) for candidate in last):
-        every = [m for candidate, m in last.items() if replace(candidate, seed=0) == setting]
-        runs = _runs(setting, last)
+    by_setting: dict[Candidate, list[Measurement]] = {}
+    for candidate, measurement in last.items():
+        by_setting.setdefault(replace(candidate, seed=0), []).append(measurement)
+    for setting, every in by_setting.items():
+        runs = _furthest(every)
         loss = _loss(runs, noise)
         found.append(
             {

@@ -89,6 +89,22 @@ def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
     assert found.recommended.seed in plan.seeds, "and what they showed there confirms nothing"
 
 
+def test_who_leaves_is_told_by_the_last_judgement_it_had() -> None:
+    def world(candidate: Candidate, fraction: float) -> float:
+        diverges = fraction == 1 and candidate.learning_rate == 4e-3
+        return math.inf if diverges else hill(2e-3, steep=0.05)(candidate, fraction)
+
+    decision, heats, _ = run(Climb(SPACE, plan=Plan(semifinalists=8)), world)
+    semifinal = next(set(heat.candidates) for heat in heats if heat.phase == "semifinal")
+    why = {setting: reason for setting, reason in decision.left if setting.seed == 0}
+    told = {
+        why[setting].partition(" ")[2] if setting.learning_rate < 4e-3 else why[setting]
+        for setting in semifinal & why.keys()
+    }
+    assert {text.partition(" the leader")[0] for text in told} == {"it diverged", "in full, and"}
+    assert any("at a quarter, and the leader" in reason for setting, reason in why.items() if setting not in semifinal)
+
+
 def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
     def world(candidate: Candidate, fraction: float) -> float:
         if candidate.targets != "all-linear":

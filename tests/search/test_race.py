@@ -26,12 +26,12 @@ def raced(
     return race, tried
 
 
-@pytest.mark.parametrize("count", [4, 6, 8])
-def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(count: int) -> None:
+@pytest.mark.parametrize(("count", "untried"), [(4, ["alpha 4r"]), (6, ["alpha 4r"]), (10, [])])
+def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(count: int, untried: list[str]) -> None:
     race, (_, second) = raced(SPACE, hill(2e-3), (9, count))
     assert len(set(second)) == count
     assert {"attention", "mlp"} <= {s.targets for s in second}
-    assert race.untried() == []
+    assert race.untried() == untried, "and says what is left"
 
 
 def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
@@ -40,11 +40,20 @@ def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
         assert (setting.targets != "all-linear") + (setting.scale != 2) == 1
 
 
-@pytest.mark.parametrize(("count", "headed"), [(4, 1), (8, 2)])
-def test_the_head_takes_a_quarter_of_a_round_and_leaves_the_other_modules_theirs(count: int, headed: int) -> None:
+def test_an_alpha_counts_as_tried_where_it_is_written_so_and_not_for_a_scale_that_it_shares() -> None:
+    """At rank 8 an alpha of 16 is 2r; held at 16, the scale falls with the rank."""
+    space = replace(SPACE, alphas=("16", "2r"))
+    _, (first, second) = raced(space, hill(2e-3), (9, 8))
+    assert {s.alpha for s in first} == {16}
+    assert any(s.alpha == 2 * s.rank != 16 for s in second)
+    assert all(s.alpha == 16 for s in second[:2]), "new modules at the usual alpha"
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_the_head_takes_one_setting_and_leaves_the_other_modules_theirs(count: int) -> None:
     far = Scores(tuple(8.0 * tokens for tokens in BASELINE.tokens), BASELINE.tokens)
     _, (_, second) = raced(SPACE, hill(2e-3), (9, count), baseline=far)
-    assert sum("lm_head" in s.targets for s in second) == headed
+    assert "lm_head" in second[0].targets
     assert {"attention", "mlp"} <= {s.targets for s in second}
 
 
@@ -68,16 +77,41 @@ def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_o
     assert any(rung.learning_rate < race.leader.learning_rate for rung in rungs), "it follows as far as it may"
 
 
+def ended(race: Race, ends: dict[Candidate, float]) -> None:
+    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
+
+
 def test_a_rung_that_ran_in_full_keeps_the_rate_that_was_best_there() -> None:
     race, _ = raced(RANKS, hill(2e-3), (9, 8))
-    foretold = race.at_rank(race.leader, 16)
+    leader, foretold = race.leader, race.at_rank(race.leader, 16)
     other = replace(foretold, learning_rate=foretold.learning_rate / 4)
-    ends = {race.leader: 1.0, foretold: 1.2, other: 1.1}
-    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
-    assert race.at_rank(race.leader, 16) == other
-    ends |= {other: math.inf}
-    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
-    assert race.at_rank(race.leader, 16) == foretold, "what diverged showed nothing"
+    ended(race, {leader: 1.0, foretold: 1.2, other: 1.1})
+    assert race.at_rank(leader, 16) == other
+    ended(race, {leader: 1.0, foretold: 1.2, other: math.inf})
+    assert race.at_rank(leader, 16) == foretold, "what diverged showed nothing"
+    ended(race, {leader: 1.0, foretold: math.inf})
+    assert race.at_rank(leader, 16) != foretold, "and is not asked for again"
+
+
+def test_a_rung_is_known_from_the_semifinal_however_its_scale_is_written() -> None:
+    """At rank 64 an alpha of 2r is the training that rsLoRA with 16 is."""
+    race, _ = raced(replace(RANKS, alphas=("2r", "rslora")), hill(2e-3), (9, 8))
+    leader = race.space.candidate(32, 2e-3, alpha="rslora")
+    shown = race.space.candidate(64, 8e-3, alpha="2r")
+    ended(race, {shown: 1.0})
+    assert race.at_rank(leader, 64) == race.space.candidate(64, 8e-3, alpha="rslora")
+
+
+def test_behind_those_that_lasted_in_full_stand_those_that_were_not_asked() -> None:
+    race, _ = raced(RANKS, hill(2e-3), (9, 8))
+    before = list(race.standing)
+    one, two, three, *rest = before
+    ended(race, {one: math.inf, two: 1.2, three: 1.1})
+    assert race.standing == [three, two, *rest], "what diverged is gone"
+    assert race.leader == three
+    ended(race, dict.fromkeys((two, three), math.inf))
+    assert race.standing == rest
+    assert race.leader in rest
 
 
 def test_where_the_runs_are_too_few_or_too_noisy_to_tell_anything_of_a_lever_it_says_so() -> None:

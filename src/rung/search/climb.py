@@ -2,7 +2,7 @@
 
 The race. A pack of settings that together say the most about ranks and rates, which outweigh the rest, is trained on a
 part of the budget, the *look*; a surface is fitted through their losses, and the next pack, of all levers, is where the
-best could be (`surface.py`), after one setting for each kind of modules and each alpha that had none. So a run speaks
+best could be (`surface.py`); up to half of it tries the kinds of modules and the alphas that none had. So a run speaks
 for every lever at once, where trying one lever after the other uses it for one. Nothing is said of what nobody has
 tried. Every judgement is of adapters that have cooled down, so settings of unlike rates can be compared. Where the best
 rate stands at the edge of the grid and the user has not named the rates, some settings try the rate beyond. What leads
@@ -41,7 +41,7 @@ from rung.search.race import Race, unlike
 from rung.search.runs import Runs
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, minimum_detectable, needed, shared_confidence
 from rung.search.strategy import Answer, Ask, Course, Decision, Notes, best, follow, in_words
-from rung.search.verdicts import NATS, difference, make_verdict, name_of, value_of
+from rung.search.verdicts import NATS, difference, make_verdict, name_of, rates_apart, value_of
 
 ERROR = 0.05
 """How often a climb may claim something that is not so, in all its comparisons together."""
@@ -88,7 +88,8 @@ class _Climber:
 
     def course(self) -> Course:
         plan = self.plan
-        # The pairs are settled before the confirmation has measured anything: none of them is picked for what it shows.
+        # The pairs are settled before the confirmation has measured anything: none of them is picked for what it shows,
+        # but for further rungs, whose lower side is the best so far: its luck makes it harder to call them better.
         finalists: list[Candidate] = sorted(self.race.pool, key=lambda s: (s.rank, s.alpha))
         pairs = list(itertools.pairwise(finalists))
         if len(finalists) > plan.finalists:
@@ -134,7 +135,7 @@ class _Climber:
 
     def _semifinal(self) -> Part:
         """Those that lead go on to the full budget with the seed they have; how they end is how they stand then."""
-        if chosen := self.race.standing[: self.plan.semifinalists]:
+        if chosen := unlike([self.race.leader, *self.race.standing])[: self.plan.semifinalists]:
             ahead = self.plan.finalists * self.plan.runs
             yield from self._measure("semifinal", chosen, 1.0, [0], ahead)
             self.race.see_in_full([self.runs.of(setting, 1.0)[0] for setting in chosen])
@@ -148,10 +149,11 @@ class _Climber:
         rungs = [race.at_rank(race.leader, rank) for rank in (ranks[at + 1 :] or ranks[:at][::-1])[:1]]
         chosen = [race.leader, *rungs, *race.standing]
         finalists = unlike(chosen)[: self.plan.finalists]
-        for setting in unlike([*finalists, *race.tried])[len(finalists) :]:
-            if 0 not in self.plan.seeds:
-                loss, of_leader = (self.runs.loss(s, self.plan.look) for s in (setting, race.leader))
-                self.notes.left[setting] = f"{loss:.3f} at {in_words(self.plan.look)}, and the leader {of_leader:.3f}"
+        for setting in unlike([*finalists, *race.tried])[len(finalists) :] if 0 not in self.plan.seeds else ():
+            share = 1.0 if self.runs.has(setting, 1.0) and self.runs.has(race.leader, 1.0) else self.plan.look
+            loss, of_leader = (self.runs.loss(s, share) for s in (setting, race.leader))
+            where = "in full" if share == 1 else f"at {in_words(share)}"
+            self.notes.left.setdefault(setting, f"{loss:.3f} {where}, and the leader {of_leader:.3f}")
         return finalists
 
     def _next_rung(self, finalists: Sequence[Candidate]) -> Pair | None:
@@ -265,8 +267,7 @@ class _Climber:
         values = (value_of(before, lever), value_of(to, lever))
         # The levers that both share, for the same question may be asked of several.
         at = {"target_modules": f" at rank {to.rank}", "setting": ""}.get(lever, f" on {to.targets}")
-        if before.learning_rate != to.learning_rate and lever not in ("learning_rate", "setting"):
-            at += f" (learning rate {before.learning_rate:g} → {to.learning_rate:g})"
+        at += rates_apart(lever, before, to)
         return make_verdict(lever, values, gain, worth, confidence, one, noise is not None, at, more, self.unit)
 
     def _against_untuned(self, chosen: Candidate, noise: Variance | None) -> Verdict:

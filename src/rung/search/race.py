@@ -11,18 +11,16 @@ from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, rea
 from rung.search.stats import shared_confidence
 from rung.search.strategy import best, in_words
 from rung.search.surface import WEAK, Axes, Surface, design
-from rung.search.verdicts import make_verdict, value_in_words, value_of
+from rung.search.verdicts import make_verdict, rates_apart, value_in_words, value_of
 
 FAR = 4.0
 """Nats a token of the untuned model from which on the completions are far from what it writes, and the output head is
 tried: it gives the right token one chance in 55."""
 WIDEST = "all-linear"
 """The target modules that a race begins with, if they may be tried."""
-SHARE = 4
-"""Which part of a round, a quarter, may try the output head, and which the learning rate beyond the grid: what lies
-there is foretold and no more. A whole round was lost at a rate that was too low, and told nothing of other levers
-(docs/log.md).
-"""
+BEYOND = 4
+"""Which part of a round, a quarter, may try the learning rate beyond the grid: what lies there is foretold and no more.
+A whole round was lost at a rate that was too low, and told nothing of other levers (docs/log.md)."""
 KNOWN = 3.0
 """Degrees of freedom from which on the noise around the surface is known well enough to claim anything."""
 
@@ -114,11 +112,18 @@ class Race:
         self._stand(self._surface.judged, math.log1p(self.margin))
 
     def see_in_full(self, measurements: Sequence[Measurement]) -> None:
-        """Take in how the semifinalists ended: those that lasted stand now, and by that. The surface stays as it is."""
-        # Not their logarithms: what is judged in full may be a metric, and below zero.
-        self._ended = {replace(m.candidate, seed=0): m.loss for m in measurements if m.scores}
-        if self._ended:
-            self._stand(self._ended, self.margin * abs(min(self._ended.values())))
+        """Take in how the semifinalists ended: those that lasted stand first now, and by that, and behind them those
+        that were not in it. The surface stays as it is.
+        """
+        self._ended = {replace(m.candidate, seed=0): m.loss for m in measurements}
+        lasted = {s: loss for s, loss in self._ended.items() if math.isfinite(loss)}
+        others = [s for s in self.standing if s not in self._ended]
+        if lasted:
+            # Not their logarithms: what is judged in full may be a metric, and below zero.
+            self._stand(lasted, self.margin * abs(min(lasted.values())))
+            self.standing += others
+        elif others:
+            self._stand({s: self.surface.judged[s] for s in others}, math.log1p(self.margin))
 
     def _stand(self, judged: Mapping[Candidate, float], reach: float) -> None:
         """Order the settings; those within `reach` of the best are near, and the cheapest of them leads."""
@@ -135,12 +140,14 @@ class Race:
         return [setting for setting, run in self._runs.items() if run.scores]
 
     def next(self, count: int) -> list[Candidate]:
-        """The settings to try next: a few of what is to be tried and was not, then those that could be the best."""
-        known, share = _at_rates(self.space, tuple(self._rates())), max(1, count // SHARE)
+        """The settings to try next: some of what no setting had, up to half of them, and of the rate beyond the grid;
+        then those that could be the best.
+        """
+        known = _at_rates(self.space, tuple(self._rates()))
         parties = [
-            (self._with_head(known), share),
+            (self._with_head(known), 1),
             *((pool, 1) for pool in self._unknown(known)[: count // 2]),
-            (_at_rates(self.space, tuple(self.beyond())), share),
+            (_at_rates(self.space, tuple(self.beyond())), max(1, count // BEYOND)),
             (known, count),
         ]
         new: list[Candidate] = []
@@ -156,17 +163,19 @@ class Race:
         return [replace(s, targets=f"{leading}+lm_head") for s in pool if s.targets == leading]
 
     def _unknown(self, pool: Sequence[Candidate]) -> list[list[Candidate]]:
-        """The settings with each value of target modules, and of alpha, that none had; but for that they are as usual,
-        so that what they show is owed to it.
+        """The settings with each kind of target modules, and each alpha, that none had: at the first alpha, and on
+        modules that some had, so that what they show is owed to the one thing.
         """
-        tried, scales = self._tried_targets(), {_written(s.scale) for s in self._runs}
-        usual = [s for s in pool if _written(s.scale) in scales]
-        others = [s for s in pool if s.targets in tried and _written(s.scale) not in scales]
-        of_targets = [[s for s in usual if s.targets == t] for t in self.space.targets if t not in tried]
-        of_alpha = [
-            [s for s in others if (s.alpha, s.use_rslora) == read_alpha(alpha, s.rank)] for alpha in self.space.alphas
+        tried, (usual, *_) = self._tried_targets(), self.space.alphas
+        return [
+            *([s for s in pool if s.targets == t and self._alpha(s) == usual] for t in self._untried_targets()),
+            *([s for s in pool if s.targets in tried and self._alpha(s) == a] for a in self._untried_alphas()),
         ]
-        return [*of_targets, *filter(None, of_alpha)]
+
+    def _alpha(self, setting: Candidate) -> str:
+        """The setting's alpha, as the space has it written."""
+        own = (setting.alpha, setting.use_rslora)
+        return next(alpha for alpha in self.space.alphas if read_alpha(alpha, setting.rank) == own)
 
     def beyond(self) -> list[float]:
         """The learning rate beyond the grid, where the leader's stands at its edge and the surface goes on falling."""
@@ -180,22 +189,24 @@ class Race:
     def at_rank(self, setting: Candidate, rank: int) -> Candidate:
         """The setting on another rung, at the rate that did best there in the semifinal, or else is foretold to."""
         there = self._on_rung(setting, rank)
-        shown = [s for s in self._ended if replace(s, learning_rate=there.learning_rate) == there]
-        return min(shown, key=self._ended.__getitem__, default=there)
+        shown = {s.learning_rate: loss for s, loss in self._ended.items() if _shape(s) == _shape(there)}
+        lasted = [rate for rate, loss in shown.items() if math.isfinite(loss)]
+        return replace(there, learning_rate=min(lasted, key=shown.__getitem__)) if lasted else there
 
     def _on_rung(self, setting: Candidate, rank: int) -> Candidate:
         """The setting on another rung, with its alpha as the space has it written, at the rate that suits it."""
-        own = (setting.alpha, setting.use_rslora)
-        written = next(alpha for alpha in self.space.alphas if read_alpha(alpha, setting.rank) == own)
-        return self._at_best_rate(self.space.candidate(rank, setting.learning_rate, setting.targets, written))
+        alpha = self._alpha(setting)
+        return self._at_best_rate(self.space.candidate(rank, setting.learning_rate, setting.targets, alpha))
 
     def _at_best_rate(self, setting: Candidate) -> Candidate:
-        """At the rate that is foretold to suit it: its own, or one of the two beside it. Further away the surface says
-        what nobody has seen.
+        """At the rate that is foretold to suit it, of its own and those beside it: the next ones, and whatever is
+        within a factor of two. Further away the surface says what nobody has seen.
         """
-        rates = self._rates()
-        at = rates.index(setting.learning_rate)
-        settings = [replace(setting, learning_rate=rate) for rate in rates[max(0, at - 1) : at + 2]]
+        rates, own = self._rates(), setting.learning_rate
+        at = rates.index(own)
+        near = [rate for i, rate in enumerate(rates) if abs(i - at) <= 1 or own / 2 <= rate <= own * 2]
+        settings = [replace(setting, learning_rate=rate) for rate in near]
+        settings = [s for s in settings if self._ended.get(s) != math.inf] or settings
         return settings[int(self.surface.expected(settings).argmin())]
 
     def _rates(self) -> list[float]:
@@ -209,16 +220,20 @@ class Race:
     # What it says. The surface knows nothing of a kind of module, or of scale, that nobody has tried.
 
     def untried(self) -> list[str]:
-        """The target modules that no setting had, and the alphas where all had one scale; by lever, in words."""
-        tried = self._tried_targets()
-        missing = {
-            "target modules": [targets for targets in self.space.targets if targets not in tried],
-            "alpha": [] if self._scales_differ() else list(self.space.alphas[1:]),
-        }
+        """The target modules and the alphas that no setting had; by lever, in words."""
+        missing = {"target modules": self._untried_targets(), "alpha": self._untried_alphas()}
         return [f"{lever} {', '.join(values)}" for lever, values in missing.items() if self._runs and values]
 
     def _tried_targets(self) -> list[str]:
         return [targets for targets in self._targets() if any(s.targets == targets for s in self._runs)]
+
+    def _untried_targets(self) -> list[str]:
+        return [targets for targets in self.space.targets if targets not in self._tried_targets()]
+
+    def _untried_alphas(self) -> list[str]:
+        """An alpha that makes the same scales as those before it, at every rank, is none of them."""
+        tried = {self._alpha(s) for s in self._runs}
+        return [alpha for alpha in dict.fromkeys(map(self._alpha, self.pool)) if alpha not in tried]
 
     def _scales_differ(self) -> bool:
         return len({_written(setting.scale) for setting in self._runs}) > 1
@@ -235,7 +250,7 @@ class Race:
         return found
 
     def verdicts(self, look: float, error: float) -> list[Verdict]:
-        """What the race shows of each lever, around the leader, each side at the rate that suits it.
+        """What the race shows of each lever, around the leader, each side at the rate near the leader's that suits it.
 
         They are all wrong together with probability `error` at the most: whatever could have been compared counts,
         since the surface has picked what is (Bonferroni).
@@ -249,7 +264,7 @@ class Race:
         found = []
         for q in questions:
             worth = self.margin * math.exp(self.surface.expected([q.before])[0])
-            at = f"{q.note} at {in_words(look)} of the budget"
+            at = f"{q.note} at {in_words(look)} of the budget{rates_apart(q.lever, q.before, q.to)}"
             values = (value_of(q.before, q.lever), value_of(q.to, q.lever))
             known, gain = surface.noise.freedom >= KNOWN, surface.gain(q.before, q.to)
             found.append(make_verdict(q.lever, values, gain, worth, confidence, scores, known, at, None))
@@ -317,8 +332,13 @@ def unlike(settings: Iterable[Candidate]) -> list[Candidate]:
     """The settings, but for those that differ in nothing but how a scale is written."""
     found: dict[tuple[object, ...], Candidate] = {}
     for s in settings:
-        found.setdefault((s.rank, s.targets, _written(s.scale), s.learning_rate), s)
+        found.setdefault((_shape(s), s.learning_rate), s)
     return list(found.values())
+
+
+def _shape(setting: Candidate) -> tuple[object, ...]:
+    """What a setting is, but for its rate, however its scale is written."""
+    return setting.rank, setting.targets, _written(setting.scale)
 
 
 def _written(scale: float) -> str:

@@ -36,6 +36,10 @@ class Runs:
         runs = self._runs[setting, until]
         return [m for seed, m in runs.items() if seed in self.confirming] or list(runs.values())
 
+    def has(self, setting: Candidate, until: float) -> bool:
+        """Whether any seed was measured there."""
+        return (setting, until) in self._runs
+
     def parameters(self, setting: Candidate, until: float) -> int:
         """How many numbers its adapter has."""
         return self.of(setting, until)[0].parameters

@@ -55,6 +55,13 @@ def difference(before: Candidate, to: Candidate) -> str:
     return unlike[0] if len(unlike) == 1 else "setting" if unlike else "learning_rate"
 
 
+def rates_apart(lever: str, before: Candidate, to: Candidate) -> str:
+    """The learning rates of a comparison of another lever, where they differ: in words, to stand behind it."""
+    if lever in ("learning_rate", "setting") or before.learning_rate == to.learning_rate:
+        return ""
+    return f" (learning rate {before.learning_rate:g} → {to.learning_rate:g})"
+
+
 NATS = "nats a token"
 
 
@@ -92,8 +99,10 @@ def make_verdict(
         says = f"no worthwhile gain: worse by {-gain.mean:.3f} {unit} ({-interval.high:.3f} to {-interval.low:.3f})"
     elif outcome == "no_worthwhile_gain":
         says = f"no worthwhile gain: at most {interval.high:.3f} {unit}, and {worth:.3f} would be worth it"
-    elif (seen := minimum_detectable(gain, confidence)) >= abs(math.fsum(s.mean for s in scores)) / len(scores):
-        says = f"undecided: nothing can be told, for any gain under {seen:.1f} {unit} would go unseen"
+    elif (seen := minimum_detectable(gain, confidence)) >= math.fsum(s.mean for s in scores) / len(scores) and (
+        unit == NATS
+    ):
+        says = f"undecided: nothing can be told, for any gain under {seen:.3g} {unit} would go unseen"
     else:
         says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"
         says += f"; {seen:.3f} would be seen in four of five studies like this"
