@@ -99,7 +99,7 @@ def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe
     assert found["noise"]["freedom"] > 0
     assert 1 <= best["effective_rank"] <= best["rank"]
     assert [one["rank"] for one in best["cut"]] == [rank for rank in recipe.ranks if rank < best["rank"]]
-    assert best["seed"] in (1, 2, 3)
+    assert best["seed"] in (1, 2, 3, 4)
     ids = {candidate["id"] for candidate in found["candidates"]}
     assert best["candidate"] in ids
     assert {path.name for path in (folder.path / "candidates").iterdir()} == ids
@@ -107,8 +107,9 @@ def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe
         assert candidate["parameters"] * 4 == candidate["adapter_bytes"]
         assert candidate["seconds"] > 0
     cost = found["cost"]
-    # The confirmation has seeds of its own, so nobody goes on from a look.
-    assert cost["candidate_tokens"] == sum(candidate["tokens"] for candidate in found["candidates"])
+    # Those in the semifinal train once more what they cooled down for the look; the confirmation begins anew.
+    again = cost["candidate_tokens"] - sum(candidate["tokens"] for candidate in found["candidates"])
+    assert 0 < again <= 4 * recipe.cooldown * cost["single_run_tokens"]
     assert cost["wall_seconds"] > 0
     manifest = json.loads(folder.manifest.read_text())
     assert manifest["rows"] == {"train": 120, "validation": 120, "test": 120}

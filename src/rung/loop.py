@@ -164,6 +164,8 @@ def answer(
             ledger.record_test(name_of(candidate), scores := runner.test(candidate))
         tests[candidate] = (scores, written.of([candidate], "test")[0])
     finished = [m for m in ledger.history() if m.fraction == 1 and m.scores]
+    # Who was confirmed is compared with who was: one run that led flatters its setting.
+    finished = [m for m in finished if m.candidate.seed] or finished
     losses = {m.candidate: m.loss for m in finished}
     runs = dict(zip(losses, written.of(list(losses), "validation"), strict=True))
     judge = written.judge.name if written.judge else "loss"
