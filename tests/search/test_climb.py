@@ -89,6 +89,15 @@ def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
     assert found.recommended.seed in plan.seeds, "and what they showed there confirms nothing"
 
 
+def test_the_leader_is_in_the_semifinal_where_dearer_ones_stand_before_it() -> None:
+    """Each doubling gains a little, and less than the margin: the largest ranks are the best, a smaller one leads."""
+    plan = Plan(semifinalists=1)
+    _, heats, _ = run(Climb(RANKS, 0.05, plan), hill(2e-3, (0.02, 0.02, 0.02)), rows=0.001, seeds=0.0001)
+    (semifinalist,) = next(heat.candidates for heat in heats if heat.phase == "semifinal")
+    raced = [c for heat in heats if heat.phase == "race" for c in heat.candidates]
+    assert max(c.rank for c in raced if c.learning_rate == 2e-3) > semifinalist.rank
+
+
 def test_who_leaves_is_told_by_the_last_judgement_it_had() -> None:
     def world(candidate: Candidate, fraction: float) -> float:
         diverges = fraction == 1 and candidate.learning_rate == 4e-3
