@@ -107,6 +107,20 @@ def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         trainer.write(render(ROWS, trainer.base.tokenizer, 99))
 
 
+def test_the_dense_weights_go_before_a_text_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    one = render(ROWS, trainer.base.tokenizer, 99)[:1]
+    (wanted,), write = trainer.write(one), trainer._written
+
+    def scarce(*args: Any) -> Any:
+        if trainer.holds_dense:
+            raise MemoryError
+        return write(*args)
+
+    monkeypatch.setattr(trainer, "_written", scarce)
+    assert trainer.write(one) == [wanted]
+
+
 def test_rows_at_once_follow_the_memory_and_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
     monkeypatch.setattr("rung.engine.trainer.resident_bytes", lambda: 0)

@@ -115,9 +115,12 @@ class Shortage:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
 
-def trained(folder: Path, tokens: int | None, backward: bool = False) -> tuple[Trainer, dict[Candidate, AdapterState]]:
-    load = Loader(str(folder), "fp32", torch.float64)
+def trained(
+    folder: Path, tokens: int | None, backward: bool = False, dense: bool = False, quantization: str = "fp32"
+) -> tuple[Trainer, dict[Candidate, AdapterState]]:
+    load = Loader(str(folder), quantization, torch.float64)
     trainer = Trainer(load())
+    trainer.hold_dense(dense)
     shortage = Shortage(trainer, tokens, backward) if tokens else None
     rows = examples(trainer.model.config.vocab_size)
     with packed(trainer, CANDIDATES, load.states(trainer, CANDIDATES)) as pack:
@@ -139,6 +142,34 @@ def test_running_out_of_memory_anywhere_changes_no_result(tiny_folder: Path, tok
     for candidate, state in whole.items():
         for key, tensor in state.tensors.items():
             assert torch.allclose(tensor, ended[candidate].tensors[key], rtol=1e-9, atol=1e-12), (candidate.id, key)
+
+
+def test_dense_weights_that_are_held_change_no_bit(tiny_folder: Path) -> None:
+    _, anew = trained(tiny_folder, None, quantization="nf4")
+    trainer, held = trained(tiny_folder, None, dense=True, quantization="nf4")
+    assert trainer.holds_dense
+    for candidate, state in anew.items():
+        for key, tensor in state.tensors.items():
+            assert torch.equal(tensor, held[candidate].tensors[key]), (candidate.id, key)
+
+
+def test_when_memory_runs_out_the_dense_weights_go_first(tiny_folder: Path) -> None:
+    trainer = Trainer(load_base(str(tiny_folder), "nf4", "fp32"))
+    losses, held = trainer._losses, []
+
+    def scarce(*args: Any) -> Any:
+        held.append(trainer.holds_dense)
+        if trainer.holds_dense:
+            raise MemoryError
+        return losses(*args)
+
+    trainer._losses = scarce  # type: ignore[method-assign]
+    trainer.hold_dense()
+    rows = examples(trainer.model.config.vocab_size)
+    with packed(trainer, CANDIDATES, [fresh_state(trainer.frozen, c, SEED) for c in CANDIDATES]) as pack:
+        trainer.step(pack, batches(rows)[0], 1.0)
+    assert held == [True, False]
+    assert trainer.training_room.tokens == math.inf
 
 
 def test_when_not_even_a_row_fits_the_blocks_are_checkpointed_and_then_it_says_so(tiny_folder: Path) -> None:

@@ -9,11 +9,11 @@ Candidates of one rank and one set of targets stand next to each other and make 
 nothing is padded to another's rank, and a candidate that does not target a layer costs nothing there.
 
 Both passes are written out as autograd functions, for four reasons. The weight is dequantised again in the backward
-pass rather than kept (4 % of a step on two cores, against four times the memory). The layouts are contiguous, where
-autograd's own `bmm` copies strided tensors. The gradients of A and B go straight into the candidates' rows of one
-matrix, which is what the optimizer reads. And the frozen product must never run through bitsandbytes' own forward:
-version 0.50.2 on a CPU with AVX512-BF16 repacks the weight at the first evaluation under `no_grad`, and from then on
-drops the gradient to the layer's input, in training too.
+pass rather than kept for it; where there is memory in plenty, `FrozenLinear.keep` holds it, which saves a tenth of a
+step on two cores. The layouts are contiguous, where autograd's own `bmm` copies strided tensors. The gradients of A and
+B go straight into the candidates' rows of one matrix, which is what the optimizer reads. And the frozen product must
+never run through bitsandbytes' own forward: version 0.50.2 on a CPU with AVX512-BF16 repacks the weight at the first
+evaluation under `no_grad`, and from then on drops the gradient to the layer's input, in training too.
 
 Below the first adapted layer all candidates' rows are the same, where they train on one batch. There the input needs
 no gradient, and the frozen product is done for one candidate and copied for the others.
@@ -66,7 +66,7 @@ class FrozenLinear(nn.Module):
         return dense_weight(self.base, dtype)
 
     def keep(self, dtype: torch.dtype | None) -> None:
-        """Hold the dense weight in memory, for many small products; or, with None, let it go."""
+        """Hold the dense weight in memory; or, with None, let it go."""
         self._kept = None if dtype is None else dense_weight(self.base, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -248,8 +248,8 @@ class _PackedProduct(torch.autograd.Function):
             keep = next(masks) if keeps and part.dropout else None
             x_k = x_KNI[own] if keep is None else drop(x_KNI[own], keep, part.dropout)
             grad_low = torch.bmm(g_KNO[own], part.B)
-            part.grad_A.add_(torch.bmm(grad_low.mT, x_k))
-            part.grad_B.add_(torch.bmm(g_KNO[own].mT, low))
+            _add_product(part.grad_A, grad_low.mT, x_k)
+            _add_product(part.grad_B, g_KNO[own].mT, low)
             if grad_x is not None:
                 own_grad_x = grad_x.view(ctx.width, -1, grad_x.shape[-1])[own]
                 if keep is None:
@@ -257,6 +257,14 @@ class _PackedProduct(torch.autograd.Function):
                 else:
                     own_grad_x.add_(drop(torch.bmm(grad_low, part.A), keep, part.dropout))
         return None if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, batched; at once where they are of one dtype, which spares touching the product."""
+    if total.dtype == left.dtype:
+        total.baddbmm_(left, right)
+    else:
+        total.add_(torch.bmm(left, right))
 
 
 def drop(x: Tensor, keep: Tensor, dropout: float) -> Tensor:

@@ -61,6 +61,7 @@ class Trainer:
         self.training_room, self.scoring_room = Room(), Room()
         self.memory: int | None = None
         self.checkpointing = False
+        self.holds_dense = False
         if attention is None:
             self._check_head()
 
@@ -173,7 +174,7 @@ class Trainer:
         lengths = [len(example.written_after) for example in examples]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
-        with self._turn(pack, training=False), self._dense():
+        with self._turn(pack, training=False), self._dense_while_writing():
             most = min(batch_size, self._writable(max(lengths) + limit))
             waiting = by_length(lengths, max(1, most // width))
             while waiting:
@@ -185,6 +186,10 @@ class Trainer:
                     if not is_out_of_memory(error):
                         raise
                 if written is None:
+                    if self.holds_dense:
+                        self.hold_dense(False)
+                        waiting.insert(0, rows)
+                        continue
                     if len(rows) == 1:
                         raise TrainingError(
                             f"Memory ran out with one text of {limit} tokens for each of {width}; give shorter rows "
@@ -287,7 +292,9 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, where the error no longer holds on to the pass that failed.
-            if tried > length:
+            if self.holds_dense:
+                self.hold_dense(False)
+            elif tried > length:
                 room.shrink(tried)
             elif room is self.training_room and not self.checkpointing:
                 self.checkpoint()
@@ -317,21 +324,32 @@ class Trainer:
             pack.turn.start, pack.turn.stop = 0, len(pack)
             pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, False
 
+    @property
+    def dense_bytes(self) -> int:
+        """What all dense weights take, in the dtype that is computed in."""
+        numbers = sum(layer.in_features * layer.out_features for layer in self.frozen.layers.values())
+        return int(numbers * self.base.dtype.itemsize)
+
+    def hold_dense(self, hold: bool = True) -> None:
+        """From now on hold the dense weights, or no longer. It changes the time of a pass, never a result."""
+        if hold != self.holds_dense:
+            self.holds_dense = hold
+            for layer in self.frozen.layers.values():
+                layer.keep(self.base.dtype if hold else None)
+
     @contextlib.contextmanager
-    def _dense(self) -> Iterator[None]:
+    def _dense_while_writing(self) -> Iterator[None]:
         """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for
         each token, by a few rows.
         """
-        layers = self.frozen.layers.values()
-        size = sum(layer.in_features * layer.out_features for layer in layers) * self.base.dtype.itemsize
+        held = self.holds_dense
+        if not held and self.dense_bytes <= self._free() / 2:
+            self.hold_dense()
         try:
-            if size <= self._free() / 2:
-                for layer in layers:
-                    layer.keep(self.base.dtype)
             yield
         finally:
-            for layer in self.frozen.layers.values():
-                layer.keep(None)
+            if not held:
+                self.hold_dense(False)
 
     def _attention(self, tokens: int) -> None:
         """Choose the attention that is fast for rows of so many tokens; the function is the same."""

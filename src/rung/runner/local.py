@@ -101,6 +101,7 @@ class LocalRunner:
     def speed(self) -> float:
         candidate = Candidate(16, 32, "all-linear", 1e-3)
         members = self._split([candidate] * self.recipe.pack_width)[0]
+        self._make_room(members)
         states = [fresh_state(self.trainer.frozen, candidate, self.recipe.seed)] * len(members)
         seconds, tokens = [], []
         with Pack(self.trainer.frozen, members, states) as pack:
@@ -167,7 +168,7 @@ class LocalRunner:
         while rest:
             at_most = rest[: self.recipe.pack_width]
             width = len(at_most)
-            if not self._plenty(at_most):
+            if not self._spare(at_most):
                 model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
                 width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
             width = math.ceil(len(rest) / math.ceil(len(rest) / width))
@@ -175,11 +176,12 @@ class LocalRunner:
             rest = rest[width:]
         return packs
 
-    def _plenty(self, members: Sequence[Candidate]) -> bool:
-        """Whether there is so much memory that nothing needs to be measured."""
-        needs = [self._need(candidate) for candidate in members]
-        most = bound(self.trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
-        return most <= self.memory * (1 - SPARE)
+    def _spare(self, members: Sequence[Candidate]) -> int:
+        """Bytes that are left over for sure beside a pack of these; where there are any, nothing needs measuring."""
+        trainer, needs = self.trainer, [self._need(candidate) for candidate in members]
+        most = bound(trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
+        most -= trainer.dense_bytes if trainer.holds_dense else 0
+        return max(0, int(self.memory * (1 - SPARE)) - most)
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
         """What passes take, for the most layers that are to be adapted; measured once, and again where more are."""
@@ -188,15 +190,20 @@ class LocalRunner:
         widest = max([*planned, *members], key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
         layers = len(self.trainer.frozen.targets(widest))
         if self._measured is None or layers > self._measured[0]:
+            self.trainer.hold_dense(False)
             self._measured = (layers, measure(self.trainer, widest, self.train))
         return self._measured[1]
 
     def _make_room(self, members: Sequence[Candidate]) -> None:
-        """How much a pass of these candidates may hold, in training and in scoring, by the plan."""
+        """How much a pass of these candidates may hold, in training and in scoring, by the plan; and, where that leaves
+        enough, hold the dense weights.
+        """
         trainer = self.trainer
-        if self._plenty(members):
+        if spare := self._spare(members):
             trainer.training_room, trainer.scoring_room = Room(), Room()
+            trainer.hold_dense(spare > trainer.dense_bytes)
             return
+        trainer.hold_dense(False)
         needs = [self._need(candidate) for candidate in members]
         room = self._memory_model(members).room(needs, self._longest, self.memory)
         if not room and not trainer.checkpointing:
