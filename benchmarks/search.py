@@ -1,9 +1,10 @@
 """The judgement of the judge: what a climb claims where there is nothing to find, and what it finds where there is.
 
 - *Null*: all candidates are the same but for chance. How often does a climb say that anything is better?
-- *Power*: doubling the lowest rank is worth twice the margin. How often does the climb come to say so? By the noise of
-  seeds, how many confirm, and how many more it may add; `power` is the default plan's at a third of the margin.
-- *Coverage*: how often do 95 % intervals of a gain hold the true one?
+- *Power*: doubling the lowest rank is worth twice the margin. How often does the climb come to say so, and how often
+  that it is worth nothing? By the noise of seeds, how many confirm, and how many more it may add; `power` is the
+  default plan's at a third of the margin.
+- *Coverage*: how often do 95 % intervals of a gain hold the true one, and those of a setting's own loss?
 - *Replay*: strategies on a recorded table of real trainings. How much worse than the best setting of the whole table is
   what each recommends, and for what share of the table's training, all of its seeds counted? And on parts of the
   table, without one of its ranks or one of its rates or both, which are as many tables more; and with the grid of rates
@@ -39,7 +40,7 @@ from rung.search.bayes import Tpe
 from rung.search.climb import Climb
 from rung.search.grid import Grid, Random
 from rung.search.plan import Plan, look_for, rate_grid
-from rung.search.stats import gain_estimate, seed_noise
+from rung.search.stats import gain_estimate, loss_estimate, run_noise, seed_noise
 from rung.search.strategy import Decision, Heat, Strategy
 
 TASKS = ("pronounce", "price")
@@ -148,17 +149,20 @@ def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int, more
     """How often a climb says that rank 16 is better than rank 8, where it is by twice the margin; and its seeds."""
     space = replace(SPACE, targets=("attention",), alphas=("2r",), ranks=(8, 16))
     plan = Plan(seeds=tuple(range(1, seeds + 1)), more=more)
-    found, used = 0, 0
+    found, missed, used = 0, 0, 0
     for _ in range(climbs):
         world = World(draw, lambda c: 2 * MARGIN * LOSS if c.rank > 8 else 0.0, noise)
         decision, history = play(Climb(space, MARGIN, plan), world.baseline(), world.run)
-        found += any(
-            (v.lever, v.before, v.to, v.outcome) == ("rank", 8, 16, "better") and "of the budget" not in v.says
+        told = {
+            v.outcome
             for v in decision.verdicts
-        )
+            if (v.lever, v.before, v.to) == ("rank", 8, 16) and "of the budget" not in v.says
+        }
+        found += "better" in told
+        missed += "no_worthwhile_gain" in told
         used += len({m.candidate.seed for m in history} - {0})
     power_by = {"noise": noise / LOSS, "seeds": seeds, "more": more, "power": found / climbs}
-    return power_by | {"seeds_used": used / climbs}
+    return power_by | {"called_no_gain": missed / climbs, "seeds_used": used / climbs}
 
 
 POWER = (
@@ -188,6 +192,26 @@ def coverage(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
         interval = gain_estimate(sides[0], sides[1], noise.times(2 / seeds)).interval()
         # The rows' difficulty is the same on both sides, so the true gain is that of the settings.
         held += interval.low <= 0.1 <= interval.high
+    return held / trials
+
+
+def coverage_of_loss(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
+    """How often the 95 % interval of a confirmed setting's own loss holds the true one, where what a seed does to all
+    settings alike varies as much as what it does to one, and the rows less than either.
+    """
+    held = 0
+    for _ in range(trials):
+        shared = draw.normal(0, SEEDS_DEVIATION, seeds)
+        hard = draw.normal(0, 0.05, ROWS)
+        runs = [
+            Scores(tuple((TOKENS * (LOSS + hard + shared[seed] + own)).tolist()), (TOKENS,) * ROWS)
+            for seed in [*range(seeds)] * 2
+            for own in draw.normal(0, SEEDS_DEVIATION, 1)
+        ]
+        noise = run_noise({(number // seeds, number % seeds): scores.mean for number, scores in enumerate(runs)})
+        assert noise is not None
+        interval = loss_estimate(runs[:seeds], noise.times(1 / seeds)).interval()
+        held += interval.low <= LOSS <= interval.high
     return held / trials
 
 
@@ -387,7 +411,7 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
         nulls = each(null, [(climbs // NULLS, next(draws), Plan()) for _ in range(NULLS)])
         more = each(null, [(climbs // 20, next(draws), Plan(more=5))])
         powers = each(power, [(climbs // 20, next(draws), *by) for by in POWER])
-        covered = each(coverage, [(climbs, next(draws))])
+        covered = [*each(coverage, [(climbs, next(draws))]), *each(coverage_of_loss, [(climbs, next(draws))])]
         found = {
             "null": {
                 "climbs": sum(n.result()["climbs"] for n in nulls),
@@ -398,6 +422,7 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
             "power": next(p.result()["power"] for p, by in zip(powers, POWER, strict=True) if by == POWERFUL),
             "power_by": [p.result() for p in powers],
             "coverage": covered[0].result(),
+            "coverage_of_loss": covered[1].result(),
             "replay_by_task": dict(zip(TASKS, (w.result() for w in wholes), strict=True)),
             "replay_between": dict(zip(TASKS, (b.result() for b in between), strict=True)),
         }
@@ -440,13 +465,18 @@ def markdown(document: dict[str, Any]) -> str:
         ),
         f"| 95 % intervals that hold the true gain | {null['climbs']:,} gains | {document['coverage']:.1%} "
         "| at least 94 % |",
-        f"| a gain of twice the margin, found by the default plan | {null['climbs'] // 20:,} climbs "
+        f"| 95 % intervals that hold a setting's true loss | {null['climbs']:,} losses "
+        f"| {document['coverage_of_loss']:.1%} | at least 94 % |",
+        "| a gain of twice the margin, found by the default plan, where a run's noise is a third of the margin "
+        f"| {null['climbs'] // 20:,} climbs "
         f"| {document['power']:.0%} | at least 90 % |",
         "",
-        "| noise from run to run | seeds | more where undecided | seeds used | twice the margin is found |",
-        "|---|---|---|---|---|",
+        "| noise from run to run | seeds | more where undecided | seeds used | twice the margin is found "
+        "| is called no worthwhile gain |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {p['noise']:.2%} | {p['seeds']} | {p['more'] or ''} | {p['seeds_used']:.1f} | {p['power']:.0%} |"
+            f"| {p['noise']:.2%} | {p['seeds']} | {p['more'] or ''} | {p['seeds_used']:.1f} | {p['power']:.0%} "
+            f"| {p['called_no_gain']:.1%} |"
             for p in document["power_by"]
         ),
     ]

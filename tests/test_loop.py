@@ -280,6 +280,7 @@ def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
         ({"targets": ("attention", "q_porj")}, TargetError),
         ({"max_tokens": 2}, DataError),
         ({"budget": "100"}, RecipeError),
+        ({"budget": "6k", "strategy": "grid"}, RecipeError),
     ],
 )
 def test_wrong_input_is_found_before_anything_is_written(
@@ -320,6 +321,14 @@ def test_a_budget_in_time_is_measured_once_and_kept(recipe: Recipe, tmp_path: Pa
     assert any("tokens a second here" in heard for heard in first.heard if isinstance(heard, str))
     assert without_times(tune(timed, folder, again)) == without_times(whole)
     assert not any("tokens a second here" in heard for heard in again.heard if isinstance(heard, str))
+
+
+def test_what_rows_and_seeds_cannot_show_is_said_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:
+    listener = StopsAt(1)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, StudyFolder(tmp_path / "s"), listener)
+    (said,) = [heard for heard in listener.heard if isinstance(heard, str) and "mostly stay undecided" in heard]
+    assert said.startswith("120 validation rows and 4 seeds would show a gain of ")
 
 
 def test_a_budget_too_small_for_a_verdict_says_so_before_it_starts(recipe: Recipe, tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def tune(
         float | None, typer.Option(help="Over the training rows, for a candidate in full. (default: 1)")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: no end)")
+        str | None,
+        typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: enough)"),
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="climb, grid, random, tpe. (default: climb)")] = None,
     margin: Annotated[

@@ -18,8 +18,8 @@ from rung.levers import Scores
 from rung.metrics import Written
 from rung.model.load import Base, load_base, load_tokenizer
 from rung.model.source import at_hand
-from rung.planning import rows_shown
 from rung.recipe import Recipe
+from rung.search.foresight import rows_shown
 from rung.search.plan import Plan, look_for
 from rung.search.race import FAR
 from rung.writings import quality_of

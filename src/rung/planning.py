@@ -27,10 +27,8 @@ from rung.model.load import load_base, load_tokenizer
 from rung.recipe import Recipe, parse_budget, parse_bytes
 from rung.runner.local import WRITTEN_ROWS
 from rung.runner.paper import PaperRunner
-from rung.search.climb import ERROR, LOOK_ERROR
-from rung.search.foresight import Foresight, foresee
+from rung.search.foresight import rows_shown
 from rung.search.plan import Plan, look_for
-from rung.search.stats import shared_confidence
 from rung.search.strategy import Heat
 
 CHARACTERS = 4
@@ -279,10 +277,3 @@ def _rows(ground: _Ground, chosen: Plan) -> dict[str, Any] | None:
     margin = ground.recipe.margin
     seen = asdict(rows_shown(ground.baseline, margin, chosen))
     return {"margin": margin, "baseline_loss": ground.baseline.mean, **seen}
-
-
-def rows_shown(baseline: Scores, margin: float, plan: Plan) -> Foresight:
-    """What the comparisons of a climb with that plan can show, by the untuned model's scores of some rows."""
-    pairs = max(1, plan.finalists - 1)
-    confidence = shared_confidence(pairs * (2 if plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
-    return foresee(baseline, len(plan.seeds), plan.finalists, margin, confidence)

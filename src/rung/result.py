@@ -20,7 +20,7 @@ from rung.metrics import Written
 from rung.model.load import Base
 from rung.quality import Quality
 from rung.recipe import Recipe
-from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, seed_noise
+from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, run_noise
 from rung.search.strategy import Decision
 from rung.study.ledger import Ledger
 
@@ -83,8 +83,7 @@ def document(
     last = {candidate: max(found, key=lambda m: m.fraction) for candidate, found in stretches.items()}
     best = decision.recommended
     of_best = [m for candidate, m in last.items() if replace(candidate, seed=0) == replace(best, seed=0)]
-    # The strategy knows the noise of what it judged by; that of the loss is the same thing, or is taken anew.
-    noise = decision.noise if recipe.judge == "loss" else _noise_of_loss(last)
+    noise = _noise(last)
     folder = ledger.folder
     return {
         "schema": SCHEMA,
@@ -181,10 +180,10 @@ def _bounds(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> dict[str,
     return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
-def _noise_of_loss(last: Mapping[Candidate, Measurement]) -> Variance | None:
-    """Of one run in full, from the settings with several seeds that confirm."""
+def _noise(last: Mapping[Candidate, Measurement]) -> Variance | None:
+    """Of the loss of one run in full, from the settings with several seeds that confirm."""
     finished = {c: m for c, m in last.items() if m.fraction == 1 and m.scores and c.seed}
-    return seed_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
+    return run_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
 
 
 def _furthest(runs: Sequence[Measurement]) -> list[Measurement]:

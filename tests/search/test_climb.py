@@ -373,6 +373,49 @@ def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> N
     assert decided
 
 
+UNSURE = Plan(finalists=2, seeds=(1, 2, 3), more=5)
+
+
+def test_a_further_seed_that_diverges_takes_its_setting_out_of_all_comparisons() -> None:
+    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, plan=UNSURE)
+    _, heats, _ = run(climb, world, seeds=0.01)
+    assert {c.seed for c in heats[-1].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
+    assert {c.rank for c in heats[-1].candidates} == {8, 16}
+    decision, _, _ = run(climb, world, seeds=0.01, lost=lambda c: (c.rank, c.seed) == (16, 6))
+    in_full = {(v.before, v.to) for v in decision.verdicts if v.lever == "rank" and "of the budget" not in v.says}
+    assert in_full
+    assert 16 not in {rank for pair in in_full for rank in pair}
+    assert decision.recommended is not None
+    assert decision.recommended.rank == 32
+
+
+def test_where_every_finalist_loses_a_further_seed_the_nearest_other_stands_in() -> None:
+    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, plan=replace(UNSURE, rungs=0))
+    decision, heats, _ = run(climb, world, seeds=0.01, lost=lambda c: c.seed == 6)
+    assert {c.seed for c in heats[-2].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
+    (other,) = {replace(c, seed=0) for c in heats[-1].candidates}
+    assert decision.recommended is not None
+    assert replace(decision.recommended, seed=0) == other
+
+
+def test_the_doubling_of_the_best_rank_is_trained_in_full_where_it_was_passed_over() -> None:
+    """At the look ranks 8 and 64 lead and 32 is nowhere; in full 16 is the best that the race has left."""
+
+    def world(candidate: Candidate, fraction: float) -> float:
+        at_look = {8: 0.0, 16: 0.4, 32: 0.5, 64: 0.02}
+        in_full = {8: 0.2, 16: 0.1, 32: 0.0, 64: 0.2}
+        return 1.5 + (at_look if fraction < 1 else in_full)[candidate.rank]
+
+    space = LeverSpace((8, 16, 32, 64), (2e-3,), pinned=True)
+    decision, heats, _ = run(Climb(space, plan=Plan(semifinalists=0)), world, rows=0.001, seeds=0.0001)
+    first, second = [heat for heat in heats if heat.phase == "confirmation"]
+    assert {c.rank for c in first.candidates} == {8, 16, 64}
+    assert {c.rank for c in second.candidates} == {32}
+    assert ("rank", 16, 32, "better") in {(v.lever, v.before, v.to, v.outcome) for v in decision.verdicts}
+    assert decision.recommended is not None
+    assert decision.recommended.rank == 32
+
+
 def test_more_seeds_are_not_spent_where_they_would_not_decide() -> None:
     _, heats, _ = run(Climb(RANKS, plan=Plan(seeds=(1, 2, 3), more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
     assert {c.seed for heat in heats if heat.phase == "confirmation" for c in heat.candidates} == {1, 2, 3}

@@ -34,6 +34,17 @@ def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(count: int
     assert race.untried() == untried, "and says what is left"
 
 
+@pytest.mark.parametrize(("count", "alphas"), [(6, {"16", "16 rsLoRA"}), (10, {"16", "64"})])
+def test_nothing_is_said_of_an_alpha_that_nobody_has_tried(count: int, alphas: set[str]) -> None:
+    """With six settings more r and rsLoRA are tried, and with ten 4r is too, which at rank 16 is rsLoRA's scale."""
+    race, _ = raced(SPACE, hill(2e-3, (0.1, 0.0, 0.0)), (9, count))
+    assert (race.leader.rank, race.leader.alpha) == (16, 32)
+    (said,) = [text for text in race.says(1 / 4) if text.startswith("alpha")]
+    assert {words.rpartition(" ")[0] for words in said.split(": ")[1].split(", ")} == {"32", *alphas}
+    (verdict,) = [v for v in race.verdicts(1 / 4, 0.005) if v.lever == "alpha"]
+    assert {verdict.before, verdict.to} <= {"32", *alphas}
+
+
 def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
     _, (_, second) = raced(SPACE, hill(2e-3), (9, 8))
     for setting in second[:4]:

@@ -21,6 +21,7 @@ from rung.search.stats import (
     loss_interval,
     minimum_detectable,
     needed,
+    run_noise,
     seed_noise,
     shared_confidence,
 )
@@ -120,6 +121,42 @@ def test_one_setting_has_the_variance_of_its_seeds_and_one_seed_has_none() -> No
     assert seed_noise({}) is None
 
 
+def test_a_runs_own_noise_has_what_its_seed_does_to_all_settings_too() -> None:
+    draw = np.random.default_rng(8)
+    found = []
+    for _ in range(400):
+        table = draw.normal(0, 0.03, (3, 4)) + draw.normal(0, 0.04, (1, 4)) + np.array([[0.0], [5.0], [9.0]])
+        noise = run_noise({(k, s): float(table[k, s]) for k in range(3) for s in range(4)})
+        assert noise is not None
+        assert 3 <= noise.freedom <= 9, "between the seeds alone and all runs"
+        found.append(noise.value)
+    assert np.mean(found) == pytest.approx(0.03**2 + 0.04**2, rel=0.1)
+    assert run_noise({("a", s): x for s, x in enumerate((1.0, 2.0, 4.0))}) == Variance(pytest.approx(7 / 3), 2)
+    apart = run_noise({("a", 1): 1.0, ("a", 2): 2.0, ("b", 3): 1.0, ("b", 4): 3.0})
+    assert apart == Variance(pytest.approx((0.5 + 2) / 2), 2), "seeds that no two settings share"
+    assert run_noise({("a", 0): 1.0, ("b", 0): 2.0}) is None
+
+
+def test_the_interval_of_a_settings_loss_covers_it_where_seeds_do_much_to_all_settings() -> None:
+    draw, trials = random.Random(11), 1000
+    covered = without = 0
+    for _ in range(trials):
+        hard = [draw.gauss(0, 0.1) for _ in range(60)]
+        like = draw_scores(draw, 60, 0.0, hard)
+        shifts = [draw.gauss(0, 0.1) for _ in range(3)]
+        runs = [[draw_run(draw, like, hard, shift, 0.02) for shift in shifts] for _ in range(2)]
+        cells = {(k, s): runs[k][s].mean for k in range(2) for s in range(3)}
+        own, paired = run_noise(cells), seed_noise(cells)
+        assert own is not None
+        assert paired is not None
+        whole, narrow = (loss_estimate(runs[0], noise.times(1 / 3)).interval() for noise in (own, paired))
+        covered += whole.low <= 2 <= whole.high
+        without += narrow.low <= 2 <= narrow.high
+    # With three seeds Satterthwaite's degrees of freedom are a little too many.
+    assert covered / trials >= 0.925
+    assert without / trials < 0.8, "what cancels in a comparison does not cancel here"
+
+
 def test_variances_add_up_with_the_degrees_of_freedom_of_welch() -> None:
     draw = np.random.default_rng(7)
     one, other = draw.normal(0, 1, 8), draw.normal(0.5, 3, 5)
@@ -180,6 +217,31 @@ def test_what_would_decide_does_decide() -> None:
     assert noisy.rows is None, "no number of rows makes up for the noise of seeds"
     assert noisy.seeds is not None
     assert noisy.seeds > 10
+
+
+def test_a_further_seed_of_two_settings_makes_their_noise_better_known_by_one_degree_of_freedom() -> None:
+    scores = Scores((1.0,) * 50, (1,) * 50)
+    noise, margin = Variance(0.01**2, 2), 0.02
+    found = needed([scores] * 3, [scores] * 3, noise, margin).seeds
+    assert found is not None
+
+    def reach(seeds: int) -> float:
+        return float(scipy_stats.t.ppf(0.975, 2 + seeds - 3)) * math.sqrt(2 * noise.value / seeds)
+
+    assert reach(found) < margin <= reach(found - 1)
+
+
+def test_rows_of_one_source_are_not_counted_apart_in_what_would_decide() -> None:
+    draw = random.Random(12)
+    hard = [draw.gauss(0, 0.8) for _ in range(60)]
+    like = draw_scores(draw, 60, 0.0, hard)
+    sources = tuple(row // 10 for row in range(60))
+    before, to = ([replace(draw_run(draw, like, hard, shift), sources=sources)] for shift in (0.05, 0.0))
+    gain = gain_estimate(before, to)
+    found = needed(before, to, Variance(0.0, math.inf), 0.02, 0.999).rows
+    assert found is not None
+    narrower = Variance(gain.variance.value * 60 / found, found / 10 - 1)
+    assert judge(Estimate(gain.mean, narrower).interval(0.999), 0.02) != "undecided"
 
 
 def test_a_comparison_of_unlike_rows_is_refused() -> None:

@@ -50,9 +50,14 @@ def measure(
 
 
 def run(
-    strategy: Strategy, world: World, rows: float = 0.05, seeds: float = 0.005, baseline: Scores = BASELINE
+    strategy: Strategy,
+    world: World,
+    rows: float = 0.05,
+    seeds: float = 0.005,
+    baseline: Scores = BASELINE,
+    lost: Callable[[Candidate], bool] = lambda candidate: False,
 ) -> tuple[Decision, list[Heat], list[Measurement]]:
-    """The strategy to its end, held to the promises of the protocol on its way."""
+    """The strategy to its end, held to the promises of the protocol on its way. `lost` are runs that diverge."""
     history: list[Measurement] = []
     heats: list[Heat] = []
     verdicts: tuple[object, ...] = ()
@@ -70,7 +75,8 @@ def run(
         heats.append(decision.heat)
         for candidate in decision.heat.candidates:
             before = max((m.fraction for m in history if m.candidate == candidate), default=0.0)
-            history.append(measure(world, candidate, decision.heat.until, rows, seeds, before))
+            one = measure(world, candidate, decision.heat.until, rows, seeds, before)
+            history.append(replace(one, scores=None, status="diverged") if lost(candidate) else one)
     raise AssertionError("the strategy does not end")
 
 

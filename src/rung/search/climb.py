@@ -88,8 +88,8 @@ class _Climber:
 
     def course(self) -> Course:
         plan = self.plan
-        # The pairs are settled before the confirmation has measured anything: none of them is picked for what it shows,
-        # but for further rungs, whose lower side is the best so far: its luck makes it harder to call them better.
+        # The pairs are settled before the confirmation has measured anything, but for further rungs, whose lower side
+        # is the best so far: its luck makes it harder to call them better. `_asked` may pick one pair more.
         finalists: list[Candidate] = sorted(self.race.pool, key=lambda s: (s.rank, s.alpha))
         pairs = list(itertools.pairwise(finalists))
         if len(finalists) > plan.finalists:
@@ -103,12 +103,11 @@ class _Climber:
                 break
             yield from self._confirm(step[1:], plan.seeds)
             finalists, pairs = [*finalists, step[1]], [*pairs, step]
-        while (other := self._stand_in(finalists)) is not None:
-            yield from self._confirm([other], plan.seeds)
-            finalists = [*finalists, other]
-        pairs = self._asked(finalists, pairs)
-        yield from self._more_seeds(pairs)
-        return self._end(finalists, pairs)
+        finalists = yield from self._stand_ins(finalists)
+        yield from self._more_seeds(self._asked(finalists, pairs), self._confidence(finalists, pairs))
+        # A further seed may diverge too.
+        finalists = yield from self._stand_ins(finalists)
+        return self._end(finalists, self._asked(finalists, pairs), self._confidence(finalists, pairs))
 
     def _measure(
         self, phase: str, settings: Sequence[Candidate], until: float, seeds: Sequence[int], ahead: float = 0.0
@@ -157,7 +156,7 @@ class _Climber:
         return finalists
 
     def _next_rung(self, finalists: Sequence[Candidate]) -> Pair | None:
-        """The topmost finalist and the rung above, where it is the best and doubling may still be worth it; or the
+        """The best finalist and the rung above, where that is not among them and doubling may still be worth it; or the
         lowest and the one below, where it is within the margin of the best and half of it may be enough.
         """
         winner = min(finalists, key=self.runs.by_loss(1.0))
@@ -165,24 +164,30 @@ class _Climber:
         if math.isinf(least):
             return None
         ladder = sorted((s for s in finalists if s.targets == winner.targets), key=lambda s: s.rank)
-        below, above = ladder[0], ladder[-1]
-        if winner.rank == above.rank != ranks[-1]:
-            return winner, self.race.at_rank(winner, ranks[ranks.index(winner.rank) + 1])
+        below, (above, *_) = ladder[0], [*ranks[ranks.index(winner.rank) + 1 :], None]
+        if above and all(s.rank != above for s in ladder):
+            return winner, self.race.at_rank(winner, above)
         if self.runs.loss(below, 1.0) <= least + self.margin * abs(least) and below.rank != ranks[0]:
             return below, self.race.at_rank(below, ranks[ranks.index(below.rank) - 1])
         return None
 
-    def _stand_in(self, finalists: Sequence[Candidate]) -> Candidate | None:
-        """Where every finalist has diverged in full: the one of the others that was the nearest in the race."""
-        if any(self.runs.lasted(s, 1.0) for s in finalists):
-            return None
-        return next(iter(unlike([*finalists, *self.race.standing])[len(finalists) :]), None)
+    def _stand_ins(self, finalists: list[Candidate]) -> Generator[Ask, Answer, list[Candidate]]:
+        """The finalists; where every one has diverged in full, with those of the others that were the nearest in the
+        race, until one lasts.
+        """
+        while not any(self.runs.lasted(s, 1.0) for s in finalists):
+            others = unlike([*finalists, *self.race.standing])[len(finalists) :]
+            if not others:
+                break
+            yield from self._confirm(others[:1], self.plan.seeds)
+            finalists = [*finalists, others[0]]
+        return finalists
 
-    def _more_seeds(self, pairs: Sequence[Pair]) -> Part:
+    def _more_seeds(self, pairs: Sequence[Pair], confidence: float) -> Part:
         """Train undecided pairs of finalists with all further seeds of the plan, where those can be expected to decide
         them: if the estimate stays where it is, or because they would show a gain of twice the margin.
         """
-        noise, confidence = self.runs.noise(1.0), self._confidence(len(pairs))
+        noise = self.runs.noise(1.0)
         wanted: list[Candidate] = []
         if noise is None or not self.plan.more:
             return
@@ -199,20 +204,18 @@ class _Climber:
 
     # The judgement.
 
-    def _end(self, finalists: Sequence[Candidate], pairs: Sequence[Pair]) -> Candidate:
+    def _end(self, finalists: Sequence[Candidate], pairs: Sequence[Pair], confidence: float) -> Candidate:
         """Judge all the questions and recommend; the recommended candidate is the best seed of the best setting."""
         noise = self.runs.noise(1.0)
-        self.notes.noise = noise
         finished = [s for s in finalists if self.runs.lasted(s, 1.0)]
         if not finished:
             raise TrainingError("Every finalist has diverged; give lower learning rates with --learning-rates.")
-        confidence = self._confidence(len(pairs))
         at_look = self.race.verdicts(self.plan.look, LOOK_ERROR * ERROR)
         self.notes.said += self.race.says(self.plan.look)
         self.notes.untried += self.race.untried()
         self.notes.verdicts += at_look + [self._judged(before, to, noise, confidence) for before, to in pairs]
         chosen = self._cheapest(finished, noise, confidence)
-        self.notes.verdicts.append(self._against_untuned(chosen, noise))
+        self.notes.verdicts.append(self._against_untuned(chosen))
         return best(self.runs.of(chosen, 1.0)).candidate
 
     def _asked(self, finalists: Sequence[Candidate], pairs: Sequence[Pair]) -> list[Pair]:
@@ -220,8 +223,8 @@ class _Climber:
         is worth it, if that was trained.
         """
         best_one = min(finalists, key=self.runs.by_loss(1.0))
-        above = [s for s in finalists if s.targets == best_one.targets and s.rank > best_one.rank]
-        rung = [(best_one, min(above, key=lambda s: (s.rank, self.runs.loss(s, 1.0))))] if above else []
+        above = self._rung_above(best_one, finalists)
+        rung = [(best_one, min(above, key=self.runs.by_loss(1.0)))] if above else []
         found = []
         for pair in (*pairs, *rung):
             if all(self.runs.lasted(setting, 1.0) for setting in pair):
@@ -229,18 +232,28 @@ class _Climber:
                 found.append((one, other))
         return list(dict.fromkeys(found))
 
-    def _confidence(self, comparisons: int) -> float:
+    def _rung_above(self, setting: Candidate, finalists: Sequence[Candidate]) -> list[Candidate]:
+        """The finalists with the same modules on the next higher rung that any of them stands on."""
+        above = [s for s in finalists if s.targets == setting.targets and s.rank > setting.rank]
+        return [s for s in above if s.rank == min(other.rank for other in above)]
+
+    def _confidence(self, finalists: Sequence[Candidate], pairs: Sequence[Pair]) -> float:
         """The confidence of each comparison in full, so that all of a climb hold together, and both looks at each where
-        there may be two. Those at the look have `LOOK_ERROR` of the error that is allowed.
+        there may be two: of all that may be asked, since what was measured picks one of them. Those at the look have
+        `LOOK_ERROR` of the error that is allowed.
         """
+        possible = [*pairs, *((s, above) for s in finalists for above in self._rung_above(s, finalists))]
+        comparisons = len({frozenset(pair) for pair in possible})
         return shared_confidence(comparisons * (2 if self.plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
 
     def _cheapest(self, finished: Sequence[Candidate], noise: Variance | None, confidence: float) -> Candidate:
         """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""
-        winner = min(finished, key=self.runs.by_loss(1.0))
-        worth = self.margin * abs(self.runs.loss(winner, 1.0))
-        for setting in sorted(finished, key=self._price):
-            near = self.runs.loss(setting, 1.0) - self.runs.loss(winner, 1.0) <= worth
+        losses = self.runs.losses(finished, 1.0)
+        winner = min(finished, key=lambda s: (losses[s], self.runs.by_loss(1.0)(s)))
+        worth = self.margin * abs(losses[winner])
+        # What a setting costs are its parameters. Among equals the better one is taken.
+        for setting in sorted(finished, key=lambda s: (self.runs.parameters(s, 1.0), losses[s], s.alpha)):
+            near = losses[setting] - losses[winner] <= worth
             beaten = noise and any(
                 judge(self.runs.gain(setting, other, 1.0, noise).interval(confidence), worth) == "better"
                 for other in finished
@@ -249,10 +262,6 @@ class _Climber:
             if near and not beaten:
                 return setting
         return winner
-
-    def _price(self, setting: Candidate) -> tuple[int, float, float]:
-        """What a setting costs: its parameters. Among equals the better one is taken."""
-        return self.runs.parameters(setting, 1.0), self.runs.loss(setting, 1.0), setting.alpha
 
     def _worth(self, before: Sequence[Scores]) -> float:
         """The smallest gain that is worth having, in the unit of what is judged."""
@@ -270,8 +279,12 @@ class _Climber:
         at += rates_apart(lever, before, to)
         return make_verdict(lever, values, gain, worth, confidence, one, noise is not None, at, more, self.unit)
 
-    def _against_untuned(self, chosen: Candidate, noise: Variance | None) -> Verdict:
+    def _against_untuned(self, chosen: Candidate) -> Verdict:
+        """Whether anything was learned: with one seed, of that run and the choice of rows alone. It stands by itself,
+        with an error of its own.
+        """
         runs = [m.scores for m in self.runs.of(chosen, 1.0) if m.scores]
+        noise = self.runs.whole_noise(1.0)
         added = noise.times(1 / len(runs)) if noise else KNOWN_ZERO
         gain = gain_estimate([self.untuned], runs, added)
         worth = self.margin * abs(self.untuned.mean)

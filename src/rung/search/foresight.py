@@ -12,7 +12,9 @@ import math
 from dataclasses import dataclass
 
 from rung.levers import Scores
-from rung.search.stats import Estimate, Variance, loss_estimate, minimum_detectable
+from rung.search.climb import ERROR, LOOK_ERROR
+from rung.search.plan import Plan
+from rung.search.stats import Estimate, Variance, loss_estimate, minimum_detectable, shared_confidence
 
 RUNS_DIFFER = 0.025
 """The deviation of one run's loss from seed to seed, relative to the loss."""
@@ -56,3 +58,10 @@ def foresee(baseline: Scores, seeds: int, settings: int, margin: float, confiden
         rows_for_margin=math.ceil(count * (by_rows / margin) ** 2),
         seeds_for_margin=math.ceil(2 * (reach * RUNS_DIFFER / margin) ** 2),
     )
+
+
+def rows_shown(baseline: Scores, margin: float, plan: Plan) -> Foresight:
+    """What the comparisons of a climb with that plan can show, by the untuned model's scores of some rows."""
+    pairs = max(1, plan.finalists - 1)
+    confidence = shared_confidence(pairs * (2 if plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
+    return foresee(baseline, len(plan.seeds), plan.finalists, margin, confidence)

@@ -230,10 +230,12 @@ class Race:
     def _untried_targets(self) -> list[str]:
         return [targets for targets in self.space.targets if targets not in self._tried_targets()]
 
+    def _tried_alphas(self) -> set[str]:
+        return {self._alpha(s) for s in self._runs}
+
     def _untried_alphas(self) -> list[str]:
         """An alpha that makes the same scales as those before it, at every rank, is none of them."""
-        tried = {self._alpha(s) for s in self._runs}
-        return [alpha for alpha in dict.fromkeys(map(self._alpha, self.pool)) if alpha not in tried]
+        return [alpha for alpha in dict.fromkeys(map(self._alpha, self.pool)) if alpha not in self._tried_alphas()]
 
     def _scales_differ(self) -> bool:
         return len({_written(setting.scale) for setting in self._runs}) > 1
@@ -274,7 +276,8 @@ class Race:
         """The leader with each other value of each lever of which several were tried, at the rate that suits it."""
         leader, space = self.leader, self.space
         at = leader.learning_rate
-        alphas = [space.candidate(leader.rank, at, leader.targets, alpha) for alpha in space.alphas]
+        tried = self._tried_alphas()
+        alphas = [space.candidate(leader.rank, at, leader.targets, alpha) for alpha in space.alphas if alpha in tried]
         found = {
             "learning_rate": [replace(leader, learning_rate=rate) for rate in self._rates()],
             "target_modules": [self._at_best_rate(replace(leader, targets=t)) for t in self._tried_targets()],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from rung.levers import Candidate, Measurement, Scores
-from rung.search.stats import Estimate, Variance, gain_estimate, seed_noise
+from rung.search.stats import Estimate, Variance, gain_estimate, run_noise, seed_noise
 from rung.search.strategy import Answer
 
 
@@ -49,6 +49,15 @@ class Runs:
         runs = self.of(setting, until)
         return math.fsum(m.loss for m in runs) / len(runs)
 
+    def losses(self, settings: Collection[Candidate], until: float) -> dict[Candidate, float]:
+        """The mean of each over the seeds that all of them have, so that it is the same seeds' luck in all."""
+        runs = {setting: {m.candidate.seed: m.loss for m in self.of(setting, until)} for setting in settings}
+        shared = set.intersection(*(set(own) for own in runs.values()))
+        return {
+            setting: math.fsum(own[seed] for seed in shared) / len(shared) if shared else self.loss(setting, until)
+            for setting, own in runs.items()
+        }
+
     def lasted(self, setting: Candidate, until: float) -> bool:
         """Whether no seed diverged."""
         return math.isfinite(self.loss(setting, until))
@@ -70,16 +79,21 @@ class Runs:
         return gain_estimate(one, other, noise.times(2 / len(one)))
 
     def noise(self, until: float) -> Variance | None:
-        """Of one run, from the settings that have several confirming seeds there."""
-        return seed_noise(
-            {
-                (setting, seed): m.loss
-                for (setting, share), runs in self._runs.items()
-                if share == until
-                for seed, m in runs.items()
-                if m.scores and seed in self.confirming
-            }
-        )
+        """Of one run in a comparison, from the settings that have several confirming seeds there."""
+        return seed_noise(self._confirmed(until))
+
+    def whole_noise(self, until: float) -> Variance | None:
+        """Of one run by itself, with what its seed does to all settings."""
+        return run_noise(self._confirmed(until))
+
+    def _confirmed(self, until: float) -> dict[tuple[object, int], float]:
+        return {
+            (setting, seed): m.loss
+            for (setting, share), runs in self._runs.items()
+            if share == until
+            for seed, m in runs.items()
+            if m.scores and seed in self.confirming
+        }
 
 
 def _scores(runs: Iterable[Measurement]) -> list[Scores]:

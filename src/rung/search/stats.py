@@ -9,7 +9,9 @@ each has its own layer in the error of a comparison:
 - *Seeds.* The same setting, trained again with other first weights and another order of rows, ends elsewhere. That is
   noise which more rows do not lessen: it is estimated from settings that were trained with several seeds, as what is
   left of their losses when the setting's and the seed's own effect are taken away (two-way layout without replication;
-  Scheffé, The Analysis of Variance, §4.2). Rows of several seeds are averaged, and never counted as more rows.
+  Scheffé, The Analysis of Variance, §4.2). Rows of several seeds are averaged, and never counted as more rows. What a
+  seed does to all settings alike cancels in a comparison, but not in the loss of a setting, which carries both
+  (`run_noise`).
 
 The variances add up; the degrees of freedom of the sum are Satterthwaite's (1946), and the quantiles Student's.
 """
@@ -17,6 +19,7 @@ The variances add up; the degrees of freedom of the sum are Satterthwaite's (194
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +86,9 @@ class Estimate:
 
 
 def loss_estimate(scores: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Estimate:
-    """The loss of one setting, from a run of each of some seeds; `seeds` as in `gain_estimate`."""
+    """The loss of one setting, from a run of each of some seeds; `seeds` is what they add to the variance: the noise of
+    one run (`run_noise`), over their number.
+    """
     rows = _ratio(_averaged(scores), scores[0])
     return Estimate(rows.mean, rows.variance + seeds)
 
@@ -122,23 +127,51 @@ def seed_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
     Returns:
         None where no setting has two seeds.
     """
-    settings = sorted({setting for setting, _ in losses}, key=str)
-    settings = [s for s in settings if sum(other == s for other, _ in losses) > 1]
-    cells = [(setting, seed, loss) for (setting, seed), loss in losses.items() if setting in settings]
-    seeds = sorted({seed for _, seed, _ in cells})
-    if not cells:
+    cells = _with_several_seeds(losses)
+    shared = len({setting for setting, _ in cells}) > 1
+    residual, freedom = _left_over(cells, shared)
+    return Variance(residual / freedom, freedom) if freedom > 0 else None
+
+
+def run_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
+    """The variance of one run's loss around what its setting comes to on average: what the seed does to all settings
+    alike, and what it does to this one alone (`seed_noise`). It is what the loss of a setting is uncertain by.
+
+    From the mean squares of the two-way layout: with k settings, that of the seeds is expected to be the residual
+    variance and k times the seeds' own (Scheffé, §7.4). Args and Returns as in `seed_noise`.
+    """
+    cells = _with_several_seeds(losses)
+    within, freedom = _left_over(cells, shared=False)
+    residual, own = _left_over(cells, shared=True)
+    if not freedom:
         return None
-    shared = len(settings) > 1
+    seeds = freedom - own
+    if not own or not seeds:
+        return Variance(within / freedom, freedom)
+    settings = len(cells) / len({seed for _, seed in cells})
+    of_seeds, alone = Variance((within - residual) / seeds, seeds), Variance(residual / own, own)
+    return of_seeds.times(1 / settings) + alone.times(1 - 1 / settings)
+
+
+def _with_several_seeds(losses: Mapping[tuple[object, int], float]) -> dict[tuple[object, int], float]:
+    """Those of the settings that have more than one seed."""
+    seeds = Counter(setting for setting, _ in losses)
+    return {(setting, seed): loss for (setting, seed), loss in losses.items() if seeds[setting] > 1}
+
+
+def _left_over(cells: Mapping[tuple[object, int], float], shared: bool) -> tuple[float, int]:
+    """The sum of squares that a layout of settings, and of seeds where they are shared, leaves over; its freedom."""
+    if not cells:
+        return 0.0, 0
+    settings, seeds = sorted({s for s, _ in cells}, key=str), sorted({seed for _, seed in cells})
     design = np.zeros((len(cells), len(settings) + (len(seeds) if shared else 0)))
-    for row, (setting, seed, _) in enumerate(cells):
+    for row, (setting, seed) in enumerate(cells):
         design[row, settings.index(setting)] = 1
         if shared:
             design[row, len(settings) + seeds.index(seed)] = 1
-    found = np.array([loss for _, _, loss in cells])
+    found = np.array(list(cells.values()))
     solution, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
-    freedom = len(cells) - int(rank)
-    residual = float(((found - design @ solution) ** 2).sum())
-    return Variance(residual / freedom, freedom) if freedom > 0 else None
+    return float(((found - design @ solution) ** 2).sum()), len(cells) - int(rank)
 
 
 def judge(gain: Interval, margin: float) -> Outcome:
@@ -193,9 +226,10 @@ def needed(
     reach = gain if gain >= margin else margin - gain
 
     def wide(rows: int, seeds: int) -> float:
-        from_rows = Variance(rows_only.variance.value * n / rows, max(1, rows - 1))
-        # Further seeds also make the noise better known.
-        from_seeds = Variance(noise.value * 2 / seeds, noise.freedom + 2 * (seeds - s))
+        sources = (rows_only.variance.freedom + 1) * rows / n
+        from_rows = Variance(rows_only.variance.value * n / rows, max(1, sources - 1))
+        # A further seed also makes the noise better known: two runs, less the effect of that seed on both.
+        from_seeds = Variance(noise.value * 2 / seeds, noise.freedom + seeds - s)
         variance = from_rows + from_seeds
         return _quantile(0.5 + confidence / 2, variance.freedom) * math.sqrt(variance.value)
 

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from rung.errors import TrainingError
 from rung.levers import Candidate, Measurement, Scores, Verdict
-from rung.search.stats import Variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,7 @@ class Decision:
 
     `heat` is None when the question is answered; `recommended` is set then, and only then. `left` are the candidates
     that are not worth training on, and why. `ahead` estimates the training that will be asked for after `heat`, in
-    full budgets of one candidate. `noise` is the variance of one run's loss that is owed to chance in its training,
-    where that has been measured. `said` are remarks on how the race stands: no claims. `untried` are values of the
+    full budgets of one candidate. `said` are remarks on how the race stands: no claims. `untried` are values of the
     levers that nothing is known of, in words.
     """
 
@@ -45,7 +43,6 @@ class Decision:
     heat: Heat | None = None
     recommended: Candidate | None = None
     ahead: float = 0.0
-    noise: Variance | None = None
     said: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
 
@@ -94,7 +91,6 @@ class Notes:
     left: dict[Candidate, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     untried: list[str] = field(default_factory=list)
-    noise: Variance | None = None
 
 
 Answer = Mapping[Candidate, Measurement]
@@ -112,7 +108,7 @@ def follow(course: Callable[[Notes], Course], history: Sequence[Measurement]) ->
 
     def decision(heat: Heat | None, recommended: Candidate | None, ahead: float = 0.0) -> Decision:
         left, said, untried = tuple(notes.left.items()), tuple(notes.said), tuple(notes.untried)
-        return Decision(tuple(notes.verdicts), left, heat, recommended, ahead, notes.noise, said, untried)
+        return Decision(tuple(notes.verdicts), left, heat, recommended, ahead, said, untried)
 
     try:
         ask = next(running)
