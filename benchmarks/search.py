@@ -410,7 +410,7 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
         tables = each(null_of_table, [(task, climbs // 20, next(draws)) for task in TASKS])
         nulls = each(null, [(climbs // NULLS, next(draws), Plan()) for _ in range(NULLS)])
         more = each(null, [(climbs // 20, next(draws), Plan(more=5))])
-        powers = each(power, [(climbs // 20, next(draws), *by) for by in POWER])
+        powers = each(power, [(climbs // (5 if by == POWERFUL else 20), next(draws), *by) for by in POWER])
         covered = [*each(coverage, [(climbs, next(draws))]), *each(coverage_of_loss, [(climbs, next(draws))])]
         found = {
             "null": {
@@ -468,7 +468,7 @@ def markdown(document: dict[str, Any]) -> str:
         f"| 95 % intervals that hold a setting's true loss | {null['climbs']:,} losses "
         f"| {document['coverage_of_loss']:.1%} | at least 94 % |",
         "| a gain of twice the margin, found by the default plan, where a run's noise is a third of the margin "
-        f"| {null['climbs'] // 20:,} climbs "
+        f"| {null['climbs'] // 5:,} climbs "
         f"| {document['power']:.0%} | at least 90 % |",
         "",
         "| noise from run to run | seeds | more where undecided | seeds used | twice the margin is found "

@@ -223,26 +223,26 @@ class _Climber:
         is worth it, if that was trained.
         """
         best_one = min(finalists, key=self.runs.by_loss(1.0))
-        above = self._rung_above(best_one, finalists)
-        rung = [(best_one, min(above, key=self.runs.by_loss(1.0)))] if above else []
         found = []
-        for pair in (*pairs, *rung):
+        for pair in (*pairs, *self._doubling(best_one, finalists)):
             if all(self.runs.lasted(setting, 1.0) for setting in pair):
                 one, other = sorted(pair, key=lambda s: (s.rank, self.runs.parameters(s, 1.0), s.alpha, s.id))
                 found.append((one, other))
         return list(dict.fromkeys(found))
 
-    def _rung_above(self, setting: Candidate, finalists: Sequence[Candidate]) -> list[Candidate]:
-        """The finalists with the same modules on the next higher rung that any of them stands on."""
+    def _doubling(self, setting: Candidate, finalists: Sequence[Candidate]) -> list[Pair]:
+        """The setting and the next higher rung that a finalist with its modules stands on, if any. Of several it is
+        the one that came first to be a finalist: what the confirmation shows picks no upper side.
+        """
         above = [s for s in finalists if s.targets == setting.targets and s.rank > setting.rank]
-        return [s for s in above if s.rank == min(other.rank for other in above)]
+        return [(setting, min(above, key=lambda s: s.rank))] if above else []
 
     def _confidence(self, finalists: Sequence[Candidate], pairs: Sequence[Pair]) -> float:
         """The confidence of each comparison in full, so that all of a climb hold together, and both looks at each where
         there may be two: of all that may be asked, since what was measured picks one of them. Those at the look have
         `LOOK_ERROR` of the error that is allowed.
         """
-        possible = [*pairs, *((s, above) for s in finalists for above in self._rung_above(s, finalists))]
+        possible = [*pairs, *(pair for setting in finalists for pair in self._doubling(setting, finalists))]
         comparisons = len({frozenset(pair) for pair in possible})
         return shared_confidence(comparisons * (2 if self.plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
 
