@@ -201,16 +201,12 @@ def coverage_of_loss(trials: int, draw: np.random.Generator, seeds: int = 3) -> 
     """
     held = 0
     for _ in range(trials):
-        shared = draw.normal(0, SEEDS_DEVIATION, seeds)
-        hard = draw.normal(0, 0.05, ROWS)
-        runs = [
-            Scores(tuple((TOKENS * (LOSS + hard + shared[seed] + own)).tolist()), (TOKENS,) * ROWS)
-            for seed in [*range(seeds)] * 2
-            for own in draw.normal(0, SEEDS_DEVIATION, 1)
-        ]
-        noise = run_noise({(number // seeds, number % seeds): scores.mean for number, scores in enumerate(runs)})
+        shared, hard = draw.normal(0, SEEDS_DEVIATION, seeds), draw.normal(0, 0.05, ROWS)
+        losses = LOSS + shared + draw.normal(0, SEEDS_DEVIATION, (2, seeds))  # of two settings
+        noise = run_noise({(setting, seed): loss for (setting, seed), loss in np.ndenumerate(losses)})
         assert noise is not None
-        interval = loss_estimate(runs[:seeds], noise.times(1 / seeds)).interval()
+        runs = [Scores(tuple((TOKENS * (loss + hard)).tolist()), (TOKENS,) * ROWS) for loss in losses[0]]
+        interval = loss_estimate(runs, noise.times(1 / seeds)).interval()
         held += interval.low <= LOSS <= interval.high
     return held / trials
 

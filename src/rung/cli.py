@@ -94,7 +94,7 @@ def tune(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: enough)"),
+        typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: some 22 trainings)"),
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="climb, grid, random, tpe. (default: climb)")] = None,
     margin: Annotated[

@@ -110,15 +110,18 @@ def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_dense_weights_go_before_a_text_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
     one = render(ROWS, trainer.base.tokenizer, 99)[:1]
-    (wanted,), write = trainer.write(one), trainer._written
+    (wanted,), write, held = trainer.write(one), trainer._written, []
 
     def scarce(*args: Any) -> Any:
-        if trainer.holds_dense:
+        held.append(trainer.frozen.holds_dense)
+        if held[-1]:
             raise MemoryError
         return write(*args)
 
     monkeypatch.setattr(trainer, "_written", scarce)
+    trainer.frozen.hold_dense(torch.float32)
     assert trainer.write(one) == [wanted]
+    assert held == [True, False]
 
 
 def test_rows_at_once_follow_the_memory_and_the_length(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def trained(
 ) -> tuple[Trainer, dict[Candidate, AdapterState]]:
     load = Loader(str(folder), quantization, torch.float64)
     trainer = Trainer(load())
-    trainer.hold_dense(dense)
+    trainer.frozen.hold_dense(torch.float64 if dense else None)
     shortage = Shortage(trainer, tokens, backward) if tokens else None
     rows = examples(trainer.model.config.vocab_size)
     with packed(trainer, CANDIDATES, load.states(trainer, CANDIDATES)) as pack:
@@ -147,7 +147,7 @@ def test_running_out_of_memory_anywhere_changes_no_result(tiny_folder: Path, tok
 def test_dense_weights_that_are_held_change_no_bit(tiny_folder: Path) -> None:
     _, anew = trained(tiny_folder, None, quantization="nf4")
     trainer, held = trained(tiny_folder, None, dense=True, quantization="nf4")
-    assert trainer.holds_dense
+    assert trainer.frozen.holds_dense
     for candidate, state in anew.items():
         for key, tensor in state.tensors.items():
             assert torch.equal(tensor, held[candidate].tensors[key]), (candidate.id, key)
@@ -158,13 +158,13 @@ def test_when_memory_runs_out_the_dense_weights_go_first(tiny_folder: Path) -> N
     losses, held = trainer._losses, []
 
     def scarce(*args: Any) -> Any:
-        held.append(trainer.holds_dense)
-        if trainer.holds_dense:
+        held.append(trainer.frozen.holds_dense)
+        if trainer.frozen.holds_dense:
             raise MemoryError
         return losses(*args)
 
     trainer._losses = scarce  # type: ignore[method-assign]
-    trainer.hold_dense()
+    trainer.frozen.hold_dense(trainer.base.dtype)
     rows = examples(trainer.model.config.vocab_size)
     with packed(trainer, CANDIDATES, [fresh_state(trainer.frozen, c, SEED) for c in CANDIDATES]) as pack:
         trainer.step(pack, batches(rows)[0], 1.0)

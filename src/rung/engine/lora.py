@@ -65,6 +65,11 @@ class FrozenLinear(nn.Module):
             return self._kept
         return dense_weight(self.base, dtype)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it holds the dense weight."""
+        return self._kept is not None
+
     def keep(self, dtype: torch.dtype | None) -> None:
         """Hold the dense weight in memory; or, with None, let it go."""
         self._kept = None if dtype is None else dense_weight(self.base, dtype)

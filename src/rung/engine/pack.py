@@ -72,6 +72,21 @@ class Frozen:
         layers = self.targets(candidate).values()
         return sum(candidate.rank * (layer.in_features + layer.out_features) for layer in layers)
 
+    def dense_bytes(self, dtype: torch.dtype) -> int:
+        """What all weights take that are dense, in that dtype."""
+        numbers = sum(layer.in_features * layer.out_features for layer in self.layers.values())
+        return int(numbers * dtype.itemsize)
+
+    @property
+    def holds_dense(self) -> bool:
+        return all(layer.keeps for layer in self.layers.values())
+
+    def hold_dense(self, dtype: torch.dtype | None) -> None:
+        """From now on hold the dense weights, or with None no longer: other times, and the same results."""
+        if self.holds_dense != (dtype is not None):
+            for layer in self.layers.values():
+                layer.keep(dtype)
+
 
 def freeze(model: nn.Module) -> Frozen:
     """Put a `FrozenLinear` in the place of every linear layer, the output head among them, for good."""

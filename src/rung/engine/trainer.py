@@ -61,7 +61,6 @@ class Trainer:
         self.training_room, self.scoring_room = Room(), Room()
         self.memory: int | None = None
         self.checkpointing = False
-        self.holds_dense = False
         if attention is None:
             self._check_head()
 
@@ -186,8 +185,8 @@ class Trainer:
                     if not is_out_of_memory(error):
                         raise
                 if written is None:
-                    if self.holds_dense:
-                        self.hold_dense(False)
+                    if self.frozen.holds_dense:
+                        self.frozen.hold_dense(None)
                         waiting.insert(0, rows)
                         continue
                     if len(rows) == 1:
@@ -292,8 +291,8 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, where the error no longer holds on to the pass that failed.
-            if self.holds_dense:
-                self.hold_dense(False)
+            if self.frozen.holds_dense:
+                self.frozen.hold_dense(None)
             elif tried > length:
                 room.shrink(tried)
             elif room is self.training_room and not self.checkpointing:
@@ -324,32 +323,19 @@ class Trainer:
             pack.turn.start, pack.turn.stop = 0, len(pack)
             pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, False
 
-    @property
-    def dense_bytes(self) -> int:
-        """What all dense weights take, in the dtype that is computed in."""
-        numbers = sum(layer.in_features * layer.out_features for layer in self.frozen.layers.values())
-        return int(numbers * self.base.dtype.itemsize)
-
-    def hold_dense(self, hold: bool = True) -> None:
-        """From now on hold the dense weights, or no longer. It changes the time of a pass, never a result."""
-        if hold != self.holds_dense:
-            self.holds_dense = hold
-            for layer in self.frozen.layers.values():
-                layer.keep(self.base.dtype if hold else None)
-
     @contextlib.contextmanager
     def _dense_while_writing(self) -> Iterator[None]:
         """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for
         each token, by a few rows.
         """
-        held = self.holds_dense
-        if not held and self.dense_bytes <= self._free() / 2:
-            self.hold_dense()
+        held = self.frozen.holds_dense
+        if not held and self.frozen.dense_bytes(self.base.dtype) <= self._free() / 2:
+            self.frozen.hold_dense(self.base.dtype)
         try:
             yield
         finally:
             if not held:
-                self.hold_dense(False)
+                self.frozen.hold_dense(None)
 
     def _attention(self, tokens: int) -> None:
         """Choose the attention that is fast for rows of so many tokens; the function is the same."""

@@ -180,7 +180,7 @@ class LocalRunner:
         """Bytes that are left over for sure beside a pack of these; where there are any, nothing needs measuring."""
         trainer, needs = self.trainer, [self._need(candidate) for candidate in members]
         most = bound(trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
-        most -= trainer.dense_bytes if trainer.holds_dense else 0
+        most -= trainer.frozen.dense_bytes(trainer.base.dtype) if trainer.frozen.holds_dense else 0
         return max(0, int(self.memory * (1 - SPARE)) - most)
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
@@ -190,7 +190,7 @@ class LocalRunner:
         widest = max([*planned, *members], key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
         layers = len(self.trainer.frozen.targets(widest))
         if self._measured is None or layers > self._measured[0]:
-            self.trainer.hold_dense(False)
+            self.trainer.frozen.hold_dense(None)
             self._measured = (layers, measure(self.trainer, widest, self.train))
         return self._measured[1]
 
@@ -201,9 +201,10 @@ class LocalRunner:
         trainer = self.trainer
         if spare := self._spare(members):
             trainer.training_room, trainer.scoring_room = Room(), Room()
-            trainer.hold_dense(spare > trainer.dense_bytes)
+            dtype = trainer.base.dtype
+            trainer.frozen.hold_dense(dtype if spare > trainer.frozen.dense_bytes(dtype) else None)
             return
-        trainer.hold_dense(False)
+        trainer.frozen.hold_dense(None)
         needs = [self._need(candidate) for candidate in members]
         room = self._memory_model(members).room(needs, self._longest, self.memory)
         if not room and not trainer.checkpointing:

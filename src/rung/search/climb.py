@@ -71,6 +71,13 @@ class Climb:
         return follow(lambda notes: _Climber(self, baseline, notes).course(), history)
 
 
+def confidence_in_full(comparisons: int, plan: Plan) -> float:
+    """The confidence of each comparison in full, so that all of a climb hold together, and both looks at each where
+    there may be two. Those at the look have `LOOK_ERROR` of the error that is allowed.
+    """
+    return shared_confidence(comparisons * (2 if plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
+
+
 Part = Generator[Ask, Answer, None]
 """A part of the course."""
 Pair = tuple[Candidate, Candidate]
@@ -238,13 +245,9 @@ class _Climber:
         return [(setting, min(above, key=lambda s: s.rank))] if above else []
 
     def _confidence(self, finalists: Sequence[Candidate], pairs: Sequence[Pair]) -> float:
-        """The confidence of each comparison in full, so that all of a climb hold together, and both looks at each where
-        there may be two: of all that may be asked, since what was measured picks one of them. Those at the look have
-        `LOOK_ERROR` of the error that is allowed.
-        """
+        """That of each comparison in full. All that may be asked count, since what was measured picks one of them."""
         possible = [*pairs, *(pair for setting in finalists for pair in self._doubling(setting, finalists))]
-        comparisons = len({frozenset(pair) for pair in possible})
-        return shared_confidence(comparisons * (2 if self.plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
+        return confidence_in_full(len({frozenset(pair) for pair in possible}), self.plan)
 
     def _cheapest(self, finished: Sequence[Candidate], noise: Variance | None, confidence: float) -> Candidate:
         """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""

@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 from rung.levers import Scores
-from rung.search.climb import ERROR, LOOK_ERROR
+from rung.search.climb import confidence_in_full
 from rung.search.plan import Plan
-from rung.search.stats import Estimate, Variance, loss_estimate, minimum_detectable, shared_confidence
+from rung.search.stats import Estimate, Variance, loss_estimate, minimum_detectable
 
 RUNS_DIFFER = 0.025
 """The deviation of one run's loss from seed to seed, relative to the loss."""
@@ -62,6 +62,5 @@ def foresee(baseline: Scores, seeds: int, settings: int, margin: float, confiden
 
 def rows_shown(baseline: Scores, margin: float, plan: Plan) -> Foresight:
     """What the comparisons of a climb with that plan can show, by the untuned model's scores of some rows."""
-    pairs = max(1, plan.finalists - 1)
-    confidence = shared_confidence(pairs * (2 if plan.more else 1), 1 - (1 - LOOK_ERROR) * ERROR)
+    confidence = confidence_in_full(max(1, plan.finalists - 1), plan)
     return foresee(baseline, len(plan.seeds), plan.finalists, margin, confidence)
