@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu test-fast check bench bench-search record clean
+.PHONY: demo test test-processors test-gpu test-fast check bench bench-search record clean
 
 demo: .venv/demo
 	$(BIN)/rung tune --passes 0.6 --budget 120k
@@ -10,6 +10,17 @@ demo: .venv/demo
 # The models of most tests are so small that a second thread only gets in the way; a second process does not.
 test: .venv/demo
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not gpu" --numprocesses logical --maxprocesses 4 --dist worksteal --durations=8
+
+# The law once more, with the kernels of an older processor. float32 and float64 products are MKL's, those in bfloat16 and
+# float16 oneDNN's, and the rest is torch's own: each has its own switch. bitsandbytes follows torch's; where it asks the
+# processor itself, for bfloat16 products, Rung and the tests go around it.
+OLD := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+LAW := $(BIN)/pytest tests/engine/test_law.py --quiet -k "alone_under_peft or architecture or used or gradients"
+
+test-processors: .venv/demo
+	$(OLD) OMP_NUM_THREADS=1 $(LAW) --numprocesses logical --maxprocesses 4
+	$(AVX2) OMP_NUM_THREADS=2 $(LAW)
 
 test-gpu: .venv/demo
 	$(BIN)/pytest -m gpu

@@ -47,6 +47,17 @@ def tiny_base(tiny_folder: Path) -> Base:
 
 
 @pytest.fixture
+def exact_base(tiny_folder: Path) -> Iterator[Base]:
+    """The tiny Llama in float64 from end to end: rounding can neither hide nor fake a difference."""
+    import torch
+    from tests.engine.oracle import Loader
+    from tests.engine.rounding import throughout
+
+    with throughout(torch.float64):
+        yield Loader(str(tiny_folder), "fp32", torch.float64)()
+
+
+@pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     """120 rows of a task that two layers can learn: the completion is the prompt's letter, twice."""
     path = tmp_path / "rows.jsonl"

@@ -16,10 +16,12 @@ import peft
 import pytest
 import torch
 from tests.architectures import make
+from tests.engine.rounding import FAIR, TRAINED, WIDE_EPSILON, relative_error, throughout
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, collate, order
 from rung.data.render import Example
+from rung.engine import optimizer
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key
 from rung.engine.optimizer import Schedule
@@ -29,7 +31,13 @@ from rung.levers import Candidate
 from rung.model.load import Base, dense_weight, load_base
 
 STEPS, DECAY, CLIP, SEED = 20, 0.01, 0.5, 7
-SCHEDULE = Schedule.to(STEPS, STEPS, warmup=0.2, cooldown=0.3)
+
+
+def schedule_of(steps: int) -> Schedule:
+    return Schedule.to(steps, steps, warmup=0.2, cooldown=0.3)
+
+
+SCHEDULE = schedule_of(STEPS)
 CANDIDATES = [
     Candidate(4, 8, "attention", 1e-3),
     Candidate(8, 16, "all-linear", 3e-3),
@@ -60,8 +68,15 @@ def batches(rows: list[Example], size: int = 4, steps: int = STEPS) -> list[Batc
 class Loader:
     """Loads the same weights afresh each time: once for the pack, once for each oracle."""
 
-    def __init__(self, model: str, quantization: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: str, quantization: str, dtype: torch.dtype) -> None:
         self.model, self.quantization, self.dtype = model, quantization, dtype
+        self.stored = dtype
+
+    def exact(self) -> Loader:
+        """The very same weights, computed with in float64."""
+        load = type(self)(self.model, self.quantization, torch.float64)
+        load.stored = self.dtype
+        return load
 
     def __call__(self) -> Base:
         base = load_base(self.model, self.quantization, "fp32")
@@ -72,25 +87,23 @@ class Loader:
         """Give what is not quantised the dtype; bitsandbytes dequantises to the dtype of the input."""
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(self.dtype)
+                tensor.data = tensor.data.to(self.stored).to(self.dtype)
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.compute_dtype = self.dtype
 
     def states(self, trainer: Trainer, candidates: Sequence[Candidate]) -> list[AdapterState]:
-        fresh = [fresh_state(trainer.frozen, candidate, SEED) for candidate in candidates]
-        if self.dtype == torch.float64:
-            return [AdapterState(0, {key: t.double() for key, t in state.tensors.items()}) for state in fresh]
-        return fresh
+        return [in_dtype(fresh_state(trainer.frozen, candidate, SEED), self.dtype) for candidate in candidates]
 
 
 class Architecture(Loader):
-    """A small random instance of an architecture, in float32."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "fp32")
+    """A small random instance of an architecture."""
 
     def __call__(self) -> Base:
-        return Base(make(self.model), None, self.model, torch.float32)
+        model = make(self.model)
+        if self.dtype == torch.float64:
+            model.set_experts_implementation("eager")  # torch's grouped product knows no float64
+        model.apply(self._cast)
+        return Base(model, None, self.model, self.dtype)
 
 
 class Stream(nn.Module):
@@ -114,8 +127,8 @@ class Stream(nn.Module):
 class Alone:
     """One candidate under PEFT and torch.optim.AdamW: the usual way.
 
-    `dense` puts plain weights in the place of the quantised ones, where bitsandbytes' own product is another function
-    (int8 rounds its inputs) or none (float64).
+    Its attention is transformers' plain one. Plain weights stand in the place of quantised ones where bitsandbytes' own
+    product is another function (int8 rounds its inputs) or none (float64).
     """
 
     def __init__(
@@ -123,18 +136,19 @@ class Alone:
         base: Base,
         candidate: Candidate,
         state: AdapterState,
-        dense: bool = False,
-        attention: str = "eager",
+        schedule: Schedule = SCHEDULE,
+        epsilon: float = 1e-8,
     ) -> None:
         model: Any = base.model
         for name, module in list(model.named_modules()):
             if isinstance(module, bitsandbytes.nn.Linear4bit):
                 module.support_avx512bf16_for_cpu = False
-            if dense and isinstance(module, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt):
+            four = isinstance(module, bitsandbytes.nn.Linear4bit) and base.dtype == torch.float64
+            if four or isinstance(module, bitsandbytes.nn.Linear8bitLt):
                 plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
                 plain.weight = nn.Parameter(dense_weight(module, base.dtype), requires_grad=False)
                 model.set_submodule(name, plain)
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation("eager")
         layers = sorted({key.rpartition(".")[0] for key in state.weights})
         config = peft_config(candidate, layers)
         config.inference_mode, config.lora_dropout = False, 0.0
@@ -152,12 +166,13 @@ class Alone:
         assert sum(p.numel() for p in self.model.parameters() if p.requires_grad) == sum(
             tensor.numel() for tensor in state.weights.values()
         ), "PEFT adapts these layers and no other"
-        self.optimizer = torch.optim.AdamW(self.factors.values(), lr=candidate.learning_rate, weight_decay=DECAY)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, SCHEDULE.share)
+        rate = candidate.learning_rate
+        self.optimizer = torch.optim.AdamW(self.factors.values(), lr=rate, eps=epsilon, weight_decay=DECAY)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.share)
         self.scaler = torch.amp.GradScaler("cpu", enabled=base.dtype == torch.float16)
         narrow = base.dtype in (torch.bfloat16, torch.float16)
         self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
-            (lambda: torch.autocast("cpu", base.dtype)) if narrow else contextlib.nullcontext
+            (lambda: torch.autocast("cpu", base.dtype)) if narrow else (lambda: throughout(base.dtype))
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -191,65 +206,98 @@ class Alone:
         return float(self.loss(collate(rows)))
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def check_law(
     load: Loader,
     candidates: list[Candidate],
-    tolerance: float,
+    tolerance: float = TRAINED,
     rows: list[Example] | None = None,
-    dense: bool = False,
-    attention: str | None = None,
+    steps: int = STEPS,
 ) -> dict[str, float]:
-    """Train in a pack and alone, with an evaluation in between, and compare every adapter weight.
-
-    `attention` is the oracle's: by default the pack's own, since another kernel rounds otherwise, and AdamW makes a
-    whole step of what is nothing but rounding.
+    """In float64: train in a pack and alone, with an evaluation in between, and compare every adapter weight.
 
     Returns:
         The worst relative error of each candidate.
     """
-    trainer = Trainer(load())
-    rows = rows or examples(trainer.model.config.vocab_size)
-    steps = batches(rows)
-    ended, scored, states = train_packed(trainer, load, candidates, steps, rows)
+    assert load.dtype == torch.float64, "narrower ones: `check_rounding`"
     worst = {}
-    for candidate in candidates:
-        alone = Alone(load(), candidate, states[candidate], dense, attention or trainer._kinds[0])
-        for number, batch in enumerate(steps):
-            if number == STEPS // 2:
-                assert alone.evaluate(rows) == pytest.approx(scored[candidate], rel=max(1e-5, tolerance))
-            alone.step(batch)
-        assert ended[candidate].weights.keys() == alone.factors.keys()
-        errors = {
-            key: relative_error(ended[candidate].tensors[key], parameter.detach())
-            for key, parameter in alone.factors.items()
-        }
+    ended, states = train_packed(load, candidates, rows, steps)
+    for candidate, (weights, score) in ended.items():
+        wanted, its_score = train_alone(load, candidate, states[candidate], rows, steps)
+        assert weights.keys() == wanted.keys()
+        assert score == pytest.approx(its_score, rel=tolerance)
+        errors = {key: relative_error(weights[key], tensor) for key, tensor in wanted.items()}
         worst[candidate.id] = max(errors.values())
         assert worst[candidate.id] < tolerance, (candidate.id, max(errors, key=errors.__getitem__), worst)
     return worst
 
 
+def check_rounding(load: Loader, candidates: list[Candidate], fair: float = FAIR) -> dict[str, float]:
+    """In a precision that is used: a pack is no further off than PEFT is, with the wide epsilon on both sides.
+
+    Returns:
+        For each candidate, how many times as far off as PEFT it is.
+    """
+    ratios = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizer, "EPSILON", WIDE_EPSILON)
+        ended, states = train_packed(load, candidates)
+    for candidate, (weights, _) in ended.items():
+        alike = [train_alone(one, candidate, states[candidate], epsilon=WIDE_EPSILON) for one in (load, load.exact())]
+        (theirs, _), (exact, _) = alike
+        error, own = (max(relative_error(ends[key], exact[key]) for key in exact) for ends in (weights, theirs))
+        ratios[candidate.id] = error / own
+        assert error < fair * own, (candidate.id, error, own)
+    return ratios
+
+
+Ended = tuple[Mapping[str, Tensor], float]
+"""An adapter's weights at the end, and its loss in the middle."""
+
+
 def train_packed(
-    trainer: Trainer, load: Loader, candidates: list[Candidate], steps: list[Batch], rows: list[Example]
-) -> tuple[dict[Candidate, AdapterState], dict[Candidate, float], Mapping[Candidate, AdapterState]]:
-    """Where each candidate ends in one pack, its loss in the middle, and where it began."""
+    load: Loader, candidates: list[Candidate], rows: list[Example] | None = None, steps: int = STEPS
+) -> tuple[dict[Candidate, Ended], Mapping[Candidate, AdapterState]]:
+    """Where each candidate ends in one pack, and where it began."""
+    trainer, schedule = Trainer(load()), schedule_of(steps)
+    rows = rows or examples(trainer.model.config.vocab_size)
     states = dict(zip(candidates, load.states(trainer, candidates), strict=True))
     with packed(trainer, candidates, list(states.values())) as pack:
         scored = {}
-        for number, batch in enumerate(steps):
-            if number == STEPS // 2:
+        for number, batch in enumerate(batches(rows, steps=steps)):
+            if number == steps // 2:
                 scored = dict(zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True))
-            trainer.step(pack, batch, SCHEDULE.share(number))
-        ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
-    return ended, scored, states
+            trainer.step(pack, batch, schedule.share(number))
+        ended = {c: (pack.state(i).weights, scored[c]) for i, c in enumerate(pack.candidates)}
+    return ended, states
+
+
+def train_alone(
+    load: Loader,
+    candidate: Candidate,
+    state: AdapterState,
+    rows: list[Example] | None = None,
+    steps: int = STEPS,
+    epsilon: float = 1e-8,
+) -> Ended:
+    """Where PEFT takes the candidate."""
+    alone = Alone(load(), candidate, in_dtype(state, load.dtype), schedule_of(steps), epsilon)
+    rows, score = rows or examples(alone.base.model.config.vocab_size), 0.0
+    for number, batch in enumerate(batches(rows, steps=steps)):
+        if number == steps // 2:
+            score = alone.evaluate(rows)
+        alone.step(batch)
+    return {key: parameter.detach() for key, parameter in alone.factors.items()}, score
+
+
+def in_dtype(state: AdapterState, dtype: torch.dtype) -> AdapterState:
+    """In float64, or else in float32: adapters are never narrower."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return AdapterState(state.step, {key: tensor.to(wide) for key, tensor in state.tensors.items()}, state.progress)
 
 
 @contextlib.contextmanager
 def packed(trainer: Trainer, candidates: Sequence[Candidate], states: Sequence[AdapterState]) -> Iterator[Pack]:
-    with Pack(trainer.frozen, candidates, states, DECAY, CLIP, SEED) as pack:
+    with throughout(trainer.base.dtype), Pack(trainer.frozen, candidates, states, DECAY, CLIP, SEED) as pack:
         yield pack
 
 
@@ -261,4 +309,4 @@ def trained_state(trainer: Trainer, candidate: Candidate) -> AdapterState:
         key: torch.randn(tensor.shape, generator=draw) * 0.05 if key.endswith(".B") else tensor
         for key, tensor in state.tensors.items()
     }
-    return AdapterState(0, tensors)
+    return in_dtype(AdapterState(0, tensors), trainer.base.dtype)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.architectures import make
+from tests.engine.rounding import EXACT, throughout
 from tests.tiny import tiny_tokenizer
 from torch import nn
 from transformers.models.llama.modeling_llama import eager_attention_forward
@@ -39,24 +40,25 @@ def test_forward_and_gradients_are_those_of_transformers_plain_attention(
     torch.manual_seed(tokens)
     size, seen = 8, before + tokens
     made = [
-        torch.randn(rows, length, heads, size)
+        torch.randn(rows, length, heads, size, dtype=torch.float64)
         for heads, length in ((keys * groups, tokens), (keys, seen), (keys, seen))
     ]
     mask = None
     if masked != "none":
         hidden = torch.ones(tokens, seen, dtype=torch.bool).triu(before + 1)
-        mask = torch.zeros(1 if masked == "causal" else rows, 1, tokens, seen)
-        mask.masked_fill_(hidden, torch.finfo(torch.float32).min)
-    weights = torch.randn(rows, tokens, keys * groups, size)
+        mask = torch.zeros(1 if masked == "causal" else rows, 1, tokens, seen, dtype=torch.float64)
+        mask.masked_fill_(hidden, torch.finfo(torch.float64).min)
+    weights = torch.randn(rows, tokens, keys * groups, size, dtype=torch.float64)
     found = []
     for attention in (attend, eager_attention_forward):
         inputs = [x.clone().requires_grad_() for x in made]
-        y, _ = attention(Layer(groups), *(x.transpose(1, 2) for x in inputs), mask, scaling=0.3, dropout=0.0)
+        with throughout(torch.float64):
+            y, _ = attention(Layer(groups), *(x.transpose(1, 2) for x in inputs), mask, scaling=0.3, dropout=0.0)
         (y * weights).sum().backward()
         found.append([y.detach(), *(x.grad for x in inputs)])
     for fast, plain in zip(*found, strict=True):
         assert fast is not None
-        assert torch.allclose(fast, plain, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(fast, plain, rtol=EXACT, atol=EXACT)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.architectures import make
-from tests.engine.oracle import Alone, packed, trained_state
+from tests.engine.oracle import Alone, Architecture, packed, trained_state
+from tests.engine.rounding import throughout
 from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
@@ -24,30 +25,40 @@ CANDIDATES = [
     Candidate(4, 32, "attention", 1e-3, seed=3),
     Candidate(2, 200, "attention+lm_head", 1e-3),
 ]
+# Two tokens that lie within rounding of each other are told apart by chance alone: in float64 none do.
+EXACTLY = torch.float64
+
+
+def base(name: str) -> Base:
+    return replace(Architecture(name, "fp32", EXACTLY)(), tokenizer=tiny_tokenizer())
+
+
 ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "mistral", "qwen3"])
 def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
-    trainer = Trainer(Base(make(name), tiny_tokenizer(), name, torch.float32))
+    trainer = Trainer(base(name))
     examples = render(ROWS, trainer.base.tokenizer, 99)
     states = {candidate: trained_state(trainer, candidate) for candidate in CANDIDATES}
     with packed(trainer, CANDIDATES, list(states.values())) as pack:
         texts = trainer.write(examples, pack, batch_size=16)  # four rows of each candidate at a time
         written = dict(zip(pack.candidates, texts, strict=True))
-    (untuned,) = trainer.write(examples)
+    with throughout(EXACTLY):
+        (untuned,) = trainer.write(examples)
     longest = max(example.completion for example in examples)
     ids, mask = left_padded([example.ids[: example.prompt] for example in examples])
     for candidate in CANDIDATES:
-        alone = Alone(Base(make(name), None, name, torch.float32), candidate, states[candidate])
-        out = alone.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=longest + longest // 4,
-            do_sample=False,
-            pad_token_id=1,
-            eos_token_id=1,
-        )
+        alone = Alone(base(name), candidate, states[candidate])
+        with throughout(EXACTLY):
+            out = alone.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=longest + longest // 4,
+                do_sample=False,
+                pad_token_id=1,
+                eos_token_id=1,
+            )
         theirs = trainer.base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         assert written[candidate] == theirs, candidate.id
     assert any(texts != untuned for texts in written.values()), "an adapter has something to say"
@@ -58,7 +69,7 @@ def test_the_dense_weights_are_held_while_writing_where_there_is_room_and_no_lon
     memory: int, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rung.engine.trainer.memory_limit", lambda device: memory)
-    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer = Trainer(base("llama"))
     generate, seen = trainer.model.generate, []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -75,7 +86,7 @@ def test_the_dense_weights_are_held_while_writing_where_there_is_room_and_no_lon
 def test_texts_are_the_same_however_few_rows_the_memory_has_room_for(
     room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer = Trainer(base("llama"))
     examples = render(ROWS, trainer.base.tokenizer, 99)
     states = [trained_state(trainer, candidate) for candidate in CANDIDATES]
     with packed(trainer, CANDIDATES, states) as pack:
@@ -97,7 +108,7 @@ def test_texts_are_the_same_however_few_rows_the_memory_has_room_for(
 
 
 def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer = Trainer(base("llama"))
 
     def never(*_: Any) -> Any:
         raise MemoryError
@@ -108,7 +119,7 @@ def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_dense_weights_go_before_a_text_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer = Trainer(base("llama"))
     one = render(ROWS, trainer.base.tokenizer, 99)[:1]
     (wanted,), write, held = trainer.write(one), trainer._written, []
 
@@ -119,13 +130,13 @@ def test_the_dense_weights_go_before_a_text_is_given_up(monkeypatch: pytest.Monk
         return write(*args)
 
     monkeypatch.setattr(trainer, "_written", scarce)
-    trainer.frozen.hold_dense(torch.float32)
+    trainer.frozen.hold_dense(EXACTLY)
     assert trainer.write(one) == [wanted]
     assert held == [True, False]
 
 
 def test_rows_at_once_follow_the_memory_and_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(Base(make("llama"), tiny_tokenizer(), "llama", torch.float32))
+    trainer = Trainer(base("llama"))
     monkeypatch.setattr("rung.engine.trainer.resident_bytes", lambda: 0)
     trainer.memory = 2**30
     many, few = trainer._writable(10), trainer._writable(1000)

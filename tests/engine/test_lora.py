@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from tests.engine.rounding import EXACT
+from torch import Tensor, nn
 
 from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, Turn
 from rung.errors import ModelError
@@ -21,9 +22,14 @@ def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> Fro
     return FrozenLinear(layer.to("cpu").requires_grad_(False))
 
 
-def part(start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float32) -> Part:
-    A, B = torch.randn(candidates, rank, 64), torch.randn(candidates, 48, rank)
-    return Part(start, start + candidates, A.to(dtype), B.to(dtype), torch.zeros_like(A), torch.zeros_like(B))
+def part(start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float64) -> Part:
+    A, B = draw(candidates, rank, 64), draw(candidates, 48, rank)
+    collected = (torch.zeros_like(x, dtype=torch.promote_types(dtype, torch.float32)) for x in (A, B))
+    return Part(start, start + candidates, A.to(dtype), B.to(dtype), *collected)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
 
 
 def turn(stop: int, start: int = 0) -> Turn:
@@ -63,8 +69,8 @@ def test_forward_and_gradients_are_those_of_the_plain_twin(
     start = data.draw(st.integers(0, stop - 1))
     stop = data.draw(st.integers(start + 1, stop))
     layer, own = PackedLoraLinear(frozen, parts, turn(stop, start)), factors(parts, stop, start)
-    x = torch.randn((stop - start) * batch, tokens, 64, requires_grad=True)
-    weights = torch.randn((stop - start) * batch, tokens, 48)
+    x = draw((stop - start) * batch, tokens, 64).requires_grad_()
+    weights = draw((stop - start) * batch, tokens, 48)
     y = layer(x)
     (y * weights).sum().backward()
     fast = (y.detach(), x.grad)
@@ -73,7 +79,7 @@ def test_forward_and_gradients_are_those_of_the_plain_twin(
     (twin * weights).sum().backward()
     for one, other in zip(fast, (twin.detach(), x.grad), strict=True):
         assert one is not None
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(one, other, rtol=EXACT, atol=EXACT)
     for p in parts:
         for k in range(p.start, p.stop):
             factor = own[k - start] if start <= k < stop else None
@@ -83,38 +89,38 @@ def test_forward_and_gradients_are_those_of_the_plain_twin(
                     assert not found.any(), "no gradient reaches a candidate that has no rows here"
                 else:
                     assert wanted.grad is not None
-                    assert torch.allclose(found, wanted.grad, rtol=1e-4, atol=1e-4)
+                    assert torch.allclose(found, wanted.grad, rtol=EXACT, atol=EXACT)
 
 
 def test_rows_that_are_still_the_same_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the first adapted layer the input needs no gradient: one candidate's rows stand for all."""
     frozen, parts = make(True, True), [part(0, 3, 4), part(3, 1, 2)]
     layer, own = PackedLoraLinear(frozen, parts, turn(4)), factors(parts, 4)
-    x = torch.randn(2, 5, 64).repeat(4, 1, 1)
-    weights = torch.randn(8, 5, 48)
+    x = draw(2, 5, 64).repeat(4, 1, 1)
+    weights = draw(8, 5, 48)
     y = layer(x)
     (y * weights).sum().backward()
     twin = layer.plain(x, own)
     (twin * weights).sum().backward()
-    assert torch.allclose(y, twin, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(y, twin, rtol=EXACT, atol=EXACT)
     for p in parts:
         for k in range(p.start, p.stop):
             factor = own[k]
             assert factor is not None
             assert factor[0].grad is not None
-            assert torch.allclose(p.grad_A[k - p.start], factor[0].grad, rtol=1e-4, atol=1e-4)
+            assert torch.allclose(p.grad_A[k - p.start], factor[0].grad, rtol=EXACT, atol=EXACT)
     # Rows that differ, and need no gradient because nothing does, are not taken for the same.
     with torch.no_grad():
-        different = torch.randn(8, 5, 64)
-        assert torch.allclose(layer(different), layer.plain(different, own), rtol=1e-5, atol=1e-5)
+        different = draw(8, 5, 64)
+        assert torch.allclose(layer(different), layer.plain(different, own), rtol=EXACT, atol=EXACT)
 
 
 def test_a_layer_that_is_given_other_rows_than_the_pass_has_says_so() -> None:
     layer = PackedLoraLinear(make(False, False), [part(0, 2, 4)], turn(2))
     layer.turn.tokens = 12
-    assert layer(torch.randn(4, 3, 64)).shape == (4, 3, 48)
+    assert layer(draw(4, 3, 64)).shape == (4, 3, 48)
     with pytest.raises(ModelError, match="sees 7 tokens of 12, so an adapter on it cannot be packed"):
-        layer(torch.randn(7, 64))
+        layer(draw(7, 64))
 
 
 def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() -> None:
@@ -122,13 +128,13 @@ def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() 
     frozen.eval()
     before = frozen.base.weight.data.clone()
     with torch.no_grad():
-        first = frozen(torch.ones(3, 64))
-    x = torch.ones(3, 64, requires_grad=True)
+        first = frozen(torch.ones(3, 64, dtype=torch.float64))
+    x = torch.ones(3, 64, dtype=torch.float64, requires_grad=True)
     frozen(x).sum().backward()
     assert torch.equal(frozen.base.weight.data, before)
-    assert torch.equal(frozen(torch.ones(3, 64)), first)
+    assert torch.equal(frozen(x.detach()), first)
     assert x.grad is not None
-    assert torch.allclose(x.grad[0], frozen.dense(torch.float32).sum(0), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(x.grad[0], frozen.dense(torch.float64).sum(0), rtol=EXACT, atol=EXACT)
 
 
 def test_the_frozen_product_is_the_dequantised_weight_to_the_last_bit() -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+from tests.engine.rounding import EXACT
 from torch import Tensor, nn
 
 from rung.engine import loss as module
@@ -9,6 +13,13 @@ from rung.engine.lora import FrozenLinear, Part
 from rung.engine.loss import Head, HeadAdapter, completion_loss, plain_completion_loss
 
 D, V, R = 16, 50, 3
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def head(bias: bool = False, factor: float = 1.0, cap: float | None = None) -> Head:
@@ -24,15 +35,16 @@ def adapter(tokens: int, dropout: float) -> HeadAdapter:
 
 @pytest.mark.parametrize("tokens", [1, 7, 8, 20])
 @pytest.mark.parametrize(
-    "made", [head(), head(bias=True), head(factor=0.25), head(cap=3.0), head(True, 0.5, 2.0)],
+    "changes", [(), (True,), (False, 0.25), (False, 1.0, 3.0), (True, 0.5, 2.0)],
     ids=["plain", "bias", "factor", "cap", "all"],
 )  # fmt: skip
 @pytest.mark.parametrize("adapted", [(), (1,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_loss_and_gradients_are_those_of_cross_entropy(
-    tokens: int, made: Head, adapted: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
+    tokens: int, changes: tuple[Any, ...], adapted: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 8)
+    made = head(*changes)
     torch.manual_seed(tokens)
     labels, factors = torch.randint(0, V, (tokens,)), torch.tensor([0.5, 2.0, 1.0])
     adapters = [adapter(tokens, dropout) if k in adapted else None for k in range(3)]
@@ -51,13 +63,13 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
             found.part.B.requires_grad_()
         wanted = plain_completion_loss(own, labels, made, found)
         (2 * factors[k] * wanted.sum()).backward()
-        assert torch.allclose(losses[k], wanted.detach(), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(losses[k], wanted.detach(), rtol=EXACT, atol=EXACT)
         assert own.grad is not None
-        assert torch.allclose(grad, own.grad, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(grad, own.grad, rtol=EXACT, atol=EXACT)
         if found is not None:
             for collected, factor in ((found.part.grad_A, found.part.A), (found.part.grad_B, found.part.B)):
                 assert factor.grad is not None
-                assert torch.allclose(collected, factor.grad, rtol=1e-4, atol=1e-5)
+                assert torch.allclose(collected, factor.grad, rtol=EXACT, atol=EXACT)
 
 
 def test_an_adapter_of_the_head_learns_where_the_states_need_no_gradient() -> None:

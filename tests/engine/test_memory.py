@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.oracle import CANDIDATES, SEED, Loader, batches, examples, packed
+from tests.engine.rounding import TRAINED, forward_tolerance, relative_error
 
 from rung.engine.memory import Room, is_out_of_memory, peak_bytes, reset_peak, tiles
 from rung.engine.pack import AdapterState, fresh_state
@@ -141,7 +142,7 @@ def test_running_out_of_memory_anywhere_changes_no_result(tiny_folder: Path, tok
     assert trainer.training_room.tokens <= tokens
     for candidate, state in whole.items():
         for key, tensor in state.tensors.items():
-            assert torch.allclose(tensor, ended[candidate].tensors[key], rtol=1e-9, atol=1e-12), (candidate.id, key)
+            assert relative_error(ended[candidate].tensors[key], tensor) < TRAINED, (candidate.id, key)
 
 
 def test_dense_weights_that_are_held_change_no_bit(tiny_folder: Path) -> None:
@@ -223,4 +224,5 @@ def test_a_real_shortage_of_memory_is_lived_through(tiny_folder: Path) -> None:
     assert found["free"]["room"] == math.inf
     assert found["limited"]["room"] < 2 * 400 * 120
     for one, other in zip(found["free"]["losses"], found["limited"]["losses"], strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        # What rounding makes of a step is in numbers whose gradient was next to nothing, and so no part of a loss.
+        assert one == pytest.approx(other, rel=forward_tolerance())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.engine.rounding import EXACT
 
 from rung.engine import optimizer as module
 from rung.engine.optimizer import PackedAdamW, Schedule
@@ -20,14 +21,14 @@ def packed(start: list[torch.Tensor], rates: list[float], decay: float = 0.0, sc
 def test_every_candidate_is_moved_as_torch_adamw_with_clipping_moves_it_alone(decay: float) -> None:
     torch.manual_seed(0)
     rates = [1e-3, 5e-2, 3e-4]
-    start = [torch.randn(size) for size in (20, 20, 6)]
+    start = [torch.randn(size, dtype=torch.float64) for size in (20, 20, 6)]
     gradients = [[torch.randn_like(row) * scale for row in start] for scale in (0.01, 1, 30, 1, 0.1, 5)]
     optimizer = packed(start, rates, decay)
     for gradient in gradients:
         for own, g in zip(optimizer.gradients, gradient, strict=True):
             own.copy_(g)
         norms = optimizer.step([0.7] * 3)
-        assert norms.tolist() == pytest.approx([float(g.norm()) for g in gradient], rel=1e-5)
+        assert norms.tolist() == pytest.approx([float(g.norm()) for g in gradient], rel=EXACT)
         assert all(row.grad is None for row in optimizer.rows)
     for k, rate in enumerate(rates):
         alone = start[k].clone().requires_grad_()
@@ -36,7 +37,7 @@ def test_every_candidate_is_moved_as_torch_adamw_with_clipping_moves_it_alone(de
             alone.grad = gradient[k].clone()
             torch.nn.utils.clip_grad_norm_([alone], 1.0)
             adamw.step()
-        assert torch.allclose(optimizer.rows[k], alone, rtol=1e-6, atol=1e-7)
+        assert torch.allclose(optimizer.rows[k], alone, rtol=EXACT, atol=EXACT)
         assert optimizer.progress[k].updates == len(gradients)
 
 
@@ -76,15 +77,16 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "PATIENCE", 3)
     torch.manual_seed(0)
     overflows = [(True, False), (False, False), (False, True), (False, False), (False, False), (True, False)]
-    optimizer = packed([torch.ones(4), torch.ones(4)], [0.1, 0.1], scaling=True)
-    steps = [(torch.randn(4), torch.randn(4)) for _ in overflows]
+    ones = torch.ones(4, dtype=torch.float64)
+    optimizer = packed([ones, ones], [0.1, 0.1], scaling=True)
+    steps = [(torch.randn_like(ones), torch.randn_like(ones)) for _ in overflows]
     for step, over in zip(steps, overflows, strict=True):
         for k in range(2):
             scaled = step[k] * optimizer.progress[k].loss_scale
             optimizer.gradients[k].copy_(torch.full_like(scaled, math.inf) if over[k] else scaled)
         optimizer.step([1.0, 1.0])
     for k in range(2):
-        alone = torch.ones(4, requires_grad=True)
+        alone = ones.clone().requires_grad_()
         adamw, scaler = (
             torch.optim.AdamW([alone], lr=0.1, weight_decay=0.0),
             torch.amp.GradScaler("cpu", growth_interval=3),
@@ -100,7 +102,7 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
             scaler.step(adamw)
             scaler.update()
         assert optimizer.progress[k].loss_scale == scaler.get_scale()
-        assert torch.allclose(optimizer.rows[k], alone, rtol=1e-6)
+        assert torch.allclose(optimizer.rows[k], alone, rtol=EXACT)
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import torch
+from tests.engine.rounding import EXACT, throughout
 from tests.tiny import tiny_llama
 
 from rung.engine.lora import FrozenLinear, PackedLoraLinear
@@ -13,13 +14,15 @@ SMALL, LARGE = Candidate(4, 8, "attention", 1e-3), Candidate(8, 16, "all-linear"
 
 
 def test_freezing_covers_every_linear_layer_and_changes_no_output() -> None:
-    model = tiny_llama()
+    model = tiny_llama().double()
     ids = torch.arange(12)[None]
-    before = model(ids).logits
-    frozen = freeze(model)
+    with throughout(torch.float64):
+        before = model(ids).logits
+        frozen = freeze(model)
+        after = model(ids).logits
     assert len(frozen.layers) == 15
     assert frozen.head == "lm_head"
-    assert torch.allclose(model(ids).logits, before, atol=1e-6)
+    assert torch.allclose(after, before, rtol=EXACT, atol=EXACT)
     assert not any(p.requires_grad for p in model.parameters())
 
 

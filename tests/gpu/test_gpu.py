@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, batches, examples, packed, relative_error
+from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, Loader, batches, examples, packed
+from tests.engine.rounding import FAIR, TRAINED, forward_tolerance, relative_error
 
 from rung.data.batches import Batch
 from rung.engine.memory import memory_limit, peak_bytes, reset_peak
@@ -29,10 +32,9 @@ def exact() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def trainer(folder: Path, quantization: str, precision: str) -> Trainer:
-    made = Trainer(load_base(str(folder), quantization, precision))
-    assert made.base.device.type == "cuda"
-    return made
+def on_gpu(base: Base) -> Trainer:
+    assert base.device.type == "cuda"
+    return Trainer(base)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
@@ -40,9 +42,8 @@ def to(batch: Batch, device: torch.device) -> Batch:
     return Batch(*tensors, batch.tokens)
 
 
-def train(made: Trainer, candidates: list[Candidate]) -> dict[Candidate, AdapterState]:
-    states = [fresh_state(made.frozen, candidate, SEED) for candidate in candidates]
-    with packed(made, candidates, states) as pack:
+def train(made: Trainer, states: Mapping[Candidate, AdapterState]) -> dict[Candidate, AdapterState]:
+    with packed(made, list(states), list(states.values())) as pack:
         for number, batch in enumerate(batches(examples(made.model.config.vocab_size))):
             losses = made.step(pack, to(batch, made.base.device), SCHEDULE.share(number))
             assert all(math.isfinite(loss) for loss in losses.tolist())
@@ -52,42 +53,49 @@ def train(made: Trainer, candidates: list[Candidate]) -> dict[Candidate, Adapter
 
 @pytest.mark.parametrize("quantization", ["fp32", "nf4"])
 def test_how_a_pack_is_split_changes_nothing(tiny_folder: Path, quantization: str) -> None:
-    candidates = [*CANDIDATES, DROPPING, HEAD]
-    together = train(trainer(tiny_folder, quantization, "fp32"), candidates)
-    for candidate in candidates:
-        alone = train(trainer(tiny_folder, quantization, "fp32"), [candidate])[candidate]
+    load, candidates = Loader(str(tiny_folder), quantization, torch.float64), [*CANDIDATES, DROPPING, HEAD]
+    made = on_gpu(load())
+    states = dict(zip(candidates, load.states(made, candidates), strict=True))
+    together = train(made, states)
+    for candidate, state in states.items():
+        alone = train(on_gpu(load()), {candidate: state})[candidate]
         for key, tensor in alone.weights.items():
-            assert relative_error(together[candidate].tensors[key], tensor) < 1e-4, (candidate.id, key)
+            assert relative_error(together[candidate].tensors[key], tensor) < TRAINED, (candidate.id, key)
 
 
 def test_a_gpu_gives_the_gradients_of_a_cpu(tiny_folder: Path) -> None:
-    on_gpu = trainer(tiny_folder, "fp32", "fp32")
-    base = load_base(str(tiny_folder), "fp32", "fp32")
-    on_cpu = Trainer(Base(base.model.to("cpu"), base.tokenizer, base.source, base.dtype))
-    batch = batches(examples(on_cpu.model.config.vocab_size))[0]
-    found = []
-    for made in (on_gpu, on_cpu):
-        states = [fresh_state(made.frozen, candidate, SEED) for candidate in (*CANDIDATES, HEAD)]
-        with Pack(made.frozen, [*CANDIDATES, HEAD], states) as pack:
-            losses = made.gradients(pack, to(batch, made.base.device))
-            found.append((losses.cpu(), [group.gradients.cpu() for group in pack.groups]))
-    assert torch.allclose(found[0][0], found[1][0], rtol=1e-5)
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert relative_error(one, other) < 1e-4
+    """In float32: no further from the exact ones than a CPU's are."""
+    load = Loader(str(tiny_folder), "fp32", torch.float32)
+    (losses, found), (_, theirs), (exact_losses, exact) = (
+        gradients(load, "cuda"),
+        gradients(load, "cpu"),
+        gradients(load.exact(), "cpu"),
+    )
+    assert relative_error(losses, exact_losses) < forward_tolerance()
+    for one, other, wanted in zip(found, theirs, exact, strict=True):
+        assert relative_error(one, wanted) < FAIR * relative_error(other, wanted)
+
+
+def gradients(load: Loader, device: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    base = load()
+    made, candidates = Trainer(replace(base, model=base.model.to(device))), [*CANDIDATES, HEAD]
+    batch = to(batches(examples(made.model.config.vocab_size))[0], made.base.device)
+    with packed(made, candidates, load.states(made, candidates)) as pack:
+        return made.gradients(pack, batch).cpu(), [group.gradients.cpu() for group in pack.groups]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_narrow_precision_learns(tiny_folder: Path, precision: str) -> None:
-    made = trainer(tiny_folder, "nf4", precision)
+    made = on_gpu(load_base(str(tiny_folder), "nf4", precision))
     rows = examples(made.model.config.vocab_size)
     (before,) = made.score(rows)
-    ended = train(made, CANDIDATES)
+    ended = train(made, {candidate: fresh_state(made.frozen, candidate, SEED) for candidate in CANDIDATES})
     with packed(made, CANDIDATES, [ended[candidate] for candidate in CANDIDATES]) as pack:
         assert min(score.mean for score in made.score(rows, pack)) < before.mean
 
 
 def test_the_peak_of_a_pack_is_foretold(tiny_folder: Path) -> None:
-    made = trainer(tiny_folder, "nf4", "fp32")
+    made = on_gpu(load_base(str(tiny_folder), "nf4", "fp32"))
     rows = [row for row in examples(97, 64, 101) if len(row.ids) > 50]
     model = measure(made, CANDIDATES[0], rows)
     candidates = [Candidate(16, 32, "attention", 1e-3, seed=seed) for seed in range(4)]
