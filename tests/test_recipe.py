@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.errors import RecipeError
-from rung.recipe import Recipe, parse_budget, read_recipe
+from rung.recipe import Recipe, parse_budget, read_kept, read_recipe
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -81,10 +81,8 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         seed=st.integers(0, 2**31),
     )
 )
-def test_what_is_written_down_reads_back_the_same(recipe: Recipe) -> None:
-    from rung.recipe import _Loader, yaml
-
-    assert Recipe(**yaml.load(recipe.as_yaml(), Loader=_Loader)) == recipe
+def test_what_is_written_down_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
+    assert read_kept(write(tmp_path_factory.mktemp("kept"), recipe.as_yaml())) == recipe
 
 
 @pytest.mark.parametrize(
