@@ -18,6 +18,7 @@ from rung.errors import RecipeError
 LARGEST = 1_000_000
 """Bytes; what is larger is no recipe, and is not read."""
 DEEPEST = 2
+_NOTHING = "tag:yaml.org,2002:null"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str", "timestamp")}
 _PLAIN |= {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}  # `<<` and `=` where they stand alone
 
@@ -42,7 +43,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise RecipeError(f"{path}{where}: this is not YAML ({what}); {remedy}.") from None
     except RecursionError:
         raise RecipeError(f"{path}: this is nested too deep for a recipe; write 'key: value' lines.") from None
-    if node is None:
+    if node is None or node.tag == _NOTHING:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(
@@ -91,7 +92,7 @@ class _Reader:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise self._error(node, f"the tag {tag} is not read; write the value without a tag")
         if isinstance(node, yaml.ScalarNode):
-            return None if node.tag.endswith(":null") else self._text(node)
+            return None if node.tag == _NOTHING else self._text(node)
         # A list that is named once and used again may be used so often that it fills the memory.
         if depth == DEEPEST or id(node) in self._seen:
             raise self._error(node, "a value is a text, a number or a list of them, and this is more; write it out")
