@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,23 @@ def test_one_set_of_modules_or_one_alpha_needs_no_list(tmp_path: Path) -> None:
 )
 def test_a_budget_is_tokens_or_a_time(text: str, found: tuple[float, str]) -> None:
     assert parse_budget(text) == found
+
+
+ODD = [None, [], [[]], [["a"]], [None], {}, {"a": 1}, "", " ", "\0", "\udcff", b"\xff", math.nan, -math.inf, 10**400]
+
+
+@pytest.mark.parametrize("key", Recipe.model_fields)
+@pytest.mark.parametrize("value", [*ODD, max], ids=lambda value: repr(value)[:12])
+def test_no_value_of_any_key_is_a_traceback(key: str, value: object) -> None:
+    said = []
+    for values in (value, [value, value]):
+        try:
+            recipe = read_recipe(None, **{key: values})
+        except RecipeError as error:
+            said.append(str(error))
+        else:
+            assert Recipe(**recipe.model_dump()) == recipe
+    assert all(text.startswith(f"--{key.replace('_', '-')}: ") and "\n" not in text for text in said)
 
 
 def test_a_long_name_of_data_gives_a_name_that_fits_and_is_its_own() -> None:

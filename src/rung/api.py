@@ -218,7 +218,12 @@ def inspect(
     """
     from rung.inspection import inspection
     from rung.model.anatomy import anatomy
+    from rung.recipe import whole_path
 
+    try:
+        model = whole_path(model)
+    except ValueError as error:
+        raise RecipeError(f"The model {model!r}: {error}.") from None
     if not 1 <= rank <= LARGEST_RANK:
         raise RecipeError(f"--rank: {rank} is no rank; give a whole number from 1 to {LARGEST_RANK:,}, such as 16.")
     try:

@@ -233,5 +233,5 @@ def read_alpha(text: str, rank: int) -> tuple[float, bool]:
     number, _, rslora = text.strip().lower().partition("rslora")
     found = re.fullmatch(r"(\d+(?:\.\d+)?)?(r?)", number.strip() or "16")
     if rslora or not found or not (found[1] or found[2]) or float(found[1] or 1) == 0 or not text.strip():
-        raise ValueError(f"'{text}' is no alpha; write a multiple of the rank such as 2r, a number, or rslora")
+        raise ValueError(f"{text!r} is no alpha; write a multiple of the rank such as 2r, a number, or rslora")
     return float(found[1] or 1) * (rank if found[2] else 1), "rslora" in text.lower()

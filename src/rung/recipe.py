@@ -68,14 +68,16 @@ class Recipe(BaseModel):
     `all`; chats go through a `template`: `auto` is the model's, `plain` is ours, and anything else is a file in Jinja.
     Rows of more than `max_tokens` are left out or cut, as `long_rows` says, and no more than the share `max_long_rows`
     of all. `metrics` are worked out on what is written, by default those that fit; `judge` says what decides: the
-    `loss`, the first `metric`, or one by its name. A candidate's full budget is `passes` over the training rows; the
-    learning rate rises over the share `warmup` of it and falls over the last share `cooldown` of what a judgement is
-    made on. `budget`, such as `300k` tokens or `30min`, is what all candidates together may take; `90m` could be
-    either, and is refused. `margin` is the smallest relative gain in validation loss that is worth having. `memory`,
-    such as `8GB`, is what the process may hold in all, by default what is free; packs are as wide as it allows, up to
-    `pack_width`. `targets` are the sets of modules to try: a set is a text (`q_proj+v_proj`) or a list of its own.
-    Without `learning_rates`, a grid is laid around a guess from the model's width. A lever that is not among `levers`
-    stays at its first value, the learning rate at the guess.
+    `loss`, the first `metric`, or one by its name. A candidate's full budget
+    is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over the last
+    share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all candidates
+    together may take. `margin` is the smallest relative gain in validation loss that is worth having. `memory`, such
+    as `8GB`, is what the process may hold in all, by default what is free; packs are as wide as it allows, up to
+    `pack_width`. Without `learning_rates`, a grid is laid around a guess from the model's width. A lever that is not
+    among `levers` stays at its first value, the learning rate at the guess.
+
+    A budget of `90m` could be minutes or millions, and is refused. `targets` are the sets of modules to try: a set is a
+    text (`q_proj+v_proj`) or a list of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -121,8 +123,8 @@ class Recipe(BaseModel):
 
     @field_validator("model", "data", "validation", "test", "template", mode="before")
     @classmethod
-    def _paths_are_whole(cls, path: Any) -> Any:
-        return _whole(path)
+    def _paths_arewhole_path(cls, path: Any) -> Any:
+        return whole_path(path)
 
     @field_validator("ranks", "learning_rates", "levers", "alphas", mode="before")
     @classmethod
@@ -134,8 +136,13 @@ class Recipe(BaseModel):
 
     @field_validator("metrics", mode="before")
     @classmethod
-    def _a_metric_is_named_once(cls, names: Any) -> Any:
-        return tuple(dict.fromkeys(_whole(name) for name in (names if isinstance(names, list | tuple) else [names])))
+    def _one_metric_is_a_list_too(cls, names: Any) -> Any:
+        return tuple(whole_path(name) for name in (names if isinstance(names, list | tuple) else (names,)))
+
+    @field_validator("metrics")
+    @classmethod
+    def _a_metric_is_named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -146,7 +153,7 @@ class Recipe(BaseModel):
 
     @field_validator("targets")
     @classmethod
-    def _sets_are_whole(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
+    def _sets_arewhole_path(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
         found = []
         for one in sets:
             parts = [part.strip() for part in re.split("[,+]", one)]
@@ -207,7 +214,7 @@ class Recipe(BaseModel):
             return fields
         pairs = [[part.strip() for part in pair.partition("=")] for pair in fields.split(",")]
         if not all(map(all, pairs)) or len({name for name, *_ in pairs}) < len(pairs):
-            raise ValueError(f"'{fields}' is no list of names; write prompt=question,completion=answer")
+            raise ValueError(f"{fields!r} is no list of names; write prompt=question,completion=answer")
         return {name: field for name, _, field in pairs}
 
     @field_validator("fields")
@@ -241,7 +248,7 @@ def _several(values: Any, name: str | None) -> Any:
     if example := {"ranks": "8,16,32", "learning_rates": "5e-4,1e-3"}.get(name or ""):
         for value in several:
             if isinstance(value, str) and not _is_number(value):
-                raise ValueError(f"'{value}' is no list of numbers; write them with commas, such as {example}")
+                raise ValueError(f"{value!r} is no list of numbers; write them with commas, such as {example}")
     return several
 
 
@@ -253,7 +260,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _whole(path: Any) -> Any:
+def whole_path(path: Any) -> Any:
     """A path, or what may be one, with the home folder in the place of `~`."""
     if isinstance(path, os.PathLike):
         path = os.fspath(path)

@@ -220,13 +220,16 @@ def _opened(folder: StudyFolder) -> optuna.Study:
         if found != "ok":
             raise ValueError(found)
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    begun = folder.manifest.exists()
+    if begun and not tables:
+        raise ValueError("it has no study in it")
     if tables and not {"version_info", "studies", "trials"} <= tables:
         raise ValueError("it is the database of something else")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.RDBStorage(f"sqlite:///{urllib.parse.quote(address)}?uri=true")
-    names, begun = optuna.get_all_study_names(storage), folder.manifest.exists()
+    names = optuna.get_all_study_names(storage)
     # A study keeps its name when its folder gets another.
     if len(names) > 1 or (begun and not names) or (names and not begun and names != [folder.name]):
         raise ValueError(f"it has {', '.join(names) or 'no study'} in it")
