@@ -79,6 +79,13 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
         ({"--margin": "3"}, "--margin: input should be less than 1"),
         ({"--ranks": "eight"}, "--ranks: 'eight' is no list of numbers"),
         ({"--ranks": "8,4"}, "write the ranks from small to large"),
+        ({"--passes": "inf"}, "--passes: input should be a finite number, but it says inf"),
+        ({"--passes": "two"}, "Invalid value for '--passes'"),
+        ({"--budget": "90m"}, "--budget: 'm' may be minutes or millions; write 90min, or 90M tokens"),
+        ({"--study": "../../evil"}, "--study: '../../evil' is no name for a folder ('/' is in it)"),
+        ({"--study": ""}, "--study: '' is no name for a folder (there are no letters in it)"),
+        ({"--studies": "empty.jsonl"}, "The folder 'empty.jsonl/s' cannot be written to (Not a directory)"),
+        ({"--studies": "/proc/none"}, "The folder '/proc/none/s' cannot be written to"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -94,10 +101,29 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert says in message
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "studies").exists()
+    assert not (tmp_path.parent / "evil").exists()
 
 
-def test_an_option_that_does_not_exist_is_exit_code_2_too(tmp_path: Path) -> None:
-    assert rung("tune", "--rnak", "8", cwd=tmp_path).returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tune", "--rnaks", "8"], "No such option"),
+        (["tnue"], "No such command 'tnue'"),
+        (["tune", "a.yaml", "b.yaml"], "unexpected extra argument"),
+    ],
+)
+def test_what_is_no_command_or_option_is_one_sentence_too(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = rung(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("rung: ")
+    assert says in message
+
+
+def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
+    done = rung(cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

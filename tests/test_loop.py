@@ -20,6 +20,7 @@ from rung.recipe import Recipe
 from rung.runner.protocol import Tick
 from rung.search.strategy import Decision
 from rung.study.files import StudyFolder
+from rung.study.lock import locked
 
 
 class Listener:
@@ -281,6 +282,7 @@ def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
         ({"max_tokens": 2}, DataError),
         ({"budget": "100"}, RecipeError),
         ({"budget": "6k", "strategy": "grid"}, RecipeError),
+        ({"ranks": (2, 65_536), "memory": "1GB"}, RecipeError),
     ],
 )
 def test_wrong_input_is_found_before_anything_is_written(
@@ -344,3 +346,55 @@ def test_only_the_levers_that_are_named_are_tried(recipe: Recipe, tmp_path: Path
     tried = {(c["rank"], c["targets"], c["learning_rate"]) for c in found["candidates"]}
     assert tried == {(2, "attention", 1e-3)}
     assert {c["alpha"] for c in found["candidates"]} == {4, 2}
+
+
+def test_a_grid_trains_a_setting_by_two_names_once_and_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    few = {"ranks": (4,), "alphas": ("2r", "8", "rslora"), "learning_rates": (4e-3,), "targets": ("mlp",)}
+    listener = Listener()
+    # At rank 4 rslora is 16 / √4 = 32 / 4, which is another scale than that of 2r and 8.
+    found = tune(recipe.model_copy(update={**few, "strategy": "grid"}), StudyFolder(tmp_path / "s"), listener)
+    assert [(c["alpha"], c["use_rslora"]) for c in found["candidates"]] == [(8, False), (16, True)]
+    assert any("1 settings have two names" in str(heard) for heard in listener.heard)
+
+
+def test_target_modules_by_two_spellings_are_tried_once(recipe: Recipe, tmp_path: Path) -> None:
+    same = ("q_proj+k_proj+v_proj+o_proj", "attention", "mlp")
+    few = {"ranks": (2,), "alphas": ("2r",), "learning_rates": (4e-3,), "targets": same, "strategy": "grid"}
+    listener = Listener()
+    found = tune(recipe.model_copy(update=few), StudyFolder(tmp_path / "s"), listener)
+    assert [c["targets"] for c in found["candidates"]] == [same[0], "mlp"]
+    assert f"attention are the same layers as {same[0]} here, and are tried once" in listener.heard
+    assert f"target modules, 2 sets, each for itself: {same[0]}; mlp" in listener.heard
+
+
+def test_many_modules_by_their_full_names_are_trained(recipe: Recipe, tmp_path: Path) -> None:
+    modules = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    names = "+".join(f"model.layers.{block}.{module}" for block in (0, 1) for module in modules)
+    few = {"ranks": (2,), "alphas": ("2r",), "learning_rates": (4e-3,), "targets": (names,)}
+    folder = StudyFolder(tmp_path / "s")
+    found = tune(recipe.model_copy(update=few), folder, Listener())
+    assert len(names) > 300
+    assert found["recommendation"]["targets"] == names
+    assert (folder.path / found["recommendation"]["adapter"] / "adapter_config.json").exists()
+
+
+def test_what_a_study_has_kept_is_seen_through_before_it_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, folder, StopsAt(40))
+    path = next(path for path in folder.path.glob("scores/*@*.parquet"))
+    kept, recipe_kept, database = path.read_bytes(), folder.recipe.read_text(), folder.database.read_bytes()
+    for damaged, data in ((path, kept[:50]), (folder.recipe, b"ranks: [8"), (folder.recipe, b"rnaks: 8\n")):
+        before = damaged.read_bytes()
+        damaged.write_bytes(data)
+        listener = Listener()
+        with pytest.raises(StudyError, match=f"{damaged.name}' of the study is damaged"):
+            tune(recipe, folder, listener)
+        assert damaged.read_bytes() == data
+        assert not any(isinstance(heard, Tick) for heard in listener.heard)
+        damaged.write_bytes(before)
+    assert (path.read_bytes(), folder.recipe.read_text()) == (kept, recipe_kept)
+    assert folder.database.read_bytes() == database
+    with locked(folder), pytest.raises(StudyError, match="is being worked on by process"):
+        tune(recipe, folder, Listener())
+    assert tune(recipe, folder, Listener())["recommendation"]["rank"] in recipe.ranks

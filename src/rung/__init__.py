@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung.errors import (
     DataError,
+    FolderError,
     InputError,
     MetricError,
     ModelError,
@@ -34,6 +35,7 @@ __all__ = [
     "Candidate",
     "DataError",
     "Datasheet",
+    "FolderError",
     "InputError",
     "Inspection",
     "LeverSpace",

@@ -5,6 +5,8 @@ What is heavy is imported inside the functions, so that looking at a model does 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.jupyter import JupyterMixin
 
 from rung.errors import RecipeError
-from rung.levers import Candidate, read_alpha
+from rung.levers import ALPHAS, LARGEST_RANK, Candidate, read_alpha
 
 if TYPE_CHECKING:
     from rung.recipe import Recipe
@@ -71,10 +73,10 @@ def tune(
     """
     from rung.loop import tune as run
     from rung.report.terminal import Progress
-    from rung.study.files import StudyFolder
+    from rung.study.files import study_folder
 
     resolved = _recipe(recipe, options)
-    folder = StudyFolder(Path(studies) / (study or resolved.default_study))
+    folder = study_folder(studies, resolved.default_study if study is None else study)
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         found = run(resolved, folder, progress)
     return Result(folder.path, found)
@@ -120,19 +122,22 @@ def plan(
     from rung.planning import plan as run
     from rung.report.terminal import Progress
 
-    if price is not None and not price >= 0:
+    if price is not None and not 0 <= price < math.inf:
         raise RecipeError(f"--price: {price:g} is no price; give what an hour costs, such as 0.35.")
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         return Planned(run(_recipe(recipe, options), device, price, progress))
 
 
 def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> Recipe:
-    from rung.recipe import Recipe, read_recipe
+    from rung.recipe import Recipe, laid_over, read_recipe
 
-    path = Path(recipe) if isinstance(recipe, str) else recipe
-    if isinstance(path, Recipe):
-        return read_recipe(None, **{**path.model_dump(), **options})
-    return read_recipe(path, **options)
+    if isinstance(recipe, Recipe):
+        return laid_over(recipe, **options)
+    if not isinstance(recipe, str | Path | None):
+        raise RecipeError(
+            f"The recipe is a {type(recipe).__name__}; give a file's path or a rung.Recipe, and its keys as options."
+        )
+    return read_recipe(None if recipe is None else Path(os.path.expanduser(recipe)), **options)
 
 
 class Datasheet(JupyterMixin):
@@ -213,12 +218,19 @@ def inspect(
     """
     from rung.inspection import inspection
     from rung.model.anatomy import anatomy
+    from rung.recipe import whole_path
 
-    if rank < 1:
-        raise RecipeError(f"--rank: {rank} is no rank; give a whole number from 1 on, such as 16.")
+    try:
+        model = whole_path(model)
+    except ValueError as error:
+        raise RecipeError(f"The model {model!r}: {error}.") from None
+    if not 1 <= rank <= LARGEST_RANK:
+        raise RecipeError(f"--rank: {rank} is no rank; give a whole number from 1 to {LARGEST_RANK:,}, such as 16.")
     try:
         number, written = read_alpha(str(alpha), rank)
     except ValueError as error:
         raise RecipeError(f"--alpha: {error}.") from None
+    if not ALPHAS[0] <= number <= ALPHAS[1]:
+        raise RecipeError(f"--alpha: {alpha} is out of bounds; give one from {ALPHAS[0]:g} to {ALPHAS[1]:,.0f}.")
     candidate = Candidate(rank, number, targets, 1e-3, use_rslora or written)
     return Inspection(inspection(anatomy(model), candidate), explain)

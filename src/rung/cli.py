@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from rung import __version__
-from rung.errors import RecipeError, RungError
+from rung.errors import RungError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 _INTERRUPTED = 130
 """The exit code that Typer makes of Ctrl-C."""
+_UsageError: Any = typer.BadParameter.__base__
 
 
 def _version(asked: bool) -> None:
@@ -156,7 +157,7 @@ def tune(
         data=data,
         validation=validation,
         test=test,
-        fields=_pairs(fields),
+        fields=fields,
         learn=learn,
         template=template,
         long_rows=long_rows,
@@ -169,12 +170,12 @@ def tune(
         budget=budget,
         strategy=strategy,
         margin=margin,
-        levers=tuple(levers.split(",")) if levers else None,
-        targets=tuple(targets) if targets else None,
-        alphas=tuple(alphas.split(",")) if alphas else None,
+        levers=levers,
+        targets=[[names] for names in targets] if targets else None,
+        alphas=alphas,
         dropout=dropout,
-        ranks=_numbers(ranks, int, "--ranks"),
-        learning_rates=_numbers(learning_rates, float, "--learning-rates"),
+        ranks=ranks,
+        learning_rates=learning_rates,
         batch_size=batch_size,
         max_tokens=max_tokens,
         quantization=quantization,
@@ -225,7 +226,7 @@ def data(
         data=data,
         validation=validation,
         test=test,
-        fields=_pairs(fields),
+        fields=fields,
         learn=learn,
         template=template,
         max_tokens=max_tokens,
@@ -281,13 +282,13 @@ def plan(
         data=data,
         validation=validation,
         test=test,
-        fields=_pairs(fields),
+        fields=fields,
         template=template,
         passes=passes,
         budget=budget,
         margin=margin,
-        ranks=_numbers(ranks, int, "--ranks"),
-        targets=tuple(targets) if targets else None,
+        ranks=ranks,
+        targets=[[names] for names in targets] if targets else None,
         batch_size=batch_size,
         max_tokens=max_tokens,
         quantization=quantization,
@@ -336,37 +337,21 @@ def inspect(
     os._exit(0)
 
 
-def _pairs(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(name and mark and field for name, mark, field in pairs):
-        raise RecipeError(f"--fields: '{text}' is no list of names; write prompt=question,completion=answer.")
-    return {name.strip(): field.strip() for name, _, field in pairs}
-
-
-def _numbers(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        example = "8,16,32" if kind is int else "5e-4,1e-3"
-        raise RecipeError(
-            f"{option}: '{text}' is no list of numbers; write them with commas, such as {example}."
-        ) from None
-
-
 def main() -> None:
     """What `rung` runs."""
     errors = Console(stderr=True)
     try:
-        app()
+        code = app(standalone_mode=False)
     except RungError as error:
         errors.print(f"rung: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
-    except SystemExit as end:
-        if end.code != _INTERRUPTED:
-            raise
+    except _UsageError as error:  # an option that is not there, or that is no number
+        said = error.format_message()
+        if len(sys.argv) > 1:
+            said = f"rung: {said.rstrip('.')}; see 'rung --help', and 'rung tune --help' for the options of a command."
+        errors.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    if code == _INTERRUPTED:
         errors.print("rung: interrupted; what was measured is kept, and the same command goes on.", soft_wrap=True)
-        raise SystemExit(1) from None
+        raise SystemExit(1)
+    raise SystemExit(code)

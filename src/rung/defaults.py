@@ -11,4 +11,4 @@ DEFAULT_DATA = "pronounce"
 
 def cache_folder() -> Path:
     """Where converted models and tokenised data are kept: $RUNG_CACHE, else ~/.cache/rung."""
-    return Path(os.environ.get("RUNG_CACHE") or Path.home() / ".cache" / "rung")
+    return Path(os.path.expanduser(os.environ.get("RUNG_CACHE") or "~/.cache/rung"))

@@ -9,7 +9,8 @@
     │   ├── TargetError       target modules that the model does not have
     │   ├── DataError         a file, a row or a split
     │   ├── MetricError       a metric that is not there, or the user's own that fails
-    │   └── StudyError        a study folder that belongs to another question
+    │   ├── FolderError       a folder that cannot be written to
+    │   └── StudyError        a study folder that is damaged, in use, or belongs to another question
     └── TrainingError         no candidate could be trained to the end
 
 Every message is one sentence that says what was found, where, and what to do about it.
@@ -48,8 +49,12 @@ class MetricError(InputError):
     """A metric that is not there, or the user's own, which failed."""
 
 
+class FolderError(InputError):
+    """A folder that cannot be written to."""
+
+
 class StudyError(InputError):
-    """A study folder that belongs to another question."""
+    """A study folder that is damaged, in use by another process, or belongs to another question."""
 
 
 class TrainingError(RungError):

@@ -5,15 +5,23 @@ Frozen values on the standard library alone, so that the strategies stay pure an
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 WORDS = ("attention", "mlp", "all-linear")
 """The words for groups of target modules; anything else is names of modules, but for `lm_head`, the output head."""
+
+LARGEST_RANK = 65_536
+LOWEST_RATE = 1e-9
+ALPHAS = (1e-3, 1e6)
+"""The lowest and the highest alpha; a rate is below 1."""
+LONGEST = 100
+"""Bytes that the target modules may have in the id of a candidate: a file's name may have 255 in all."""
 
 Status = Literal["trained", "diverged"]
 Outcome = Literal["better", "no_worthwhile_gain", "undecided"]
@@ -44,12 +52,11 @@ class Candidate:
     @property
     def id(self) -> str:
         """A name that is readable, unique among candidates, and fit for a folder: `r8-a16-attention-lr1e-03-s0`."""
-        rate = f"{self.learning_rate:.6g}"
-        parts = [f"r{self.rank}", f"a{self.alpha:g}", self.targets.replace(",", "+").replace("*", "x"), f"lr{rate}"]
+        parts = [f"r{self.rank}", f"a{_exact(self.alpha)}", _label(self.targets), f"lr{_exact(self.learning_rate)}"]
         if self.use_rslora:
             parts.append("rslora")
         if self.dropout:
-            parts.append(f"d{self.dropout:g}")
+            parts.append(f"d{_exact(self.dropout)}")
         return "-".join([*parts, f"s{self.seed}"])
 
     def as_dict(self) -> dict[str, Any]:
@@ -172,9 +179,49 @@ class LeverSpace:
         return Candidate(rank, number, targets or self.targets[0], learning_rate, use_rslora, self.dropout, seed)
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every setting of the space, with seed 0."""
+        """Every setting of the space once, by the first of its names, with seed 0."""
         product = itertools.product(self.ranks, self.targets, self.alphas, self.learning_rates)
-        return tuple(self.candidate(rank, rate, targets, alpha) for rank, targets, alpha, rate in product)
+        return tuple(unlike(self.candidate(rank, rate, targets, alpha) for rank, targets, alpha, rate in product))
+
+    @property
+    def combinations(self) -> int:
+        """How many there are of ranks, targets, alphas and rates; some may be one setting by two names."""
+        return len(self.ranks) * len(self.targets) * len(self.alphas) * len(self.learning_rates)
+
+
+def unlike(settings: Iterable[Candidate]) -> list[Candidate]:
+    """The settings, but for those that differ in nothing but how a scale is written."""
+    found: dict[tuple[object, ...], Candidate] = {}
+    for s in settings:
+        found.setdefault((shape(s), s.learning_rate), s)
+    return list(found.values())
+
+
+def shape(setting: Candidate) -> tuple[object, ...]:
+    """What a setting is, but for its rate, however its scale is written: 2r at rank 8 is 16."""
+    # Two scales that differ by rounding alone are one.
+    return setting.rank, setting.targets, f"{setting.scale:.6g}"
+
+
+def short_name(text: str, limit: int) -> str:
+    """The text where it has no more bytes than `limit`; else its beginning, and a hash in the place of the rest."""
+    if len(text.encode()) <= limit:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text.encode()[: limit - 13].decode(errors='ignore')}~{digest}"
+
+
+def _label(targets: str) -> str:
+    """Target modules in a file's name. What no name may have is written as x, and then a hash tells it apart."""
+    if re.fullmatch(r"[\w.+]*", targets, re.ASCII):
+        return short_name(targets, LONGEST)
+    plain = re.sub(r"[^\w.+]", "x", targets, flags=re.ASCII)
+    return f"{short_name(plain, LONGEST - 13)}~{hashlib.sha256(targets.encode()).hexdigest()[:12]}"
+
+
+def _exact(number: float) -> str:
+    """A number as it is read, in six digits or in as many as it takes."""
+    return f"{number:.6g}" if float(f"{number:.6g}") == number else repr(number)
 
 
 def read_alpha(text: str, rank: int) -> tuple[float, bool]:
@@ -186,5 +233,5 @@ def read_alpha(text: str, rank: int) -> tuple[float, bool]:
     number, _, rslora = text.strip().lower().partition("rslora")
     found = re.fullmatch(r"(\d+(?:\.\d+)?)?(r?)", number.strip() or "16")
     if rslora or not found or not (found[1] or found[2]) or float(found[1] or 1) == 0 or not text.strip():
-        raise ValueError(f"'{text}' is no alpha; write a multiple of the rank such as 2r, a number, or rslora")
+        raise ValueError(f"{text!r} is no alpha; write a multiple of the rank such as 2r, a number, or rslora")
     return float(found[1] or 1) * (rank if found[2] else 1), "rslora" in text.lower()

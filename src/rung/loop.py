@@ -6,22 +6,23 @@ whatever has been measured is not measured again.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rung.amounts import parse_budget
 from rung.atomic import write_text
 from rung.data.audit import audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
-from rung.levers import Candidate, LeverSpace, Scores, Verdict
+from rung.levers import WORDS, Candidate, LeverSpace, Scores, Verdict
 from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
 from rung.quality import in_words, judged_by
-from rung.recipe import Recipe, parse_budget, read_recipe
+from rung.recipe import Recipe, read_kept
 from rung.result import Tested, document, manifest
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Runner, Tick
@@ -33,6 +34,7 @@ from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
+from rung.study.lock import locked
 from rung.writings import Writings, name_of, quality_of
 
 
@@ -67,6 +69,12 @@ def tune(
         InputError: before anything is written.
         TrainingError: no candidate could be trained to the end.
     """
+    folder.check()
+    with locked(folder):
+        return _tune(recipe, folder, observer, clock)
+
+
+def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callable[[], float]) -> dict[str, Any]:
     begun = clock()
     data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
     _tell_audit(data, recipe, observer)
@@ -78,14 +86,15 @@ def tune(
     _check_same(recipe, folder, data)
     runner = LocalRunner(base, data, recipe, folder)
     space = space_of(recipe, pinned=asked.learning_rates is not None)
-    for targets in space.targets:
-        runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
+    space = unlike_targets(space, runner.trainer.frozen.targets, observer)
+    check_ranks(space, runner.trainer.frozen.parameters, runner.memory)
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
         # Before anything is written.
         check_budget(found[0], runner.full_tokens)
         if recipe.strategy == "grid":
             check_grid(space, found[0] / runner.full_tokens)
     ledger = Ledger(folder)
+    ledger.history()  # so that a file which is damaged is known of now
     if not folder.manifest.exists():
         # The manifest last: it says that the study has begun.
         write_text(folder.recipe, recipe.as_yaml())
@@ -125,6 +134,10 @@ def make_strategy(
         if not plan.decides:
             observer.note("this budget is too small for a verdict: the answer will be a guess, marked undecided")
         return Climb(space, recipe.margin, plan, *(judged or ()))
+    if recipe.strategy in ("grid", "random") and (again := space.combinations - len(space.candidates())):
+        observer.note(
+            f"{again} settings have two names, such as alpha 2r and 16 at rank 8; each setting is trained once"
+        )
     if recipe.strategy == "grid":
         check_grid(space, budget)
         return Grid.of(space)
@@ -254,6 +267,37 @@ def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
     )
 
 
+def unlike_targets(space: LeverSpace, layers: Callable[[Candidate], Collection[str]], observer: Observer) -> LeverSpace:
+    """The space without sets of target modules that are the same layers as one before them; `layers` are a candidate's.
+
+    Raises:
+        TargetError: the model has no such modules.
+    """
+    found: dict[frozenset[str], str] = {}
+    for targets in space.targets:
+        own = frozenset(layers(space.candidate(space.ranks[0], space.learning_rates[0], targets)))
+        if (same := found.setdefault(own, targets)) != targets:
+            observer.note(f"{targets} are the same layers as {same} here, and are tried once")
+    if any(targets not in WORDS for targets in found.values()):
+        count = "one set" if len(found) == 1 else f"{len(found)} sets, each for itself"
+        observer.note(f"target modules, {count}: {'; '.join(found.values())}")
+    return replace(space, targets=tuple(found.values()))
+
+
+def check_ranks(space: LeverSpace, parameters: Callable[[Candidate], int], memory: float) -> None:
+    """
+    Raises:
+        RecipeError: one candidate alone, with its gradient and its moments, takes more than the memory.
+    """
+    rate = space.learning_rates[0]
+    most = max((space.candidate(space.ranks[-1], rate, targets) for targets in space.targets), key=parameters)
+    if (needed := 16 * parameters(most)) > memory:
+        raise RecipeError(
+            f"--ranks: an adapter of rank {most.rank} on {most.targets} takes {needed / 1e9:,.1f} GB in training, and "
+            f"there are {memory / 1e9:,.1f} GB; give lower ranks, or more --memory."
+        )
+
+
 def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) -> float | None:
     """The recipe's budget in full budgets of one candidate. A time is turned into tokens by a measured speed, once."""
     if recipe.budget is None:
@@ -304,13 +348,14 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
     """A study folder answers one question.
 
     Raises:
-        StudyError: the folder belongs to another recipe, to other data, or to something else.
+        StudyError: the folder belongs to another recipe or to other data, or is damaged.
     """
     if not folder.manifest.exists():
-        if folder.path.is_file():
-            raise StudyError(f"'{folder.path}' is a file, so it cannot be a study's folder; give another --study.")
         return
-    before, now = read_recipe(folder.recipe).model_dump(), recipe.model_dump()
+    try:
+        before, now = read_kept(folder.recipe).model_dump(), recipe.model_dump()
+    except RecipeError as error:
+        raise folder.damaged(folder.recipe, error) from None
     # How wide the packs are changes no result (the packing law), nor does what is let pass, as the data are the same.
     free = {"pack_width", "memory", "skip_bad_rows", "max_long_rows", "allow_leakage"}
     # What was written is kept, so that other metrics of it can be asked for.
@@ -321,13 +366,13 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
         raise StudyError(
             f"The study '{folder.path}' asks another question ({changes}); give this one a --study of its own."
         )
-    begun = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    begun = folder.read_manifest()
     if begun.get("order") != ORDER:
         raise StudyError(
             f"The study '{folder.path}' was begun by a version of Rung that trained on the rows in another order; give "
             "this one a --study of its own."
         )
-    if begun["data_sha256"] != data.facts.digest:
+    if begun.get("data_sha256") != data.facts.digest:
         raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
 
 

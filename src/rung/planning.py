@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rung.amounts import parse_budget, parse_bytes
 from rung.data.prepare import Data, prepare
 from rung.devices import HERE, Device, device
 from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
@@ -21,10 +22,10 @@ from rung.engine.plan import SPARE, need
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.loop import Observer, check_budget, make_strategy, resolve, space_of
+from rung.loop import Observer, check_budget, make_strategy, resolve, space_of, unlike_targets
 from rung.model.anatomy import Anatomy, anatomy
 from rung.model.load import load_base, load_tokenizer
-from rung.recipe import Recipe, parse_budget, parse_bytes
+from rung.recipe import Recipe
 from rung.runner.local import WRITTEN_ROWS
 from rung.runner.paper import PaperRunner
 from rung.search.foresight import rows_shown
@@ -68,9 +69,7 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     tell, pinned = observer.note, recipe.learning_rates is not None
     ground = _here(recipe, tell) if where == HERE else _elsewhere(recipe, device(where), tell)
     recipe, costs = ground.recipe, ground.costs
-    space = space_of(recipe, pinned)
-    for targets in space.targets:
-        costs.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
+    space = unlike_targets(space_of(recipe, pinned), costs.frozen.targets, observer)
     runner = PaperRunner(costs, recipe, ground.data.train, ground.data.validation, ground.memory)
     budget = _budget(recipe, runner)
     look = look_for(runner.steps)

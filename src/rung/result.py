@@ -22,9 +22,9 @@ from rung.quality import Quality
 from rung.recipe import Recipe
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, run_noise
 from rung.search.strategy import Decision
+from rung.study.files import SCHEMA
 from rung.study.ledger import Ledger
 
-SCHEMA = 1
 LIBRARIES = ("rung", "torch", "transformers", "peft", "bitsandbytes", "optuna", "safetensors", "scipy")
 ONE_SEED = "Seeds: each setting was trained once, so the intervals cover the choice of validation rows alone."
 NOT_COVERED = (

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -10,7 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
+from rung.errors import StudyError
 from rung.levers import Candidate, Measurement, Scores
 from rung.metrics import Written
 from rung.study.files import StudyFolder
@@ -105,3 +111,116 @@ def test_killed_at_any_moment_the_ledger_opens_and_holds_whole_measurements_only
         history = Ledger(StudyFolder(tmp_path / "s")).history()
         assert len(history) >= records
         assert all(m.scores == SCORES for m in history)
+
+
+@pytest.mark.parametrize("name", ["what?now", "50% #a", "a%20b", "{x}", "a&b=c", "数据", "s"])
+def test_the_database_lies_in_its_own_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    folder = StudyFolder(tmp_path / f"in {name}" / name)
+    Ledger(folder).record(END)
+    assert Ledger(folder).history() == [END]
+    assert [path.name for path in tmp_path.iterdir()] == [f"in {name}"]
+    assert [path.name for path in folder.path.parent.iterdir()] == [name]
+    assert folder.database.stat().st_size > 0
+
+
+def test_a_folder_may_be_named_by_its_way_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Ledger(StudyFolder(Path("a?b") / "s")).record(END)
+    assert Ledger(StudyFolder(tmp_path / "a?b" / "s")).history() == [END]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "s")
+    ledger = Ledger(folder)
+    ledger.record_baseline(SCORES)
+    ledger.record(END)
+    ledger.record_written("test", "untuned", TEXTS)
+    folder.manifest.touch()
+    return folder
+
+
+def test_a_study_goes_on_when_its_folder_has_another_name(recorded: StudyFolder) -> None:
+    moved = StudyFolder(recorded.path.rename(recorded.path.with_name("other")))
+    assert Ledger(moved).history() == [END]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE mine (a)")
+
+
+def optunas(path: Path) -> None:
+    path.unlink()
+    study = optuna.create_study(storage=f"sqlite:///{path}", study_name="s")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (cut, "is damaged"),
+        (foreign, "it is the database of something else"),
+        (optunas, "it has trials that are not of Rung's making"),
+        (lambda path: path.write_bytes(b""), "it has no study in it"),
+        (lambda path: path.write_bytes(b"no database" * 1000), "file is not a database"),
+        (lambda path: optuna.create_study(storage=f"sqlite:///{path}", study_name="more"), "it has s, more in it"),
+    ],
+    ids=["cut", "foreign", "optunas", "empty", "text", "two studies"],
+)
+def test_a_database_that_is_damaged_or_anothers_is_one_sentence_and_stays_as_it_is(
+    recorded: StudyFolder, damage: object, says: str
+) -> None:
+    damage(recorded.database)  # type: ignore[operator]
+    before = recorded.database.read_bytes()
+    with pytest.raises(StudyError, match=rf"study.db' of the study is damaged \(.*{says}|{says}") as error:
+        Ledger(recorded).history()
+    assert "\n" not in str(error.value)
+    assert recorded.database.read_bytes() == before
+
+
+def of_other_rows(path: Path) -> None:
+    pq.write_table(pa.table({"loss": [1.0], "tokens": [1]}), path)
+
+
+def of_other_columns(path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), path)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, of_other_columns, lambda path: path.write_text("{}"), lambda path: path.unlink()]
+)
+@pytest.mark.parametrize("which", ["scores", "baseline", "written"])
+def test_scores_and_texts_that_are_damaged_are_one_sentence(recorded: StudyFolder, damage: object, which: str) -> None:
+    path = {
+        "scores": recorded.scores(CANDIDATE, 1.0),
+        "baseline": recorded.scores(),
+        "written": recorded.written("test", "untuned"),
+    }[which]
+    damage(path)  # type: ignore[operator]
+    ledger = Ledger(recorded)
+    if which == "written" and not path.exists():
+        assert ledger.written("test", "untuned") is None, "it is written again"
+        return
+    with pytest.raises(StudyError, match=rf"{re.escape(path.name)}' of the study is damaged \(.+\); put the file back"):
+        {"scores": ledger.history, "baseline": ledger.baseline, "written": lambda: ledger.written("test", "untuned")}[
+            which
+        ]()
+
+
+def test_scores_that_are_not_those_that_were_measured_are_one_sentence(recorded: StudyFolder) -> None:
+    of_other_rows(recorded.scores(CANDIDATE, 1.0))
+    with pytest.raises(StudyError, match=r"its loss is 1, and 0.8 was measured"):
+        Ledger(recorded).history()
+
+
+def test_a_rank_an_alpha_and_a_rate_at_their_bounds_can_be_kept(tmp_path: Path) -> None:
+    ledger = Ledger(StudyFolder(tmp_path / "s"))
+    for rank, alpha, rate in ((1, 1e-3, 1e-9), (65_536, 1e6, 1 - 2**-53)):
+        ledger.record(replace(END, candidate=replace(CANDIDATE, rank=rank, alpha=alpha, learning_rate=rate)))
+    assert len(ledger.history()) == 2

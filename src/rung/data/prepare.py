@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.atomic import write_text
+from rung.atomic import folder_beside, write_text
 from rung.data.files import SPLITS, find_files, read_file
 from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
@@ -178,9 +177,8 @@ def _make(
     folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made = folder_beside(folder)
     try:
         facts = _write(made, recipe, files, renderer, tell)
         write_text(made / "facts.json", json.dumps(facts.__dict__))

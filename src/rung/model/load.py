@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from rung.atomic import folder_beside
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
 from rung.model.quiet import quiet
@@ -158,8 +158,7 @@ def _converted(gguf: Path) -> str:
     if folder.exists():
         return str(folder)
     needs_gguf(gguf)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made = folder_beside(folder)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from rung.amounts import parse_bytes
 from rung.data.batches import Batch, Steps, collate
 from rung.data.prepare import Data
 from rung.data.render import Example
@@ -23,7 +24,7 @@ from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
 from rung.model.load import Base
-from rung.recipe import Recipe, parse_bytes
+from rung.recipe import Recipe
 from rung.runner.protocol import Tick
 from rung.search.strategy import Heat
 from rung.study.files import StudyFolder

@@ -35,9 +35,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from rung.errors import TrainingError
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, unlike
 from rung.search.plan import EXTENSION, Plan
-from rung.search.race import Race, unlike
+from rung.search.race import Race
 from rung.search.runs import Runs
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, judge, minimum_detectable, needed, shared_confidence
 from rung.search.strategy import Answer, Ask, Course, Decision, Notes, best, follow, in_words

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, read_alpha
+from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict, read_alpha, shape, unlike
 from rung.search.stats import shared_confidence
 from rung.search.strategy import best, in_words
 from rung.search.surface import WEAK, Axes, Surface, design
@@ -42,7 +42,7 @@ class _Question:
 @lru_cache(maxsize=8)
 def _pool(space: LeverSpace) -> tuple[Candidate, ...]:
     """Every setting of the space, once."""
-    return tuple(unlike(space.candidates()))
+    return space.candidates()
 
 
 @lru_cache(maxsize=8)
@@ -189,7 +189,7 @@ class Race:
     def at_rank(self, setting: Candidate, rank: int) -> Candidate:
         """The setting on another rung, at the rate that did best there in the semifinal, or else is foretold to."""
         there = self._on_rung(setting, rank)
-        shown = {s.learning_rate: loss for s, loss in self._ended.items() if _shape(s) == _shape(there)}
+        shown = {s.learning_rate: loss for s, loss in self._ended.items() if shape(s) == shape(there)}
         lasted = [rate for rate, loss in shown.items() if math.isfinite(loss)]
         return replace(there, learning_rate=min(lasted, key=shown.__getitem__)) if lasted else there
 
@@ -238,7 +238,7 @@ class Race:
         return [alpha for alpha in dict.fromkeys(map(self._alpha, self.pool)) if alpha not in self._tried_alphas()]
 
     def _scales_differ(self) -> bool:
-        return len({_written(setting.scale) for setting in self._runs}) > 1
+        return len({f"{setting.scale:.6g}" for setting in self._runs}) > 1
 
     def says(self, look: float) -> list[str]:
         """How the values of each lever stand beside the leader, by the surface."""
@@ -329,21 +329,3 @@ class Race:
                 values = len(self._targets()) - 1
                 return [_Question("target_modules", *sides, values, " at matched parameter count")]
         return []
-
-
-def unlike(settings: Iterable[Candidate]) -> list[Candidate]:
-    """The settings, but for those that differ in nothing but how a scale is written."""
-    found: dict[tuple[object, ...], Candidate] = {}
-    for s in settings:
-        found.setdefault((_shape(s), s.learning_rate), s)
-    return list(found.values())
-
-
-def _shape(setting: Candidate) -> tuple[object, ...]:
-    """What a setting is, but for its rate, however its scale is written."""
-    return setting.rank, setting.targets, _written(setting.scale)
-
-
-def _written(scale: float) -> str:
-    """Two scales that differ by rounding alone are one."""
-    return f"{scale:.6g}"

@@ -3,7 +3,7 @@
 ::
 
     studies/<name>/
-      recipe.yaml  manifest.json  study.db  result.json
+      recipe.yaml  manifest.json  study.db  result.json  lock.json (while a process works on it)
       candidates/<id>/adapter/  candidates/<id>/checkpoint/  candidates/<id>/cooled@<fraction>/
       scores/<id>@<fraction>.parquet  scores/untuned.parquet  scores/test-<who>.parquet
       written/<split>-<who>.parquet
@@ -11,9 +11,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,42 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rung.atomic import write_bytes, write_text
+from rung.atomic import check_writable, write_bytes, write_text
+from rung.errors import StudyError
 from rung.levers import Candidate, Scores
 from rung.metrics import Written
+
+SCHEMA = 1
+"""Of `manifest.json` and `result.json`: which version of them this is."""
+LONGEST_NAME = 200
+"""Bytes of a study's name; file systems take 255, or a little fewer."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, whatever its ending."""
+
+
+def study_folder(studies: Path | str, name: str) -> StudyFolder:
+    """The folder of the study of that name, in the folder of the studies.
+
+    Raises:
+        StudyError: it is no name for a folder, on one system or another, or names one elsewhere.
+    """
+    if not name.strip():
+        why = "there are no letters in it"
+    elif odd := [c for c in name if c in '/\\<>:"|?*' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]:
+        why = f"{odd[0]!r} is in it"
+    elif name[0] in " .-~" or name[-1] in " .":
+        why = f"it begins with '{name[0]}'" if name[0] in " .-~" else f"it ends with '{name[-1]}'"
+    elif _RESERVED.fullmatch(name):
+        why = "Windows keeps it for a device"
+    elif len(name.encode()) > LONGEST_NAME:
+        why = f"it has {len(name.encode())} bytes, and may have {LONGEST_NAME}"
+    else:
+        return StudyFolder(Path(os.path.expanduser(studies)) / name)
+    shown = name if len(name) <= 60 else f"{name[:60]}…"
+    raise StudyError(
+        f"--study: {shown!r} is no name for a folder ({why}); give one such as prices-2, and with --studies the "
+        "folder that it lies in."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +68,69 @@ class StudyFolder:
     """The paths of one study."""
 
     path: Path
+
+    def check(self) -> None:
+        """See whether a study can begin or go on here; nothing is written.
+
+        Raises:
+            FolderError: nothing can be written here.
+            StudyError: something else lies here, or the study's own files are damaged or of another version.
+        """
+        if os.path.isfile(self.path):
+            raise StudyError(f"'{self.path}' is a file, so it cannot be a study's folder; give another --study.")
+        check_writable(self.path)
+        there = set(os.listdir(self.path)) if self.path.is_dir() else set()
+        if self.manifest.name not in there:
+            # A study that was stopped before it began has a database, and then a recipe.
+            own = {self.lock.name, self.database.name, f"{self.database.name}-journal"}
+            own |= {self.recipe.name} if self.database.name in there else set()
+            if others := sorted(name for name in there - own if not name.startswith(".")):
+                raise StudyError(
+                    f"The folder '{self.path}' is no study's: there is '{others[0]}' in it; give another --study."
+                )
+            return
+        if missing := {self.recipe.name, self.database.name} - there:
+            raise self.damaged(self.path / min(missing), "it is not there")
+        for path in (self.manifest, self.result):
+            if path.name in there and (version := self._read(path).get("schema")) != SCHEMA:
+                raise StudyError(
+                    f"'{path}' was written by another version of Rung (schema {version!r}, and this one has {SCHEMA}); "
+                    "go on with that one, or give another --study."
+                )
+
+    def read_manifest(self) -> dict[str, Any]:
+        """
+        Raises:
+            StudyError: it is damaged.
+        """
+        return self._read(self.manifest)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        with self.reading(path):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it is no JSON object")
+        return found
+
+    def damaged(self, path: Path, why: object) -> StudyError:
+        """The error that says so."""
+        says = " ".join(str(why).split())
+        return StudyError(
+            f"'{path}' of the study is damaged ({says[:200]}); put the file back, or take the folder "
+            f"'{self.path}' away to begin anew."
+        )
+
+    @contextlib.contextmanager
+    def reading(self, path: Path) -> Iterator[None]:
+        """Whatever goes wrong while this file is read.
+
+        Raises:
+            StudyError: something has.
+        """
+        try:
+            yield
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+            raise self.damaged(path, error) from error
 
     @property
     def name(self) -> str:
@@ -47,6 +147,11 @@ class StudyFolder:
     @property
     def database(self) -> Path:
         return self.path / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        """There while a process works on the study."""
+        return self.path / "lock.json"
 
     @property
     def result(self) -> Path:

@@ -7,16 +7,22 @@ of is whole.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import urllib.parse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from rung.levers import WORDS, Candidate, Measurement, Scores, Spectrum
+from rung.atomic import make_folder
+from rung.errors import StudyError
+from rung.levers import ALPHAS, LARGEST_RANK, LOWEST_RATE, WORDS, Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
 from rung.study.files import StudyFolder, read_scores, read_texts, write_scores, write_texts
 
@@ -24,17 +30,29 @@ _BASELINE = "baseline"
 
 
 class Ledger:
-    """One study's part of the database. It is made when it is not there."""
+    """One study's part of the database. It is made when it is not there.
+
+    Raises:
+        FolderError: the study's folder cannot be made.
+        StudyError: here and where something is read: the database or a file of scores or texts is damaged, or
+            belongs to something else.
+    """
 
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(f"sqlite:///{folder.database}")
-        self._study = optuna.create_study(storage=storage, study_name=folder.name, load_if_exists=True)
-        self._trials = self._find_trials()
+        make_folder(folder.path)
+        with self._asking():
+            self._study = _opened(folder)
+            self._trials = self._find_trials()
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except StudyError:
+            raise
+        except Exception as error:  # a database that is broken breaks SQLAlchemy and Optuna in any way
+            raise self.folder.damaged(self.folder.database, getattr(error, "orig", error)) from error
 
     def record_baseline(self, scores: Scores) -> None:
         """Keep the untuned model's scores."""
@@ -43,7 +61,7 @@ class Ledger:
 
     def baseline(self) -> Scores | None:
         """The untuned model's scores, if they have been recorded."""
-        return read_scores(self.folder.scores()) if _BASELINE in self._study.user_attrs else None
+        return self._scores(self.folder.scores()) if _BASELINE in self._study.user_attrs else None
 
     def record(self, measurement: Measurement) -> None:
         """Keep one measurement for good."""
@@ -83,11 +101,12 @@ class Ledger:
 
     def history(self) -> list[Measurement]:
         """Every measurement, as it was recorded."""
-        return [
-            _measurement(self.folder, trial.user_attrs["candidate"], kept)
-            for trial in self._study.get_trials(deepcopy=False)
-            for kept in trial.user_attrs.get("measurements", [])
-        ]
+        with self._asking():
+            return [
+                self._measurement(trial.user_attrs["candidate"], kept)
+                for trial in self._study.get_trials(deepcopy=False)
+                for kept in trial.user_attrs.get("measurements", [])
+            ]
 
     def record_test(self, who: str, scores: Scores) -> None:
         """Keep the scores on the test split of `who`: a candidate's id, or `untuned`."""
@@ -96,7 +115,7 @@ class Ledger:
 
     def test(self, who: str) -> Scores | None:
         """What `record_test` kept."""
-        return read_scores(self.folder.test_scores(who)) if f"test:{who}" in self._study.user_attrs else None
+        return self._scores(self.folder.test_scores(who)) if f"test:{who}" in self._study.user_attrs else None
 
     def record_written(self, split: str, who: str, rows: Sequence[Written]) -> None:
         """Keep the texts that `who` has written to the rows of a split."""
@@ -105,7 +124,10 @@ class Ledger:
     def written(self, split: str, who: str) -> list[Written] | None:
         """What `record_written` kept."""
         path = self.folder.written(split, who)
-        return read_texts(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with self.folder.reading(path):
+            return read_texts(path)
 
     def record_spectrum(self, who: str, spectrum: Spectrum) -> None:
         """Keep how much of its rank a candidate uses."""
@@ -134,9 +156,11 @@ class Ledger:
 
     def _find_trials(self) -> dict[str, Any]:
         """The trial of each candidate, by its id."""
+        trials = self._study.get_trials(deepcopy=False)
+        if any("candidate" not in trial.user_attrs for trial in trials):
+            raise ValueError("it has trials that are not of Rung's making")
         return {
-            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id)
-            for trial in self._study.get_trials(deepcopy=False)
+            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id) for trial in trials
         }
 
     def _state(self, trial: Any) -> TrialState:
@@ -166,22 +190,58 @@ class Ledger:
         self._trials = self._find_trials()
         return self._trials[candidate.id]
 
+    def _scores(self, path: Path) -> Scores:
+        with self.folder.reading(path):
+            return read_scores(path)
 
-def _measurement(folder: StudyFolder, levers: dict[str, Any], kept: dict[str, Any]) -> Measurement:
-    candidate = Candidate(**{key: value for key, value in levers.items() if key != "id"})
-    fields = {key: value for key, value in kept.items() if key != "loss"}
-    measurement = Measurement(candidate=candidate, scores=None, **fields)
-    if measurement.status == "diverged":
-        return measurement
-    return replace(measurement, scores=read_scores(folder.scores(candidate, measurement.fraction)))
+    def _measurement(self, levers: dict[str, Any], kept: dict[str, Any]) -> Measurement:
+        candidate = Candidate(**{key: value for key, value in levers.items() if key != "id"})
+        fields = {key: value for key, value in kept.items() if key != "loss"}
+        measurement = Measurement(candidate=candidate, scores=None, **fields)
+        if measurement.status == "diverged":
+            return measurement
+        path = self.folder.scores(candidate, measurement.fraction)
+        scores = self._scores(path)
+        if scores.mean != kept["loss"]:
+            raise self.folder.damaged(path, f"its loss is {scores.mean:.6g}, and {kept['loss']:.6g} was measured")
+        return replace(measurement, scores=scores)
+
+
+def _opened(folder: StudyFolder) -> optuna.Study:
+    """The study in the folder's database.
+
+    Raises:
+        Exception: of any kind, where the database is damaged or belongs to something else.
+    """
+    # An address has its own meaning for ? and #, and Optuna for braces; quoted, every path is one.
+    address = f"file:{urllib.parse.quote(str(folder.database.absolute()))}"
+    with contextlib.closing(sqlite3.connect(f"{address}?mode=rwc", uri=True)) as database:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise ValueError(found)
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    begun = folder.manifest.exists()
+    if begun and not tables:
+        raise ValueError("it has no study in it")
+    if tables and not {"version_info", "studies", "trials"} <= tables:
+        raise ValueError("it is the database of something else")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{urllib.parse.quote(address)}?uri=true")
+    names = optuna.get_all_study_names(storage)
+    # A study keeps its name when its folder gets another.
+    if len(names) > 1 or (begun and not names) or (names and not begun and names != [folder.name]):
+        raise ValueError(f"it has {', '.join(names) or 'no study'} in it")
+    return optuna.create_study(storage=storage, study_name=(names or [folder.name])[0], load_if_exists=True)
 
 
 def _distribution(name: str) -> BaseDistribution:
     """The widest range that a lever can have: Optuna wants the same one for each trial."""
     ranges: dict[str, BaseDistribution] = {
-        "rank": IntDistribution(1, 65536, log=True),
-        "alpha": FloatDistribution(1e-3, 1e6, log=True),
-        "learning_rate": FloatDistribution(1e-9, 1.0, log=True),
+        "rank": IntDistribution(1, LARGEST_RANK, log=True),
+        "alpha": FloatDistribution(*ALPHAS, log=True),
+        "learning_rate": FloatDistribution(LOWEST_RATE, 1.0, log=True),
         "target_modules": CategoricalDistribution([*WORDS, "named"]),
         "use_rslora": CategoricalDistribution([False, True]),
         "dropout": FloatDistribution(0.0, 1.0),
