@@ -22,6 +22,7 @@ import numpy as np
 from rung.data.prepare import Data, fits
 from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
+from rung.data.told import sentences
 
 Severity = Literal["error", "warning", "note"]
 NEAR = 0.8
@@ -55,7 +56,9 @@ class Finding:
 
 def audit(data: Data) -> list[Finding]:
     """All findings, the worst first. Each split is read twice."""
-    return worst_first([*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data)])
+    return worst_first(
+        [*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data), *_told(data)]
+    )
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -221,6 +224,12 @@ def _rows(data: Data) -> Iterator[Finding]:
     if few:
         says = f"There are {' and '.join(few)} rows; with fewer than {FEW_ROWS} only large differences can be seen."
         yield Finding("few_rows", "warning", says)
+
+
+def _told(data: Data) -> Iterator[Finding]:
+    """What rows say and their texts do not."""
+    for kind, says in sentences(data.facts.told):
+        yield Finding(kind, "note" if kind in ("read_as", "unused") else "warning", says)
 
 
 class _Named:

@@ -293,7 +293,19 @@ def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
                 raise DataError(f"{path}, a row from {first} on has a value that cannot be read ({error}).") from None
             for record in records:
                 number += 1
-                yield record, f"{path}, row {number}"
+                yield {name: _own(value) for name, value in record.items()}, f"{path}, row {number}"
+
+
+def _own(value: Any) -> Any:
+    """A nested value as it was before it stood in a column, which gives every object the fields of all, as null, and
+    makes pairs of what had keys of its own.
+    """
+    if isinstance(value, dict):
+        return {name: _own(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list):
+        pairs = bool(value) and all(isinstance(part, tuple) for part in value)
+        return {name: _own(part) for name, part in value} if pairs else [_own(part) for part in value]
+    return value
 
 
 def _broken(path: Path, kind: str, error: Exception) -> DataError:

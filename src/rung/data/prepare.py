@@ -30,11 +30,12 @@ from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
+from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.recipe import Recipe
 
-VERSION = 2
+VERSION = 3
 """Of what is kept in the cache; another one is read anew."""
 MIN_ROWS = 20
 """Fewer validation or test rows than this carry no interval worth printing."""
@@ -68,7 +69,7 @@ class Facts:
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops.
+    completion. `ends` are the tokens at which writing stops. `told` is what rows say and their texts do not, counted.
     """
 
     shape: str
@@ -81,6 +82,7 @@ class Facts:
     listed: list[str]
     merged: int
     ends: list[int]
+    told: Counts
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
@@ -167,6 +169,7 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
+    told: Tally = field(default_factory=Tally)
     digest: Any = field(default_factory=hashlib.sha256)
 
 
@@ -224,6 +227,7 @@ def _write(
                     continue
                 example = _fitting(found, recipe)
                 _count(seen, row, split, found)
+                seen.told.add(found.told, where)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
                     writers[split].add(example, row, renderer.answer(row, found), where)
@@ -242,6 +246,7 @@ def _write(
         listed=seen.listed,
         merged=seen.merged,
         ends=sorted(renderer.ends),
+        told=seen.told.counts,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
@@ -252,8 +257,9 @@ def _write(
 def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.read[split] += 1
     seen.lengths[len(example.ids)] += 1
-    seen.merged += bool(example.given)
-    about = [split, row.kind, row.prompt, row.completion, row.tools]
+    # Where a template asks with other words than it shows, no tokens merge.
+    seen.merged += bool(example.given) and all(kind != "not_asked" for kind, _ in example.told)
+    about = [split, row.kind, row.prompt, row.completion, row.tools, *filter(None, (row.variables, row.silent))]
     seen.digest.update(json.dumps(about, default=str).encode())
 
 

@@ -9,14 +9,14 @@ model would never stop; padding comes later and is told from it by its place, wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
+from rung.data.probe import REFUSALS, Prober, cut_off
 from rung.data.shapes import Messages, Row, flat
+from rung.data.told import Told
 from rung.errors import DataError
 
 Learn = Literal["completion", "all"]
@@ -32,6 +32,9 @@ PLAIN = (
 _TAIL = 3
 """An end token is looked for among so many of the last tokens of a turn; a line end may follow it."""
 
+_REWRITTEN: Told = ("not_learnt", "turns of the assistant that the chat template shows otherwise once others follow")
+_FIRST: Told = ("not_learnt", "turns of the assistant that begin a conversation, which nothing asks for")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -40,6 +43,8 @@ class Example:
     `ids[:prompt]` is what stands before the last thing that the model is to write. What is learnt is in `spans`, as
     (first, last + 1), and is everything from `prompt` on where there are none. `given` is what the model is given to
     write after, where that is not `ids[:prompt]`: where the prompt's last token merges with the completion.
+
+    `told` is what the row says and these tokens do not; it is counted when the data are read, and not kept.
     """
 
     ids: Ids
@@ -47,6 +52,7 @@ class Example:
     source: str = ""
     spans: Spans = ()
     given: Ids = ()
+    told: tuple[Told, ...] = field(default=(), compare=False)
 
     @property
     def learned(self) -> Spans:
@@ -111,6 +117,7 @@ class Renderer:
             self._template = own.get("default") if isinstance(own, dict) else own
         else:
             self._template = PLAIN if self.template == "plain" else _read_template(self.template)
+        self._prober = Prober(self._draw)
 
     @property
     def fingerprint(self) -> list[Any]:
@@ -127,7 +134,7 @@ class Renderer:
         for texts, some in itertools.groupby(rows, key=lambda row: isinstance(row.completion, str)):
             group = list(some)
             found += self._texts(group) if texts else self._chats(group)
-        return found
+        return [_telling(example, row.told) for row, example in zip(rows, found, strict=True)]
 
     def _texts(self, rows: Sequence[Row]) -> list[Example | DataError]:
         end = self.tokenizer.eos_token
@@ -163,25 +170,46 @@ class Renderer:
                 "The rows are chats, and the model's tokenizer has no chat template; give --template plain for "
                 "'### User: … ### Assistant: …', or a file with a template in Jinja."
             )
-        drawn: list[list[str] | DataError] = []
-        for row in rows:
-            try:
-                drawn.append([self._drawn(row, chat, asks) for chat, asks in _stretches(row)])
-            except (TemplateError, TypeError, KeyError, ValueError) as error:
-                drawn.append(DataError(f"the chat template refuses this row ({error})"))
-        ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts], template=True))
+        drawn = [self._drawn(row) for row in rows]
+        every = (text for texts, _ in drawn if isinstance(texts, list) for text in texts)
+        ids = iter(self._ids(list(every), template=True))
         return [
-            texts if isinstance(texts, DataError) else self._chat(row, list(itertools.islice(ids, len(texts))))
-            for row, texts in zip(rows, drawn, strict=True)
+            texts
+            if isinstance(texts, DataError)
+            else _telling(self._chat(row, list(itertools.islice(ids, len(texts)))), told)
+            for row, (texts, told) in zip(rows, drawn, strict=True)
         ]
 
-    def _drawn(self, row: Row, chat: Messages, asks: bool) -> str:
+    def _drawn(self, row: Row) -> tuple[list[str] | DataError, list[Told]]:
+        """The texts of the stretches of a row, and what they do not say of it."""
+        assert self._template is not None
+        try:
+            view = self._prober.view(row)
+            chat = view.applied([*row.prompt, *row.completion])
+            texts = [self._draw(chat[:end], row.tools, row.variables, asks) for end, asks in _stretches(row)]
+        except REFUSALS as error:
+            says = f"the chat template refuses this row ({str(error).rstrip('.')}); --template takes another"
+            return DataError(says), []
+        told = [*view.told, *cut_off(chat, texts[0], view.unseen)]
+        told += [
+            ("unused", f"'{name}' in 'chat_template_kwargs', which the chat template does not know")
+            for name in row.variables
+            if name not in self._template and name != "documents"
+        ]
+        # Where the answer that is judged is asked for.
+        asked = texts[1 if row.kind == "pair" else 1 + 2 * _parted(row).index(len(row.prompt))]
+        if not texts[0].startswith(asked):
+            told.append(("not_asked", repr(asked[_shared(asked, texts[0]) :])[:40]))
+        return texts, told
+
+    def _draw(self, chat: Messages, tools: Sequence[Any], variables: Mapping[str, Any], asks: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
             chat,
-            tools=list(row.tools) or None,
+            tools=list(tools) or None,
             chat_template=self._template,
             add_generation_prompt=asks,
             tokenize=False,
+            **variables,
         )
         text.encode()  # half a surrogate pair in some field of a message
         return text
@@ -189,20 +217,37 @@ class Renderer:
     def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
         whole, *marks = stretches
-        if row.kind == "pair":
-            return self._example(row, whole, marks[0])
-        starts, ends = marks[::2], marks[1::2]
-        if len(ends) < len(starts):  # the whole ends with the assistant
-            whole = self._ended(whole, _shared(starts[-1], whole))
-            ends.append(whole)
-        spans = [span for turn in zip(starts, ends, strict=True) if (span := self._turn(whole, *turn))]
-        if self.learn == "all":
-            spans = [(0, len(whole))]
-        if not spans:
+        turns, count = _parted(row), len(row.prompt) + len(row.completion)
+        pair = self._example(row, whole, marks.pop(0)) if row.kind == "pair" else None
+        if pair and not row.silent:
+            return pair
+        starts, ends = dict(zip(turns, marks[::2], strict=True)), dict(zip(turns, marks[1::2], strict=False))
+        if pair:
+            whole = pair.ids
+        elif turns[-1] + 1 == count:
+            whole = self._ended(whole, _shared(starts[turns[-1]], whole))
+        spans = {turn: self._turn(whole, starts[turn], ends.get(turn, whole)) for turn in turns}
+        holes = [spans.get(turn) for turn in row.silent]
+        if pair or self.learn == "all":
+            if None in holes:
+                return DataError(
+                    "the chat template shows a turn otherwise that is not to be learnt, once others follow"
+                )
+            learnt = _without(pair.learned if pair else ((0, len(whole)),), [hole for hole in holes if hole])
+            if pair:
+                return replace(pair, spans=learnt)
+        else:
+            learnt = tuple(span for turn in turns if turn not in row.silent and (span := spans[turn]))
+        if not learnt:
             return DataError("the chat template shows no turn of the assistant as it would be written")
-        given = starts[-1]
-        prompt = _shared(given, whole)
-        return Example(whole, prompt, row.source, tuple(spans), () if whole[: len(given)] == given else given)
+        told = (
+            [] if self.learn == "all" else [_REWRITTEN for turn in turns if turn not in row.silent and not spans[turn]]
+        )
+        if self.learn != "all" and row.prompt[0]["role"] == "assistant" and 0 not in row.silent:  # type: ignore[index]
+            told.append(_FIRST)
+        given = starts[len(row.prompt)]
+        merged = () if whole[: len(given)] == given else given
+        return Example(whole, _shared(given, whole), row.source, learnt, merged, tuple(told))
 
     def _turn(self, whole: Ids, start: Ids, end: Ids) -> tuple[int, int] | None:
         """Where a turn stands in the whole, from what comes before it and what goes to its end; with what follows its
@@ -211,11 +256,16 @@ class Renderer:
         A template may show an earlier turn otherwise once others follow, without its thoughts say. Then what stands
         there is not what the model would write, and there is no such turn.
         """
-        first = _shared(start, whole)
+        first, both = _shared(start, whole), _shared(end, whole)
         for last in (len(end), self._end(end, first)):
-            if last > first and whole[:last] == end[:last]:
+            if first < last <= both:
                 return first, last
-        return None
+        # A template may end the whole chat, and not each of its turns.
+        return (first, both) if first < both and self._says_nothing(end[both:]) else None
+
+    def _says_nothing(self, ids: Ids) -> bool:
+        """Whether these are but end tokens and white space."""
+        return all(token in self._special or not self.tokenizer.decode([token]).strip() for token in ids)
 
     def answer(self, row: Row, example: Example) -> tuple[str, str]:
         """What the template writes before the answer of a chat, such as the marks of thoughts that are not there, and
@@ -238,26 +288,46 @@ class Renderer:
         return [tuple(ids) for ids in found]
 
 
-def _stretches(row: Row) -> Iterator[tuple[Messages, bool]]:
-    """The whole chat, and then its beginnings that say where the assistant's turns are: up to each turn, asking for it,
-    and with it; but for the last turn with it, which is the whole, if nothing follows.
+def _stretches(row: Row) -> Iterator[tuple[int, bool]]:
+    """The beginnings of a chat that are drawn, as their number of turns, and whether an answer is asked for: the whole;
+    of a pair its prompt; and for each of the `_parted` turns what comes before it, asking for it, and what goes to its
+    end, unless that is the whole.
     """
-    assert isinstance(row.prompt, list)
-    assert isinstance(row.completion, list)
-    chat = row.prompt + row.completion
-    yield chat, False
+    turns = len(row.prompt) + len(row.completion)
+    yield turns, False
     if row.kind == "pair":
-        yield row.prompt, True
-        return
-    # A turn that begins the chat answers nothing.
-    for turn in [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]:
-        yield chat[:turn], True
-        if turn + 1 < len(chat):
-            yield chat[: turn + 1], False
+        yield len(row.prompt), True
+    for turn in _parted(row):
+        yield turn, True
+        if turn + 1 < turns:
+            yield turn + 1, False
 
 
-def _shared(beginning: Ids, ids: Ids) -> int:
-    """How many tokens both begin with."""
+def _parted(row: Row) -> Sequence[int]:
+    """The turns whose place in the whole is looked for: of a conversation those of the assistant, of a pair those that
+    are not learnt. A turn that begins the chat answers nothing.
+    """
+    if row.kind == "pair":
+        return row.silent
+    chat = [*row.prompt, *row.completion]
+    return [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]
+
+
+def _without(spans: Spans, holes: Sequence[tuple[int, int]]) -> Spans:
+    """What is left of spans when others are taken out of them."""
+    for start, stop in holes:
+        parts = [part for first, end in spans for part in ((first, min(end, start)), (max(first, stop), end))]
+        spans = tuple((first, end) for first, end in parts if first < end)
+    return spans
+
+
+def _telling(example: Example | DataError, told: Sequence[Told]) -> Example | DataError:
+    """The example with more that is told of it."""
+    return replace(example, told=(*example.told, *told)) if told and isinstance(example, Example) else example
+
+
+def _shared(beginning: Sequence[Any], ids: Sequence[Any]) -> int:
+    """How many tokens or letters both begin with."""
     if ids[: len(beginning)] == beginning:
         return len(beginning)
     return next(i for i, token in enumerate(beginning) if i == len(ids) or ids[i] != token)

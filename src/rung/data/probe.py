@@ -1,0 +1,260 @@
+"""What a chat template shows of a row, and what it does not.
+
+A template may have no place for a role, for tools, for thoughts: then they vanish without a word. So it is *probed*:
+the conversation is drawn with a mark in the place of every text and number, and what has no mark in the text has no
+place in the template. Rows with the same roles and fields are probed once. Where the template knows a thing by another
+name (`tool` for `observation`, `thinking` for `reasoning_content`), rows are given to it by that name.
+
+A template may also show a part of a text only, such as an answer without its thoughts. So besides, each row's own texts
+are looked for in what was drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jinja2 import TemplateError
+
+from rung.data.shapes import Messages, Row
+from rung.data.told import Told
+
+REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
+"""What a template may raise at a row that it does not take."""
+_TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
+_ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",), "system": ("developer",)}
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
+"""Roles and fields that templates know by several names."""
+_SAID = ("content", "tool_calls", *_THOUGHTS)
+"""What the model reads of a message; other fields are about it."""
+_IDS = ("id", "tool_call_id")
+_LAWS = ("role", "type", "required")
+"""What a template decides by, and need not show."""
+_HELD = 10_000
+"""Structures that are remembered."""
+
+Draw = Callable[[Messages, Sequence[Any], Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a template takes the rows of one structure: under which names, and what it does not show of them."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    arguments_as_text: bool = False
+    unseen: frozenset[Told] = frozenset()
+
+    def applied(self, chat: Messages) -> Messages:
+        """The conversation as it is given to the template."""
+        if not (self.roles or self.fields or self.arguments_as_text):
+            return chat
+        return [self._message(message) for message in chat]
+
+    def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+        made = {self.fields.get(name, name): value for name, value in message.items()}
+        made["role"] = self.roles.get(message["role"], message["role"])
+        if self.arguments_as_text and isinstance(calls := made.get("tool_calls"), list):
+            made["tool_calls"] = [_with_text(call) for call in calls]
+        return made
+
+    @property
+    def told(self) -> Iterator[Told]:
+        yield from self.unseen
+        for role, other in self.roles.items():
+            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template shows"
+        for name, other in self.fields.items():
+            yield "read_as", f"'{name}' as '{other}', which the chat template shows"
+
+
+class Prober:
+    """Finds how a template takes rows.
+
+    Args:
+        draw: the text of messages, tools and variables.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._views: dict[Any, View] = {}
+
+    def view(self, row: Row) -> View:
+        chat = [*row.prompt, *row.completion]
+        key = _structure([chat, row.tools, row.variables])
+        if (found := self._views.get(key)) is None:
+            if len(self._views) >= _HELD:
+                self._views.clear()
+            found = self._views[key] = self._probed(chat, row)
+        return found
+
+    def _probed(self, chat: Any, row: Row) -> View:
+        """The view in which the template shows the most."""
+        marks = _Marks()
+        marked = [marks.message(message) for message in chat]
+        beside = {name: marks.field(value, name) for name, value in (("tools", list(row.tools)), *_documents(row))}
+        variables = {**row.variables, **{name: beside[name] for name in beside if name != "tools"}}
+
+        def unseen(view: View) -> frozenset[Told] | None:
+            try:
+                return marks.unseen(self._draw(view.applied(marked), beside["tools"], variables))
+            except REFUSALS:
+                return None
+
+        best = View()
+        missing = unseen(best)
+        for roles, fields, arguments_as_text in _changes(chat):
+            if missing is not None and not missing:
+                break
+            other = View({**best.roles, **roles}, {**best.fields, **fields}, arguments_as_text)
+            found = unseen(other)
+            if found is not None and (missing is None or _said(found) < _said(missing)):
+                best, missing = other, found
+        return replace(best, unseen=missing or frozenset())
+
+
+def _documents(row: Row) -> Iterator[tuple[str, Any]]:
+    if "documents" in row.variables:
+        yield "documents", row.variables["documents"]
+
+
+def _said(unseen: frozenset[Told]) -> int:
+    return sum(kind == "not_shown" for kind, _ in unseen)
+
+
+def _changes(chat: Any) -> Iterator[tuple[dict[str, str], dict[str, str], bool]]:
+    """Other names under which the template may know what the conversation has: of roles, of fields; and calls of tools
+    with their arguments as texts.
+    """
+    for role in dict.fromkeys(message["role"] for message in chat):
+        yield from (({role: other}, {}, False) for other in _ROLES.get(role, ()) if other != role)
+    names = dict.fromkeys(name for message in chat for name in message)
+    for name in (name for name in names if name in _THOUGHTS):
+        yield from (({}, {name: other}, False) for other in _THOUGHTS if other not in names)
+    if "tool_calls" in names:
+        yield {}, {}, True
+
+
+def _with_text(call: Any) -> Any:
+    """A call with its arguments as a text of JSON: some templates write them so."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict | list):
+        return call
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _structure(value: Any, name: str = "") -> Any:
+    """What rows that a template takes alike have in common: their fields and roles, and which of them are blank."""
+    if isinstance(value, str):
+        return value if name in _LAWS else bool(value.strip())
+    if isinstance(value, dict):
+        return tuple((name, _structure(part, name)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_structure(part, name) for part in value)
+    return type(value)
+
+
+class _Marks:
+    """Marks in the place of texts and numbers, and what each stands for."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[Told, Told, list[str]]] = []  # as a whole, in part, and the marks
+        self._ids: dict[str, str] = {}
+        self._count = 0
+
+    def message(self, message: dict[str, Any]) -> dict[str, Any]:
+        role = message["role"]
+        return {
+            name: value if name == "role" else self.field(value, name, f"turns of '{role}'")
+            for name, value in message.items()
+        }
+
+    def field(self, value: Any, name: str, of: str = "") -> Any:
+        """A field with marks, of a message or of the whole row."""
+        about: list[str] = []
+        if name == "tool_calls" and isinstance(value, list):
+            ids: list[str] = []
+            made: Any = [self._call(call, about, ids) for call in value]
+            self._places.append((("unused", f"'id' of 'tool_calls' in {of}"),) * 2 + (ids,))
+        else:
+            made = self._marked(value, name, about)
+        what = of if name == "content" else f"'{name}' in {of}" if of else f"'{name}'"
+        kind: Any = "not_shown" if name in _SAID or not of else "unused"
+        self._places.append(((kind, what), (kind, f"a part of {what}"), about))
+        return made
+
+    def _call(self, call: Any, about: list[str], ids: list[str]) -> Any:
+        if not isinstance(call, dict):
+            return self._marked(call, "", about)
+        return {name: self._marked(part, name, ids if name == "id" else about) for name, part in call.items()}
+
+    def _marked(self, value: Any, name: str, marks: list[str]) -> Any:
+        if isinstance(value, dict):
+            return {name: self._marked(part, name, marks) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._marked(part, name, marks) for part in value]
+        if name in _LAWS or value is None or (isinstance(value, str) and not value.strip()):
+            return value
+        if isinstance(value, bool):
+            # True stays true; its name stands in the text where it is shown.
+            marks.append(str(name))
+            return value
+        self._count += 1
+        if isinstance(value, int | float):
+            marks.append(str(90_000_000 + self._count))
+            return 90_000_000 + self._count
+        if not isinstance(value, str):
+            return value
+        # Mistral's templates want nine letters and figures for an id, and some look a call up by it.
+        mark = f"qz{self._count:05}zq"
+        if name in _IDS:
+            mark = self._ids.setdefault(value, mark)
+        marks.append(mark)
+        return mark
+
+    def unseen(self, text: str) -> frozenset[Told]:
+        """What has no mark in the text, and what has not all of them."""
+        found: set[Told] = set()
+        for whole, part, marks in self._places:
+            shown = [mark in text for mark in marks]
+            if not all(shown):
+                found.add(part if any(shown) else whole)
+        return frozenset(found)
+
+
+def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told]:
+    """Of which texts of a conversation something is missing in what was drawn, beside what the template never shows."""
+    squeezed = ""
+    for message in chat:
+        for name, value in message.items():
+            if name not in _SAID or (isinstance(value, str) and value in text):
+                continue
+            for own in _texts(value):
+                if own in text or (stripped := own.strip()) in text or _json(stripped) in text:
+                    continue
+                squeezed = squeezed or "".join(text.split())
+                bare = "".join(own.split())
+                if bare not in squeezed and "".join(_json(stripped).split()) not in squeezed:
+                    what = f"turns of '{message['role']}'"
+                    what = what if name == "content" else f"'{name}' in {what}"
+                    if not unseen & {("not_shown", what), ("not_shown", f"a part of {what}")}:
+                        yield "not_shown", f"a part of {what}"
+                    break
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name not in (*_LAWS, *_IDS):
+                yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
