@@ -2,8 +2,8 @@
 
 A template may have no place for a role, for tools, for thoughts: then they vanish without a word. So it is *probed*:
 the conversation is drawn with a mark in the place of every text and number, and what has no mark in the text has no
-place in the template. Rows with the same roles and fields are probed once. Where the template knows a thing by another
-name (`tool` for `observation`, `thinking` for `reasoning_content`), rows are given to it by that name.
+place in the template. Rows with the same roles and fields are probed once. Where the template knows a role by another
+name (`tool` for `observation`), or wants a message in another form, rows are given to it so.
 
 A template may also show a part of a text only, such as an answer without its thoughts. So besides, each row's own texts
 are looked for in what was drawn.
@@ -20,14 +20,14 @@ from jinja2 import TemplateError
 
 from rung.data.shapes import Messages, Row
 from rung.data.told import Told
+from rung.data.turns import is_empty
 
 REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
 """What a template may raise at a row that it does not take."""
 _TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
 _ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",), "system": ("developer",)}
-_THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
-"""Roles and fields that templates know by several names."""
-_SAID = ("content", "tool_calls", *_THOUGHTS)
+"""What templates may call a role, by what rows call it."""
+_SAID = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning", "thought", "thoughts")
 """What the model reads of a message; other fields are about it."""
 _IDS = ("id", "tool_call_id")
 _LAWS = ("role", "type", "required")
@@ -43,21 +43,19 @@ class View:
     """How a template takes the rows of one structure: under which names, and what it does not show of them."""
 
     roles: Mapping[str, str] = field(default_factory=dict)
-    fields: Mapping[str, str] = field(default_factory=dict)
-    arguments_as_text: bool = False
+    forms: frozenset[str] = frozenset()
     unseen: frozenset[Told] = frozenset()
 
     def applied(self, chat: Messages) -> Messages:
         """The conversation as it is given to the template."""
-        if not (self.roles or self.fields or self.arguments_as_text):
+        if not (self.roles or self.forms):
             return chat
         return [self._message(message) for message in chat]
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
-        made = {self.fields.get(name, name): value for name, value in message.items()}
-        made["role"] = self.roles.get(message["role"], message["role"])
-        if self.arguments_as_text and isinstance(calls := made.get("tool_calls"), list):
-            made["tool_calls"] = [_with_text(call) for call in calls]
+        made = {**message, "role": self.roles.get(message["role"], message["role"])}
+        for form in self.forms:
+            made = _FORMS[form](made)
         return made
 
     @property
@@ -65,8 +63,6 @@ class View:
         yield from self.unseen
         for role, other in self.roles.items():
             yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template shows"
-        for name, other in self.fields.items():
-            yield "read_as", f"'{name}' as '{other}', which the chat template shows"
 
 
 class Prober:
@@ -79,65 +75,89 @@ class Prober:
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
         self._views: dict[Any, View] = {}
+        self._best: dict[Any, View] = {}
 
     def view(self, row: Row) -> View:
-        chat = [*row.prompt, *row.completion]
-        key = _structure([chat, row.tools, row.variables])
-        if (found := self._views.get(key)) is None:
+        chat: Any = [*row.prompt, *row.completion]
+        turns = tuple(map(_turn, chat))
+        beside = len(row.tools), tuple((name, _scalar(value)) for name, value in row.variables.items())
+        if (found := self._views.get((turns, beside))) is None:
+            # Which names and forms the template takes does not depend on how the turns follow each other.
+            kinds = frozenset(turns), beside
+            probe = _Probe(self._draw, chat, row)
+            if kinds not in self._best:
+                self._best[kinds] = probe.best()
+            found = replace(self._best[kinds], unseen=probe.unseen(self._best[kinds]) or frozenset())
             if len(self._views) >= _HELD:
                 self._views.clear()
-            found = self._views[key] = self._probed(chat, row)
+            self._views[turns, beside] = found
         return found
 
-    def _probed(self, chat: Any, row: Row) -> View:
+
+def _turn(message: dict[str, Any]) -> Any:
+    """What messages that a template takes alike have in common: role, fields, and whether they say something."""
+    if len(message) == 2:
+        return message["role"], bool(message["content"].strip())
+    fields = ((name, len(value) if isinstance(value, list) else not is_empty(value)) for name, value in message.items())
+    return message["role"], *fields
+
+
+def _scalar(value: Any) -> Any:
+    return len(value) if isinstance(value, list | dict) else value
+
+
+class _Probe:
+    """A conversation with marks, and what of it a template shows."""
+
+    def __init__(self, draw: Draw, chat: Messages, row: Row) -> None:
+        self._draw, self._chat, self._marks = draw, chat, _Marks()
+        self._marked = [self._marks.message(message) for message in chat]
+        self._tools = self._marks.field(list(row.tools), "tools")
+        self._variables = dict(row.variables)
+        if "documents" in row.variables:
+            self._variables["documents"] = self._marks.field(row.variables["documents"], "documents")
+
+    def unseen(self, view: View) -> frozenset[Told] | None:
+        """What has no mark in the text; nothing, if the template refuses it."""
+        try:
+            text = self._draw(view.applied(self._marked), self._tools, self._variables)
+        except REFUSALS:
+            return None
+        return self._marks.unseen(text)
+
+    def best(self) -> View:
         """The view in which the template shows the most."""
-        marks = _Marks()
-        marked = [marks.message(message) for message in chat]
-        beside = {name: marks.field(value, name) for name, value in (("tools", list(row.tools)), *_documents(row))}
-        variables = {**row.variables, **{name: beside[name] for name in beside if name != "tools"}}
-
-        def unseen(view: View) -> frozenset[Told] | None:
-            try:
-                return marks.unseen(self._draw(view.applied(marked), beside["tools"], variables))
-            except REFUSALS:
-                return None
-
         best = View()
-        missing = unseen(best)
-        for roles, fields, arguments_as_text in _changes(chat):
-            if missing is not None and not missing:
+        missing = self.unseen(best)
+        # Twice: what a change is worth may show with another only.
+        for roles, forms in [*_changes(self._chat)] * 2:
+            if missing is not None and not _said(missing):
                 break
-            other = View({**best.roles, **roles}, {**best.fields, **fields}, arguments_as_text)
-            found = unseen(other)
+            other = View({**best.roles, **roles}, best.forms | forms)
+            found = self.unseen(other)
             if found is not None and (missing is None or _said(found) < _said(missing)):
                 best, missing = other, found
-        return replace(best, unseen=missing or frozenset())
-
-
-def _documents(row: Row) -> Iterator[tuple[str, Any]]:
-    if "documents" in row.variables:
-        yield "documents", row.variables["documents"]
+        return best
 
 
 def _said(unseen: frozenset[Told]) -> int:
     return sum(kind == "not_shown" for kind, _ in unseen)
 
 
-def _changes(chat: Any) -> Iterator[tuple[dict[str, str], dict[str, str], bool]]:
-    """Other names under which the template may know what the conversation has: of roles, of fields; and calls of tools
-    with their arguments as texts.
-    """
+def _changes(chat: Any) -> Iterator[tuple[dict[str, str], set[str]]]:
+    """Roles and forms in which the template may know what the conversation has."""
     for role in dict.fromkeys(message["role"] for message in chat):
-        yield from (({role: other}, {}, False) for other in _ROLES.get(role, ()) if other != role)
-    names = dict.fromkeys(name for message in chat for name in message)
-    for name in (name for name in names if name in _THOUGHTS):
-        yield from (({}, {name: other}, False) for other in _THOUGHTS if other not in names)
-    if "tool_calls" in names:
-        yield {}, {}, True
+        yield from (({role: other}, set[str]()) for other in _ROLES.get(role, ()) if other != role)
+    yield from (({}, {form}) for form in _FORMS)
+
+
+def _with_texts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose calls have their arguments as texts of JSON."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_with_text(call) for call in calls]} if isinstance(calls, list) else message
 
 
 def _with_text(call: Any) -> Any:
-    """A call with its arguments as a text of JSON: some templates write them so."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict | list):
         return call
@@ -145,15 +165,17 @@ def _with_text(call: Any) -> Any:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _structure(value: Any, name: str = "") -> Any:
-    """What rows that a template takes alike have in common: their fields and roles, and which of them are blank."""
-    if isinstance(value, str):
-        return value if name in _LAWS else bool(value.strip())
-    if isinstance(value, dict):
-        return tuple((name, _structure(part, name)) for name, part in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(_structure(part, name) for part in value)
-    return type(value)
+def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is a list of one part, as models have it that see."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+_FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "texts": _with_texts,
+    "parts": _with_parts,
+}
+"""What templates ask of messages in different ways, and what is the same message."""
 
 
 class _Marks:

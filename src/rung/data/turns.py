@@ -116,7 +116,11 @@ def _turn(message: Any, where: str) -> Turn:
         for field, value in message.items()
         if field not in ("role", "content", "from", "value") and not is_empty(value)
     }
+    given = [*more]
     learnt = _learnt(more, where) if more else None
+    told += tuple(
+        ("read_as", f"'{name}' in turns as whether they are to be learnt") for name in given if name not in more
+    )
     text = sound(_content(content, where), where)
     if lower in _CALLS and (calls := _calls(text)):
         text, more["tool_calls"] = "", calls
