@@ -25,7 +25,7 @@ from rung.data.turns import is_empty
 REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
 """What a template may raise at a row that it does not take."""
 _TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
-_ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",), "system": ("developer",)}
+_ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",)}
 """What templates may call a role, by what rows call it."""
 _SAID = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning", "thought", "thoughts")
 """What the model reads of a message; other fields are about it."""
@@ -123,7 +123,8 @@ class _Probe:
             text = self._draw(view.applied(self._marked), self._tools, self._variables)
         except REFUSALS:
             return None
-        return self._marks.unseen(text)
+        # A template that writes an object as Python does has no place for it.
+        return None if "{'type': 'text'" in text else self._marks.unseen(text)
 
     def best(self) -> View:
         """The view in which the template shows the most."""
