@@ -183,7 +183,7 @@ class _Marks:
     """Marks in the place of texts and numbers, and what each stands for."""
 
     def __init__(self) -> None:
-        self._places: list[tuple[Told, Told, list[str]]] = []  # as a whole, in part, and the marks
+        self._places: list[tuple[Told, list[str]]] = []
         self._ids: dict[str, str] = {}
         self._count = 0
 
@@ -200,12 +200,11 @@ class _Marks:
         if name == "tool_calls" and isinstance(value, list):
             ids: list[str] = []
             made: Any = [self._call(call, about, ids) for call in value]
-            self._places.append((("unused", f"'id' of 'tool_calls' in {of}"),) * 2 + (ids,))
+            self._places.append((("unused", f"'id' of 'tool_calls' in {of}"), ids))
         else:
             made = self._marked(value, name, about)
         what = of if name == "content" else f"'{name}' in {of}" if of else f"'{name}'"
-        kind: Any = "not_shown" if name in _SAID or not of else "unused"
-        self._places.append(((kind, what), (kind, f"a part of {what}"), about))
+        self._places.append((("not_shown" if name in _SAID or not of else "unused", what), about))
         return made
 
     def _call(self, call: Any, about: list[str], ids: list[str]) -> Any:
@@ -238,13 +237,13 @@ class _Marks:
         return mark
 
     def unseen(self, text: str) -> frozenset[Told]:
-        """What has no mark in the text, and what has not all of them."""
-        found: set[Told] = set()
-        for whole, part, marks in self._places:
-            shown = [mark in text for mark in marks]
-            if not all(shown):
-                found.add(part if any(shown) else whole)
-        return frozenset(found)
+        """What has no mark in the text, or not everywhere, or not all of its marks."""
+        shown: dict[Told, list[bool]] = {}
+        for told, marks in self._places:
+            shown.setdefault(told, []).extend(mark in text for mark in marks)
+        return frozenset(
+            (kind, f"a part of {what}" if any(seen) else what) for (kind, what), seen in shown.items() if not all(seen)
+        )
 
 
 def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told]:
@@ -254,15 +253,14 @@ def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told
         for name, value in message.items():
             if name not in _SAID or (isinstance(value, str) and value in text):
                 continue
-            for own in _texts(value):
-                if own in text or (stripped := own.strip()) in text or _json(stripped) in text:
+            for own in map(str.strip, _texts(value)):
+                if own in text or _json(own) in text:
                     continue
                 squeezed = squeezed or "".join(text.split())
-                bare = "".join(own.split())
-                if bare not in squeezed and "".join(_json(stripped).split()) not in squeezed:
+                if not any("".join(form.split()) in squeezed for form in (own, _json(own))):
                     what = f"turns of '{message['role']}'"
                     what = what if name == "content" else f"'{name}' in {what}"
-                    if not unseen & {("not_shown", what), ("not_shown", f"a part of {what}")}:
+                    if ("not_shown", what) not in unseen:
                         yield "not_shown", f"a part of {what}"
                     break
 
