@@ -129,6 +129,35 @@ def test_a_completion_that_runs_into_its_prompt(tmp_path: Path) -> None:
     assert "nothing parts prompt and completion" in found(tmp_path, *parts)["separator"].says
 
 
+def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None:
+    """Under a template that shows an earlier answer otherwise, and no thoughts."""
+    template = tmp_path / "mine.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role + ':' }}{{ '-' if m.role == 'assistant' and loop.last }}{{ m.content }}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+
+    def chats(count: int, word: str) -> list[Any]:
+        roles = ("user", "assistant") * 2
+        turns = [
+            [{"role": role, "content": f"{word}{i}{role}{j}"} for j, role in enumerate(roles)] for i in range(count)
+        ]
+        return [{"messages": own, "id": i, "images": ["a.png"][: i % 2]} for i, own in enumerate(turns)]
+
+    train = chats(300, "a")
+    train[4]["messages"][3]["reasoning_content"] = "let me see"
+    finding = found(tmp_path, train, chats(120, "b"), chats(120, "c"), template=str(template))
+    assert set(finding) == {"not_learnt", "not_shown", "left_out", "unused"}
+    assert "others follow (540 in 540 rows, the first " in finding["not_learnt"].says
+    assert f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)" in (
+        finding["not_shown"].says
+    )
+    assert "come into none: 'images' (in 270 rows, the first " in finding["left_out"].says
+    assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].says
+    severities = {kind: one.severity for kind, one in finding.items()}
+    assert severities == {"not_learnt": "warning", "not_shown": "warning", "left_out": "warning", "unused": "note"}
+
+
 @pytest.mark.slow
 def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) -> None:
     from rung.model.load import load_tokenizer

@@ -250,3 +250,13 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data
     with pytest.raises(DataError) as error:
         find_files(data)
     assert says in str(error.value)
+
+
+def test_nulls_that_a_column_adds_to_its_objects_are_no_values(tmp_path: Path) -> None:
+    """In a column every object has the fields of all, and what has keys of its own is a list of pairs."""
+    own = [{"calls": [{"town": "Oslo"}], "top": None}, {"calls": [{"of": "1+1", "deep": {"x": 1}}], "top": "t"}]
+    pq.write_table(pa.Table.from_pylist(own), tmp_path / "a.parquet")
+    pairs = pa.array([[("k", "v")], [("w", None)]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"map": pairs}), tmp_path / "b.parquet")
+    assert records(tmp_path / "a.parquet") == own
+    assert records(tmp_path / "b.parquet") == [{"map": {"k": "v"}}, {"map": {"w": None}}]

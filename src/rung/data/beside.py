@@ -10,6 +10,8 @@ from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, read_t
 
 BESIDE = {"system", "system_prompt", "tools", "functions", "documents", "chat_template_kwargs"}
 """Fields that any conversation may have beside it."""
+BELONGING = BESIDE | {"history", "images", "image", "videos", "video", "audios", "audio"}
+"""Fields that a conversation lacks where they come into none."""
 
 
 class Fields:
@@ -56,9 +58,8 @@ def read_system(found: Fields, turns: list[Turn]) -> Turn | None:
 def read_tools(found: Fields) -> tuple[Any, ...]:
     """The tools that may be called, in the form of OpenAI."""
     for name in ("tools", "functions"):
-        if is_empty(tools := unpacked(found.values.get(name))):
+        if is_empty(tools := unpacked(found.get(name))):
             continue
-        found.get(name)
         tools = [unpacked(tool) for tool in tools] if isinstance(tools, list) else [tools]
         if not all(isinstance(tool, dict) for tool in tools):
             raise UnfitError(f'"{name}" is a list of the tools\' schemas, and this is {kind_of(found.values[name])}')

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rung.data.beside import BESIDE, Fields, read_history, read_system, read_tools, read_variables
+from rung.data.beside import BELONGING, BESIDE, Fields, read_history, read_system, read_tools, read_variables
 from rung.data.told import Told
 from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
 from rung.errors import DataError
@@ -42,6 +42,8 @@ _GROUPS = ({"prompt", "completion"}, {"instruction", "input", "output", "history
 _ASKED = ("question", "query", "instruction", "prompt", "input", "context", "source", "text")
 _ANSWERED = ("answer", "response", "output", "completion", "target", "answers", "label", "summary", "solution")
 """What the fields of a pair are often called."""
+_NUMBERS = ("id", "idx", "index", "uid", "uuid", "_id", "unnamed: 0")
+"""And those that number rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ class Reader:
         self.shape = shape
         used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
         unused = [name for name, value in record.items() if name not in used and not is_empty(value)]
-        return replace(row, told=(*row.told, *(("unused", f"'{name}'") for name in unused))) if unused else row
+        told: list[Told] = [("left_out" if name in BELONGING else "unused", f"'{name}'") for name in unused]
+        return replace(row, told=(*row.told, *told)) if told else row
 
     def _named(self, record: dict[str, Any], where: str) -> dict[str, Any]:
         """The record with the user's names in the place of ours. What is called `source` without having been named so
@@ -182,14 +185,14 @@ def _remedy(record: dict[str, Any]) -> str:
             return f"these are columns of {len(lists[0]):,}; write one object for each row"
         if len(record) == 1:
             return 'write the turns of a conversation as [{"role": "user", "content": …}, …]'
-    texts = [name for name, value in record.items() if not is_empty(value)]
-    lower = {str(name).lower(): name for name in texts}
-    asked = next((lower[name] for name in _ASKED if name in lower), None)
-    answered = next((lower[name] for name in _ANSWERED if name in lower), None)
-    rest = [name for name in texts if name not in (asked, answered)]
-    asked = asked or (rest.pop(0) if rest else "question")
-    answered = answered or (rest.pop(0) if rest else "answer")
-    return f"say which is which with --fields prompt={asked},completion={answered}"
+    lower = {str(name).lower(): name for name, value in record.items() if not is_empty(value)}
+    asked, answered = (next((lower[name] for name in known if name in lower), None) for known in (_ASKED, _ANSWERED))
+    rest = [name for low, name in lower.items() if name not in (asked, answered) and low not in _NUMBERS]
+    asked = asked or (rest.pop(0) if rest else None)
+    answered = answered or (rest.pop(0) if rest else None)
+    if asked and answered:
+        return f"say which is which with --fields prompt={asked},completion={answered}"
+    return f"say what is learnt with --fields text={asked or answered or '…'}"
 
 
 def _pair(found: Fields, answer: str = "completion") -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
-Kind = Literal["not_shown", "not_learnt", "not_asked", "read_as", "unused"]
+Kind = Literal["not_shown", "left_out", "not_learnt", "not_asked", "read_as", "unused"]
 Told = tuple[Kind, str]
 """What kind of thing, and its name in a sentence."""
 Counts = list[tuple[Kind, str, int, int, str]]
@@ -50,6 +50,7 @@ def sentences(counts: Counts) -> Iterator[tuple[Kind, str]]:
 _SAYS: dict[Kind, str] = {
     "not_shown": "The chat template does not show all that rows say, so the model never sees it: {}. Give a --template "
     "that shows it, or take it out of the rows.",
+    "left_out": "Fields that belong to a conversation come into none: {}. Name them with --fields, or take them out.",
     "not_learnt": "Turns that should be learnt are not: {}.",
     "not_asked": "The chat template asks for an answer with other words than it shows before one, so that the model is "
     "given something else when it writes: {}. Give a --template in which an answer goes on from where it is asked for.",
