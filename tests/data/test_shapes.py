@@ -78,6 +78,7 @@ def test_messages_in_a_cell_of_a_table_and_with_the_nulls_of_a_column() -> None:
     assert read({"messages": cell}) == read({"messages": CHAT})
     columns = [{**message, "tool_calls": None, "name": None} for message in CHAT]
     assert read({"messages": columns}) == read({"messages": CHAT})
+    assert read({"messages": repr(CHAT)}) == read({"messages": CHAT}), "as pandas writes a list into a CSV file"
     parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}, CHAT[1]]
     assert read({"messages": parts}) == read({"messages": CHAT})
 
@@ -127,6 +128,8 @@ def test_what_belongs_to_a_conversation_comes_into_it(record: dict[str, Any], ro
         ({"messages": [SYSTEM, *CHAT], "system": "another"}, [("left_out", "'system'")]),
         ({"messages": CHAT, "history": [["x", "y"]]}, [("left_out", "'history'")]),
         ({"text": "t", "source": "web"}, [("unused", "'source'")]),
+        ({"prompt": ["p"], "completion": 3}, [("as_json", "'prompt'")]),
+        ({"instruction": "q", "output": ["a", "b"]}, [("as_json", "'output'")]),
     ],
 )
 def test_a_field_that_nothing_is_made_of_is_told(record: dict[str, Any], told: list[tuple[str, str]]) -> None:

@@ -229,7 +229,7 @@ def _rows(data: Data) -> Iterator[Finding]:
 def _told(data: Data) -> Iterator[Finding]:
     """What rows say and their texts do not."""
     for kind, says in sentences(data.facts.told):
-        yield Finding(kind, "note" if kind == "unused" else "warning", says)
+        yield Finding(kind, "note" if kind in ("as_json", "unused") else "warning", says)
 
 
 class _Named:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rung.data.told import Told
 from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, read_turns, sound, unpacked
 
 BESIDE = {"system", "system_prompt", "tools", "functions", "documents", "chat_template_kwargs"}
@@ -15,11 +16,12 @@ BELONGING = BESIDE | {"history", "images", "image", "videos", "video", "audios",
 
 
 class Fields:
-    """The fields of a record by the names that they have here, and which of them were asked for."""
+    """The fields of a record by the names that they have here, which of them were asked for, and what is told."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self.used: set[str] = set()
+        self.told: list[Told] = []
 
     def get(self, name: str, default: Any = None) -> Any:
         self.used.add(name)

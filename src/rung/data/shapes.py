@@ -127,8 +127,8 @@ class Reader:
         self.shape = shape
         used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
         unused = [name for name, value in record.items() if name not in used and not is_empty(value)]
-        told: list[Told] = [("left_out" if name in BELONGING else "unused", f"'{name}'") for name in unused]
-        return replace(row, told=(*row.told, *told)) if told else row
+        found.told += [("left_out" if name in BELONGING else "unused", f"'{name}'") for name in unused]
+        return replace(row, told=(*row.told, *found.told)) if found.told else row
 
     def _named(self, record: dict[str, Any], where: str) -> dict[str, Any]:
         """The record with the user's names in the place of ours. What is called `source` without having been named so
@@ -343,6 +343,8 @@ def _text(found: Fields, field: str) -> str:
         return sound(value, field)
     if isinstance(value, bytes):
         raise UnfitError(f'the "{field}" is bytes, and a text is needed')
+    if isinstance(value, dict | list):
+        found.told.append(("as_json", f"'{field}'"))
     if isinstance(value, bool | int | float | dict | list):
         return sound(json.dumps(value, ensure_ascii=False, default=str), field)
     return str(value)  # a date, a decimal

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
-Kind = Literal["not_shown", "left_out", "not_learnt", "not_asked", "read_as", "unused"]
+Kind = Literal["not_shown", "left_out", "not_learnt", "not_asked", "read_as", "as_json", "unused"]
 Told = tuple[Kind, str]
 """What kind of thing, and its name in a sentence."""
 Counts = list[tuple[Kind, str, int, int, str]]
@@ -55,6 +55,7 @@ _SAYS: dict[Kind, str] = {
     "not_asked": "The chat template asks for an answer with other words than it shows before one, so that the model is "
     "given something else when it writes: {}. Give a --template in which an answer goes on from where it is asked for.",
     "read_as": "Taken as something else than they are called: {}.",
+    "as_json": "Lists and objects are learnt as JSON writes them: {}.",
     "unused": "Neither given nor learnt: {}.",
 }
 

@@ -7,8 +7,11 @@ template, and told where that does not show it (`rung.data.probe`).
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +79,26 @@ def is_chat(value: Any) -> bool:
 
 
 def unpacked(value: Any) -> Any:
-    """A list or an object that was written as a text, as in a cell of a table."""
+    """A list or an object that was written as a text, as in a cell of a table: as JSON, or as Python does, which is
+    what pandas puts into a CSV file.
+    """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
-            return value
+            return _of_python(value) if _PYTHON.match(value) else value
     return value
+
+
+_PYTHON = re.compile(r"\s*\[?\s*\{\s*['\"]")
+
+
+def _of_python(text: str) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _listed(value: Any) -> Any:
