@@ -152,7 +152,7 @@ def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None
     assert f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)" in (
         finding["not_shown"].says
     )
-    assert "come into none: 'images' (in 270 rows, the first " in finding["left_out"].says
+    assert "come into no row: 'images' (in 270 rows, the first " in finding["left_out"].says
     assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].says
     severities = {kind: one.severity for kind, one in finding.items()}
     assert severities == {"not_learnt": "warning", "not_shown": "warning", "left_out": "warning", "unused": "note"}

@@ -111,6 +111,12 @@ def test_a_template_that_takes_contents_in_parts_gets_them_so() -> None:
 def test_fields_about_a_message_are_noted_where_they_are_not_shown() -> None:
     turns = [user("q", name="Bob"), assistant("a")]
     assert rendered(CHATML, {"messages": turns})[2] == {("unused", "'name' in turns of 'user'")}
+    flagged = {"messages": [user("q", name="Bob", hidden=True), assistant("a", mask=1)]}
+    assert rendered(CHATML, flagged)[2] == {
+        ("unused", "'name' in turns of 'user'"),
+        ("left_out", "'hidden' in turns of 'user'"),
+        ("left_out", "'mask' in turns of 'assistant'"),
+    }
     named = CHATML.replace("m.content", "(m.name or '') + m.content")
     assert rendered(named, {"messages": turns})[2] == set()
 

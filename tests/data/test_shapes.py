@@ -128,6 +128,8 @@ def test_what_belongs_to_a_conversation_comes_into_it(record: dict[str, Any], ro
         ({"messages": [SYSTEM, *CHAT], "system": "another"}, [("left_out", "'system'")]),
         ({"messages": CHAT, "history": [["x", "y"]]}, [("left_out", "'history'")]),
         ({"text": "t", "source": "web"}, [("unused", "'source'")]),
+        ({"prompt": "p", "completion": "c", "label": False}, [("left_out", "'label'")]),
+        ({"messages": CHAT, "weight": 0.2, "score": 0.2}, [("left_out", "'weight'"), ("unused", "'score'")]),
         ({"prompt": ["p"], "completion": 3}, [("as_json", "'prompt'")]),
         ({"instruction": "q", "output": ["a", "b"]}, [("as_json", "'output'")]),
     ],
@@ -153,7 +155,8 @@ def test_a_text_beside_messages_is_a_turn() -> None:
 def test_a_prompt_that_is_the_text_of_a_list_is_a_text_unless_that_is_messages() -> None:
     for prompt in ('[{"sku": 1}]', "[1, 2]", "[draft] Hello", '[{"role": "engineer", "content": "builds"}]'):
         assert read({"prompt": prompt, "completion": "c"}) == (Row(prompt, "c"), "prompt_completion")
-    assert read({"prompt": [{"sku": 1}], "completion": "c"})[0].prompt == '[{"sku": 1}]'
+    for value in ([{"sku": 1}], [{"from": "Oslo", "to": "Rome"}]):
+        assert read({"prompt": value, "completion": "c"})[0].prompt == json.dumps(value)
     row, shape = read({"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])})
     assert (row, shape) == (Row(CHAT[:1], CHAT[1:]), "chat_prompt_completion")
     assert {what for _, what in row.told} == {

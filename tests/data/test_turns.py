@@ -57,6 +57,14 @@ def test_calls_of_tools_have_one_form(message: dict[str, Any]) -> None:
     assert one(**message).message == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
+def test_nulls_among_the_arguments_are_arguments_and_told() -> None:
+    """In JSON somebody wrote them; those that Parquet adds are gone when a file is read."""
+    call = {"id": None, "type": "function", "function": {"name": "f", "arguments": {"town": "Oslo", "of": None}}}
+    turn = one(role="assistant", tool_calls=[call])
+    assert turn.message["tool_calls"] == [{"type": "function", "function": call["function"]}]
+    assert turn.told == (("read_as", "nulls inside calls of tools as arguments that are null"),)
+
+
 def test_a_call_that_is_none_stays_what_was_said() -> None:
     assert one(**{"from": "function_call", "value": "LOOKUP"}).message == {"role": "assistant", "content": "LOOKUP"}
 

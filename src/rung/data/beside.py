@@ -7,12 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 from rung.data.told import Told
-from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, read_turns, sound, unpacked
+from rung.data.turns import FLAGS, Turn, UnfitError, is_chat, is_empty, kind_of, read_turns, sound, unpacked
 
 BESIDE = {"system", "system_prompt", "tools", "functions", "documents", "chat_template_kwargs"}
 """Fields that any conversation may have beside it."""
-BELONGING = BESIDE | {"history", "images", "image", "videos", "video", "audios", "audio"}
-"""Fields that a conversation lacks where they come into none."""
+_GIVEN = BESIDE | {"history", "images", "image", "videos", "video", "audios", "audio"}
 
 
 class Fields:
@@ -26,6 +25,13 @@ class Fields:
     def get(self, name: str, default: Any = None) -> Any:
         self.used.add(name)
         return self.values.get(name, default)
+
+
+def left_out(name: str, value: Any) -> Told:
+    """What is told of a field that no part of a row is made of. What a conversation lacks without it, and what may say
+    that a row is not to be learnt as others are, matters more than a number or a note.
+    """
+    return "left_out" if name in _GIVEN | FLAGS or isinstance(value, bool) else "unused", f"'{name}'"
 
 
 def read_history(found: Fields) -> list[Turn]:

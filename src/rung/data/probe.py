@@ -19,8 +19,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rung.data.shapes import Messages, Row
-from rung.data.told import Told
-from rung.data.turns import is_empty
+from rung.data.told import Kind, Told
+from rung.data.turns import FLAGS, is_empty
 
 REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
 """What a template may raise at a row that it does not take."""
@@ -204,7 +204,8 @@ class _Marks:
         else:
             made = self._marked(value, name, about)
         what = of if name == "content" else f"'{name}' in {of}" if of else f"'{name}'"
-        self._places.append((("not_shown" if name in _SAID or not of else "unused", what), about))
+        kind: Kind = "left_out" if isinstance(value, bool) or name in FLAGS else "unused"
+        self._places.append((("not_shown" if name in _SAID or not of else kind, what), about))
         return made
 
     def _call(self, call: Any, about: list[str], ids: list[str]) -> Any:

@@ -188,7 +188,7 @@ class Renderer:
             chat = view.applied([*row.prompt, *row.completion])
             texts = [self._draw(chat[:end], row.tools, row.variables, asks) for end, asks in _stretches(row)]
         except REFUSALS as error:
-            says = f"the chat template refuses this row ({str(error).rstrip('.')}); --template takes another"
+            says = f"the chat template refuses this row ({str(error).rstrip('.')}); give another with --template"
             return DataError(says), []
         told = [*view.told, *cut_off(chat, texts[0], view.unseen)]
         told += [

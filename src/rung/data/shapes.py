@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rung.data.beside import BELONGING, BESIDE, Fields, read_history, read_system, read_tools, read_variables
+from rung.data.beside import BESIDE, Fields, left_out, read_history, read_system, read_tools, read_variables
 from rung.data.told import Told
 from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
 from rung.errors import DataError
@@ -126,8 +126,8 @@ class Reader:
             raise DataError(f"{where}: {error}.") from None
         self.shape = shape
         used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
-        unused = [name for name, value in record.items() if name not in used and not is_empty(value)]
-        found.told += [("left_out" if name in BELONGING else "unused", f"'{name}'") for name in unused]
+        unused = (name for name, value in record.items() if name not in used and not is_empty(value))
+        found.told += [left_out(name, record[name]) for name in unused]
         return replace(row, told=(*row.told, *found.told)) if found.told else row
 
     def _named(self, record: dict[str, Any], where: str) -> dict[str, Any]:

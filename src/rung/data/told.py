@@ -50,7 +50,7 @@ def sentences(counts: Counts) -> Iterator[tuple[Kind, str]]:
 _SAYS: dict[Kind, str] = {
     "not_shown": "The chat template does not show all that rows say, so the model never sees it: {}. Give a --template "
     "that shows it, or take it out of the rows.",
-    "left_out": "Fields that belong to a conversation come into none: {}. Name them with --fields, or take them out.",
+    "left_out": "Fields that seem to matter come into no row: {}. Name them with --fields, or take them out.",
     "not_learnt": "Turns that should be learnt are not: {}.",
     "not_asked": "The chat template asks for an answer with other words than it shows before one, so that the model is "
     "given something else when it writes: {}. Give a --template in which an answer goes on from where it is asked for.",

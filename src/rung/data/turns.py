@@ -29,7 +29,10 @@ _CALLS = ("function_call", "tool_call")
 _LEARNT = ("weight", "train", "training", "trainable", "train_on_turn", "learn", "loss", "loss_weight", "loss_mask")
 _NOT_LEARNT = ("masked", "ignore", "ignored")
 """Fields in which a turn says whether it is to be learnt, as OpenAI, Axolotl, ms-swift and others write it."""
+FLAGS = {*_LEARNT, *_NOT_LEARNT, "mask", "sample_weight"}
+"""With those that may mean either."""
 _TRUTHS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+_SAID = ("content", "value", "tool_calls")
 _TEXTS = (None, "text", "input_text", "output_text")
 
 
@@ -70,7 +73,7 @@ def is_chat(value: Any) -> bool:
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         return False
     if not isinstance(value, str):
-        return any(name in messages[0] for name in ("role", "from"))
+        return any({speaker, said} <= messages[0].keys() for speaker in ("role", "from") for said in _SAID)
     return all(
         str(message.get("role", message.get("from"))).lower() in ROLES
         and isinstance(message.get("content", message.get("value")), str | list)
@@ -142,6 +145,8 @@ def _turn(message: Any, where: str) -> Turn:
         text, more["tool_calls"] = "", calls
     elif "tool_calls" in more or _old_call(more):
         more["tool_calls"] = _calls(more.get("tool_calls") or more.pop("function_call")) or more["tool_calls"]
+        if _has_null(more["tool_calls"]):
+            told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
     return Turn({"role": role, "content": text, **more}, learnt, told)
 
 
@@ -195,7 +200,8 @@ def _calls(value: Any) -> list[Any] | None:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         return None
     made = []
-    for call in calls:
+    for given in calls:
+        call = {name: value for name, value in given.items() if value is not None}
         if not isinstance(function := call.get("function"), dict):
             own = {name: value for name, value in call.items() if name in ("id", "type")}
             function = {name: value for name, value in call.items() if name not in own}
@@ -208,6 +214,12 @@ def _calls(value: Any) -> list[Any] | None:
             function = {**function, "arguments": found}
         made.append({**call, "function": function})
     return made
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_null, value.values() if isinstance(value, dict) else value))
+    return value is None
 
 
 def is_empty(value: Any) -> bool:
