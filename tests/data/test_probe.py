@@ -160,6 +160,9 @@ def test_an_end_token_behind_the_whole_chat_ends_every_turn() -> None:
     text, learnt, told = rendered(last, {"messages": turns})
     assert text == "[user]q~[assistant]alpha~[user]r~[assistant]beta~<end>"
     assert (learnt, told) == ("alpha~beta~<end>", set())
+    text, learnt, _ = rendered(last, {"messages": [*turns, user("thanks")]})
+    assert text.endswith("[user]thanks~<end>")
+    assert learnt == "alpha~beta~"
 
 
 def test_turns_that_begin_a_conversation_are_told() -> None:

@@ -264,6 +264,10 @@ def test_every_row_has_the_shape_of_the_first() -> None:
     reader.row({"prompt": "p", "completion": "c"}, "line 1")
     with pytest.raises(DataError, match="line 2: the row needs a \"prompt\" as the first row has, and it has 'text'"):
         reader.row({"text": "t"}, "line 2")
+    reader = Reader()
+    reader.row({"chosen": "a", "rejected": "b"}, "line 1")
+    with pytest.raises(DataError, match='line 2: the row needs "chosen" as the first row has'):
+        reader.row({"rejected": "b"}, "line 2")
     with pytest.raises(DataError, match="line 3: there is no field 'x', which --fields names; the fields are 'y'"):
         Reader({"text": "x"}).row({"y": 1}, "line 3")
 

@@ -260,8 +260,12 @@ class Renderer:
         for last in (len(end), self._end(end, first)):
             if first < last <= both:
                 return first, last
-        # A template may end the whole chat, and not each of its turns.
-        return (first, both) if first < both and self._says_nothing(end[both:]) else None
+        if first >= both or not self._says_nothing(end[both:]):
+            return None
+        # A template may end the whole chat with a token of its own, behind the one that ends each turn.
+        if last := self._end(whole[:both], first):
+            self.ends.add(whole[last - 1])
+        return first, both
 
     def _says_nothing(self, ids: Ids) -> bool:
         """Whether these are but end tokens and white space."""
@@ -273,7 +277,9 @@ class Renderer:
         """
         if isinstance(row.completion, str) or not example.written_after:
             return "", flat(row.completion)
-        ids, wanted = example.ids[example.prompt :], (row.wanted or "").strip()
+        # Its turn, where that is known; nobody ends it where all is learnt.
+        turn = next((end for first, end in example.learned if first == example.prompt), None)
+        ids, wanted = example.ids[example.prompt : turn], (row.wanted or "").strip()
         end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
         text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         before, found, after = text.rpartition(wanted) if wanted else ("", "", text)

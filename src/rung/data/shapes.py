@@ -239,7 +239,7 @@ def _answered(found: Fields, prompt: list[Turn], answer: list[Turn], field: str 
 
 def _preference(found: Fields) -> Row:
     """A prompt, where there is one, and two answers, of which the better is learnt."""
-    asked, chosen = not is_empty(found.values.get("prompt")), found.values["chosen"]
+    asked, chosen = not is_empty(found.values.get("prompt")), _present(found, "chosen")
     found.get("rejected")
     if is_chat(chosen) or (asked and is_chat(found.values["prompt"])):
         prompt = _turns_of(found, "prompt", "user") if asked else []
