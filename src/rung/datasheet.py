@@ -11,12 +11,13 @@ import torch
 
 from rung.data.audit import Finding, audit, worst_first
 from rung.data.batches import steps_per_pass
+from rung.data.limits import check_rows
 from rung.data.prepare import Data, fits, prepare
 from rung.engine.memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.levers import Scores
 from rung.metrics import Written
-from rung.model.load import Base, load_base, load_tokenizer
+from rung.model.load import Base, end_tokens, load_base, load_tokenizer
 from rung.model.source import at_hand
 from rung.recipe import Recipe
 from rung.search.foresight import rows_shown
@@ -41,7 +42,7 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         InputError: the data, the model or a metric cannot be used.
     """
     tokenizer = load_tokenizer(recipe.model)
-    data = prepare(recipe, tokenizer, tell)
+    data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell("auditing")
     findings = audit(data)
     quality = quality_of(data, recipe)
@@ -125,8 +126,9 @@ def _base(recipe: Recipe) -> Base | None:
 
 def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
     tell("asking the untuned model")
-    rows, count = data.validation, min(SCORED, len(data.validation))
-    return Trainer(base).score([rows[at * len(rows) // count] for at in range(count)])[0]
+    trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
+    check_rows(data, trainer.positions, trainer.vocabulary)
+    return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
 
 
 def _far(scores: Scores, data: Data, recipe: Recipe) -> list[Finding]:

@@ -18,7 +18,7 @@ from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
-from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
+from rung.model.load import PRECISIONS, Base, end_tokens, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
 from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, parse_budget, read_recipe
@@ -33,7 +33,7 @@ from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
-from rung.writings import Writings, name_of, quality_of
+from rung.writings import Writings, name_of, quality_of, tell_room
 
 
 class Observer(Protocol):
@@ -68,7 +68,8 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     begun = clock()
-    data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
     _tell_audit(data, recipe, observer)
     quality = quality_of(data, recipe)
     judge = judged_by(recipe.judge, quality)
@@ -91,6 +92,7 @@ def tune(
         write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, data))
     observer.note(_describe(recipe, base, runner))
+    tell_room(data, runner.trainer.positions, observer.note)
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     budget = _budget(recipe, runner, ledger, observer)

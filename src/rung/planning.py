@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rung.data.limits import check_rows
 from rung.data.prepare import Data, prepare
 from rung.devices import HERE, Device, device
 from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
@@ -23,7 +24,7 @@ from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.loop import Observer, check_budget, make_strategy, resolve, space_of
 from rung.model.anatomy import Anatomy, anatomy
-from rung.model.load import load_base, load_tokenizer
+from rung.model.load import end_tokens, load_base, load_tokenizer
 from rung.recipe import Recipe, parse_budget, parse_bytes
 from rung.runner.local import WRITTEN_ROWS
 from rung.runner.paper import PaperRunner
@@ -111,13 +112,15 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
 
 def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     begun = time.perf_counter()
-    data = prepare(recipe, load_tokenizer(recipe.model), tell)
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     loading = time.perf_counter() - begun
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
+    check_rows(data, trainer.positions, trainer.vocabulary)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]
@@ -140,10 +143,11 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
     ]
     try:
         tokenizer = load_tokenizer(recipe.model)
+        ends = end_tokens(recipe.model, tokenizer)
     except ModelError:
         notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
-        tokenizer = _Characters()
-    data = prepare(recipe, tokenizer, tell)
+        tokenizer, ends = _Characters(), set()
+    data = prepare(recipe, tokenizer, tell, ends)
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))

@@ -2,14 +2,15 @@
 
 The tokens and the mask are those of TRL's SFTTrainer (tested against it). Prompt and completion are tokenised together,
 as one text, and the completion begins where that departs from the prompt tokenised alone: usually behind the prompt,
-or a token earlier where the two merge. Chats go through the model's own template. An end token is always learnt, or the
-model would never stop; padding comes later and is told from it by its place, whatever its number.
+or a token earlier where the two merge. Chats go through the model's own template. One end token is always learnt, or
+the model would never stop; padding comes later and is told from it by its place, whatever its number. What a tokenizer
+writes of itself stands before a text and never behind it, where the end token and, in a prompt, the completion come.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from rung.data.shapes import Messages, Row, flat
+from rung.data.tokens import first_tokens
 from rung.errors import DataError
 
 Learn = Literal["completion", "all"]
@@ -86,9 +88,10 @@ class Renderer:
     Args:
         learn: `completion`, or `all` for the prompts too.
         template: `auto` for the model's own chat template, `plain`, or a file with one in Jinja.
+        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
 
     Attributes:
-        ends: the tokens that have been seen to end what is learnt: where writing stops.
+        ends: with those that have been seen to end what is learnt: where writing stops.
 
     Raises:
         DataError: the template's file is not there.
@@ -105,6 +108,10 @@ class Renderer:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         self._special |= {number for number, token in added.items() if token.special}
         self._special.discard(getattr(self.tokenizer, "unk_token_id", None))
+        # It may be the end token as well.
+        self._stops = frozenset(self.ends)
+        self._special |= self._stops
+        self._first = first_tokens(self.tokenizer)
         if self.template == "auto":
             # One that is shipped as several, by name, has a default among them.
             own = getattr(self.tokenizer, "chat_template", None)
@@ -114,8 +121,8 @@ class Renderer:
 
     @property
     def fingerprint(self) -> list[Any]:
-        """What the examples follow from, beside the rows and the tokenizer's vocabulary."""
-        return [self.learn, self._template, self.tokenizer.eos_token, sorted(self._special)]
+        """What the examples follow from, beside the rows and the tokenizer."""
+        return [self.learn, self._template, sorted(self._stops)]
 
     def render(self, rows: Sequence[Row]) -> list[Example | DataError]:
         """An example for each row, in their order, or what is wrong with it, without where it stands.
@@ -130,32 +137,40 @@ class Renderer:
         return found
 
     def _texts(self, rows: Sequence[Row]) -> list[Example | DataError]:
-        end = self.tokenizer.eos_token
-        wholes = [f"{row.prompt}{row.completion}" for row in rows]
-        wholes = [text if text.endswith(end) else text + end for text in wholes]
-        prompts = self._ids([str(row.prompt) for row in rows])
+        wholes = map(self._begun, self._ids([f"{row.prompt}{row.completion}" for row in rows]))
+        prompts = map(self._begun, self._ids([str(row.prompt) for row in rows]))
         return [
-            self._example(row, ids, prompt) for row, ids, prompt in zip(rows, self._ids(wholes), prompts, strict=True)
+            self._example(row, ids if self._is_closed(ids, prompt) else (*ids, self.tokenizer.eos_token_id), prompt)
+            for row, ids, prompt in zip(rows, wholes, prompts, strict=True)
         ]
+
+    def _begun(self, ids: Ids) -> Ids:
+        """With the tokenizer's first tokens, if the text does not write them itself."""
+        return ids if ids[: len(self._first)] == self._first else self._first + ids
+
+    def _is_closed(self, ids: Ids, given: Ids) -> bool:
+        """Whether a completion writes its end token itself; white space may follow it."""
+        end = self._end(ids, _shared(given, ids), self._stops)
+        return bool(end) and (end == len(ids) or not self.tokenizer.decode(ids[end:]).strip())
 
     def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
         """The one part of a row that is learnt, from where the ids depart from those of what is given."""
         prompt = 0 if row.kind == "text" else _shared(given, ids)
-        ids = self._ended(ids, prompt)
         spans = ((0, len(ids)),) if self.learn == "all" else ()
         return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
 
     def _ended(self, ids: Ids, prompt: int) -> Ids:
         """With an end token, if none is there: not every chat template writes one, nor every tokenizer one."""
-        if end := self._end(ids, prompt):
+        if end := self._end(ids, prompt, self._special):
             self.ends.add(ids[end - 1])
             return ids
         return (*ids, self.tokenizer.eos_token_id)
 
-    def _end(self, ids: Ids, start: int) -> int:
-        """Where an end token stands, behind it; 0 where there is none among the last tokens from `start` on."""
+    @staticmethod
+    def _end(ids: Ids, start: int, ends: Collection[int]) -> int:
+        """Where one of the end tokens stands, behind it; 0 where none does among the last tokens from `start` on."""
         last = range(len(ids), max(start, len(ids) - _TAIL), -1)
-        return next((end for end in last if ids[end - 1] in self._special), 0)
+        return next((end for end in last if ids[end - 1] in ends), 0)
 
     def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
         if self._template is None:
@@ -169,7 +184,7 @@ class Renderer:
                 drawn.append([self._drawn(row, chat, asks) for chat, asks in _stretches(row)])
             except (TemplateError, TypeError, KeyError, ValueError) as error:
                 drawn.append(DataError(f"the chat template refuses this row ({error})"))
-        ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts], template=True))
+        ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts]))
         return [
             texts if isinstance(texts, DataError) else self._chat(row, list(itertools.islice(ids, len(texts))))
             for row, texts in zip(rows, drawn, strict=True)
@@ -190,7 +205,7 @@ class Renderer:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
         whole, *marks = stretches
         if row.kind == "pair":
-            return self._example(row, whole, marks[0])
+            return self._example(row, self._ended(whole, _shared(marks[0], whole)), marks[0])
         starts, ends = marks[::2], marks[1::2]
         if len(ends) < len(starts):  # the whole ends with the assistant
             whole = self._ended(whole, _shared(starts[-1], whole))
@@ -212,7 +227,7 @@ class Renderer:
         there is not what the model would write, and there is no such turn.
         """
         first = _shared(start, whole)
-        for last in (len(end), self._end(end, first)):
+        for last in (len(end), self._end(end, first, self._special)):
             if last > first and whole[:last] == end[:last]:
                 return first, last
         return None
@@ -221,20 +236,27 @@ class Renderer:
         """What the template writes before the answer of a chat, such as the marks of thoughts that are not there, and
         the answer: what the model is to write after that.
         """
-        if isinstance(row.completion, str) or not example.written_after:
+        if isinstance(row.completion, str):
+            return "", self._without_end(row.completion)
+        if not example.written_after:
             return "", flat(row.completion)
         ids, wanted = example.ids[example.prompt :], (row.wanted or "").strip()
         end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
-        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before, found, after = text.rpartition(wanted) if wanted else ("", "", text)
         # A call of a tool, say, stands behind the words of its turn, and is wanted too.
         return (before, wanted) if found and not after.strip() else ("", text.strip())
 
-    def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
-        """Without the tokenizer's own first and last tokens where a template writes them."""
+    def _without_end(self, text: str) -> str:
+        """A completion without the end token that it writes itself: nobody writes that as text."""
+        end = self.tokenizer.eos_token
+        return text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
+
+    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Without the tokenizer's own first and last tokens."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=not template, verbose=False)["input_ids"]
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [tuple(ids) for ids in found]
 
 
