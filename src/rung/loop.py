@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
-from rung.data.audit import audit
+from rung.data.audit import Finding, asks_for_head, audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
@@ -70,7 +70,7 @@ def tune(
     begun = clock()
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
-    _tell_audit(data, recipe, observer)
+    findings = _tell_audit(data, tokenizer, recipe, observer)
     quality = quality_of(data, recipe)
     judge = judged_by(recipe.judge, quality)
     observer.note(f"loading {recipe.model}")
@@ -78,7 +78,7 @@ def tune(
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     _check_same(recipe, folder, data)
     runner = LocalRunner(base, data, recipe, folder)
-    space = space_of(recipe, pinned=asked.learning_rates is not None)
+    space = space_of(recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings))
     for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
@@ -193,16 +193,19 @@ def answer(
     return found
 
 
-def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
-    """
+def _tell_audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) -> list[Finding]:
+    """All findings, when those that spoil a study, or change what it tries, have been told.
+
     Raises:
         DataError: the same row stands in two splits, and the recipe does not allow that.
     """
-    for finding in audit(data):
+    findings = audit(data, tokenizer)
+    for finding in findings:
         if finding.severity == "error" and not recipe.allow_leakage:
             raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
-        if finding.severity != "note":
+        if finding.severity != "note" or asks_for_head([finding]):
             observer.note(finding.says)
+    return findings
 
 
 def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:
@@ -240,8 +243,10 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             observer.left(candidate, why)
 
 
-def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
-    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own."""
+def space_of(recipe: Recipe, pinned: bool, head: bool = False) -> LeverSpace:
+    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own, and `head` that the data
+    ask for the output head.
+    """
     ranks, rates, targets, alphas = recipe.ranks, recipe.learning_rates or (), recipe.targets, recipe.alphas
     if "learning_rate" not in recipe.levers:
         # The guess stands second in the grid that is laid around it.
@@ -253,6 +258,7 @@ def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
         alphas if "alpha" in recipe.levers else alphas[:1],
         recipe.dropout,
         pinned,
+        head,
     )
 
 
