@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.odd_tokenizers import byte_level, words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.audit import Finding, audit
@@ -136,3 +137,42 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
     data = write(tmp_path / "a.jsonl", [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)])
     kinds = {f.kind: f for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))}
     assert "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+
+
+def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Path) -> None:
+    """Letters that it has no token for, and capitals that it folds."""
+    for tokenizer, spoiled, back in (
+        (tiny_tokenizer(), " 달 w1", "w1"),
+        (words(), " Lima", "lima"),
+        (byte_level(), " e\u0301", None),
+    ):
+        train = [{"prompt": f"Peru {i}:", "completion": " the cat"} for i in range(60)]
+        train[7]["completion"] = spoiled
+        files = [write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train) for name in "avt"]
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        findings = {finding.kind: finding for finding in audit(data, tokenizer)}
+        if back is None:
+            assert "lossy" not in findings, "bytes write everything"
+            continue
+        assert findings["lossy"].severity == "warning"
+        assert findings["lossy"].says == (
+            f"Of 60 completions the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
+            f"'{spoiled.strip()}' comes back as '{back}'."
+        )
+
+
+def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
+    tokenizer = byte_level(bos="<s>", around="<s> $A")
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    for first, noted in (("", True), ("<s>", False)):
+        tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("first_token" in kinds) == noted
+        if noted:
+            assert kinds["first_token"].says.startswith("The tokenizer begins a text with '<s>' and the chat template")
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}

@@ -185,6 +185,8 @@ class Renderer:
             except (TemplateError, TypeError, KeyError, ValueError) as error:
                 drawn.append(DataError(f"the chat template refuses this row ({error})"))
         ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts]))
+        if self.template == "plain":  # a model's own writes what it begins with
+            ids = map(self._begun, ids)
         return [
             texts if isinstance(texts, DataError) else self._chat(row, list(itertools.islice(ids, len(texts))))
             for row, texts in zip(rows, drawn, strict=True)

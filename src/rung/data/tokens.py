@@ -41,6 +41,8 @@ def state_of(tokenizer: Any) -> str:
         return digest.hexdigest()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
+        if not tokenizer.is_fast:  # such a one is code, which may save less than it knows
+            digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}:".encode())
