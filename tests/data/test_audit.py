@@ -174,5 +174,23 @@ def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path
             assert kinds["first_token"].says.startswith("The tokenizer begins a text with '<s>' and the chat template")
 
 
+def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> None:
+    """As a base model's ChatML has it: its turns end with another token than its texts, and servers know the latter."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '~' }}{% endfor %}"
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    end = tokenizer.convert_tokens_to_ids("~")
+    for ends, warned in ([], True), ([end], False):
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends)
+        assert data.facts.ends == [1, end]
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("end_token" in kinds) == warned
+        if warned:
+            assert kinds["end_token"].severity == "warning"
+            assert kinds["end_token"].says.startswith("What is learnt ends with '~', which neither the tokenizer nor")
+
+
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}

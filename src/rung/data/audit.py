@@ -221,6 +221,13 @@ def _tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
     if lost.count:
         says = f"Of {len(rows):,} completions the tokenizer cannot write {lost.count:,} as they are: {lost}."
         yield Finding("lossy", "warning", says)
+    if data.facts.own_ends:
+        own = " and ".join(_quoted(tokenizer.decode([token])) for token in data.facts.own_ends)
+        says = (
+            f"What is learnt ends with {own}, which neither the tokenizer nor the model's generation_config.json names "
+            "as an end; whatever serves the adapter has to be told to stop there."
+        )
+        yield Finding("end_token", "warning", says)
     first, begun = first_tokens(tokenizer), data.train[0].ids
     if begun[: len(first)] != first:
         says = (

@@ -68,7 +68,8 @@ class Facts:
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops.
+    completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
+    ends its turns with: neither the tokenizer nor the model's generation_config.json names them.
     """
 
     shape: str
@@ -81,6 +82,7 @@ class Facts:
     listed: list[str]
     merged: int
     ends: list[int]
+    own_ends: list[int]
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
@@ -242,6 +244,7 @@ def _write(
         listed=seen.listed,
         merged=seen.merged,
         ends=sorted(renderer.ends),
+        own_ends=sorted(renderer.ends - renderer.stops),
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""

@@ -92,6 +92,7 @@ class Renderer:
 
     Attributes:
         ends: with those that have been seen to end what is learnt: where writing stops.
+        stops: without them.
 
     Raises:
         DataError: the template's file is not there.
@@ -109,8 +110,8 @@ class Renderer:
         self._special |= {number for number, token in added.items() if token.special}
         self._special.discard(getattr(self.tokenizer, "unk_token_id", None))
         # It may be the end token as well.
-        self._stops = frozenset(self.ends)
-        self._special |= self._stops
+        self.stops = frozenset(self.ends)
+        self._special |= self.stops
         self._first = first_tokens(self.tokenizer)
         if self.template == "auto":
             # One that is shipped as several, by name, has a default among them.
@@ -122,7 +123,7 @@ class Renderer:
     @property
     def fingerprint(self) -> list[Any]:
         """What the examples follow from, beside the rows and the tokenizer."""
-        return [self.learn, self._template, sorted(self._stops)]
+        return [self.learn, self._template, sorted(self.stops)]
 
     def render(self, rows: Sequence[Row]) -> list[Example | DataError]:
         """An example for each row, in their order, or what is wrong with it, without where it stands.
@@ -150,7 +151,7 @@ class Renderer:
 
     def _is_closed(self, ids: Ids, given: Ids) -> bool:
         """Whether a completion writes its end token itself; white space may follow it."""
-        end = self._end(ids, _shared(given, ids), self._stops)
+        end = self._end(ids, _shared(given, ids), self.stops)
         return bool(end) and (end == len(ids) or not self.tokenizer.decode(ids[end:]).strip())
 
     def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
