@@ -146,7 +146,7 @@ def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Pat
         (words(), " Lima", "lima"),
         (byte_level(), " e\u0301", None),
     ):
-        train = [{"prompt": f"Peru {i}:", "completion": " the cat"} for i in range(60)]
+        train = [{"prompt": "the " * (i + 1), "completion": " cat"} for i in range(60)]
         train[7]["completion"] = spoiled
         files = [write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train) for name in "avt"]
         data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
@@ -156,9 +156,20 @@ def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Pat
             continue
         assert findings["lossy"].severity == "warning"
         assert findings["lossy"].says == (
-            f"Of 60 completions the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
+            f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
             f"'{spoiled.strip()}' comes back as '{back}'."
         )
+
+
+def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too(tmp_path: Path) -> None:
+    train = [{"prompt": f"row {i} {'달' * (i == 3)}:", "completion": " w"} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", train) for name in "avt"]
+    data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
+    findings = {finding.kind: finding for finding in audit(data, tiny_tokenizer())}
+    assert findings["lossy"].says == (
+        f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 4: "
+        "'row 3 달:' is read as 'row 3 :'."
+    )
 
 
 def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:

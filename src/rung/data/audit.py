@@ -213,13 +213,16 @@ def _tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
     unknown = {getattr(tokenizer, "unk_token_id", None)} - set(data.facts.ends)
     for row in rows:
         example, text = data.train[row], data.train.texts(row)
-        ids = example.ids[example.prompt :]
+        asked, ids = example.ids[: example.prompt], example.ids[example.prompt :]
         back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
         is_whole = any(token in data.facts.ends for token in ids[-3:])
         if not unknown.isdisjoint(ids) or (is_whole and text.after.strip() not in back):
             lost.add(f"{text.where}: {_quoted(text.after.strip())} comes back as {_quoted(back)}")
+        elif not unknown.isdisjoint(asked):
+            back = tokenizer.decode(asked, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            lost.add(f"{text.where}: {_quoted(text.before.strip())} is read as {_quoted(back)}")
     if lost.count:
-        says = f"Of {len(rows):,} completions the tokenizer cannot write {lost.count:,} as they are: {lost}."
+        says = f"Of {len(rows):,} rows the tokenizer cannot write {lost.count:,} as they are: {lost}."
         yield Finding("lossy", "warning", says)
     if data.facts.own_ends:
         own = " and ".join(_quoted(tokenizer.decode([token])) for token in data.facts.own_ends)

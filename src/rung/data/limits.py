@@ -37,7 +37,7 @@ def check_rows(data: Data, positions: int | None, vocabulary: int) -> None:
         if rows.highest_token < vocabulary:
             continue
         for row, example in enumerate(rows):
-            if (token := max(example.ids)) >= vocabulary:
+            if (token := max((*example.ids, *example.given))) >= vocabulary:
                 raise DataError(
                     f"{rows.texts(row).where}: the token {token} is none of the {vocabulary:,} of the model's "
                     "embedding; give the tokenizer that belongs to the model, or resize the embedding and save it."

@@ -141,7 +141,7 @@ class Examples(Sequence[Example]):
     @property
     def highest_token(self) -> int:
         """No row has a token with a higher number."""
-        found = [pc.max(pc.list_flatten(batch.column(0))).as_py() for batch in self._batches]
+        found = [pc.max(pc.list_flatten(batch.column(i))).as_py() for batch in self._batches for i in (0, 3)]
         return max((number for number in found if number is not None), default=0)
 
     def _place(self, at: int) -> tuple[Any, int]:
