@@ -64,6 +64,21 @@ def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_p
     assert severities == sorted(severities, key=["error", "warning", "note"].index), "the worst first"
 
 
+def test_a_loss_that_is_small_is_no_word_against_another_language(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rung.datasheet.FAR", 99.0)
+    data, said = write(tmp_path / "a.jsonl", pairs(400)), {}
+    for foreign in (None, "It is in Hangul"):
+        monkeypatch.setattr("rung.data.audit.another_language", lambda rows, tokenizer, foreign=foreign: foreign)
+        found = look(tiny_folder, data, with_model=True)
+        said[foreign] = {finding["kind"]: finding["says"] for finding in found["audit"]}
+    assert "the output head (lm_head) can be left alone" in said[None]["near"]
+    assert "language" not in said[None]
+    assert said["It is in Hangul"]["near"].endswith("but see their language.")
+    assert said["It is in Hangul"]["language"].startswith("It is in Hangul. The output head (lm_head) may be worth")
+
+
 def test_letters_of_several_tokens_are_shown_whole(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [{"text": f"달 🌙 {i}"} for i in range(400)]
     found = look(tiny_folder, write(tmp_path / "a.jsonl", rows))

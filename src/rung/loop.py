@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
-from rung.data.audit import audit
+from rung.data.audit import Finding, asks_for_head, audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import Candidate, LeverSpace, Scores, Verdict
-from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
+from rung.model.load import PRECISIONS, Base, end_tokens, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
 from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, parse_budget, read_recipe
@@ -33,7 +33,7 @@ from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
-from rung.writings import Writings, name_of, quality_of
+from rung.writings import Writings, name_of, quality_of, tell_room
 
 
 class Observer(Protocol):
@@ -68,8 +68,9 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     begun = clock()
-    data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
-    _tell_audit(data, recipe, observer)
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
+    findings = _tell_audit(data, tokenizer, recipe, observer)
     quality = quality_of(data, recipe)
     judge = judged_by(recipe.judge, quality)
     observer.note(f"loading {recipe.model}")
@@ -77,7 +78,7 @@ def tune(
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     _check_same(recipe, folder, data)
     runner = LocalRunner(base, data, recipe, folder)
-    space = space_of(recipe, pinned=asked.learning_rates is not None)
+    space = space_of(recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings))
     for targets in space.targets:
         runner.trainer.frozen.targets(space.candidate(space.ranks[0], space.learning_rates[0], targets))
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
@@ -91,6 +92,7 @@ def tune(
         write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, data))
     observer.note(_describe(recipe, base, runner))
+    tell_room(data, runner.trainer.positions, observer.note)
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     budget = _budget(recipe, runner, ledger, observer)
@@ -191,16 +193,19 @@ def answer(
     return found
 
 
-def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
-    """
+def _tell_audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) -> list[Finding]:
+    """All findings, when those that spoil a study, or change what it tries, have been told.
+
     Raises:
         DataError: the same row stands in two splits, and the recipe does not allow that.
     """
-    for finding in audit(data):
+    findings = audit(data, tokenizer)
+    for finding in findings:
         if finding.severity == "error" and not recipe.allow_leakage:
             raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
-        if finding.severity != "note":
+        if finding.severity != "note" or asks_for_head([finding]):
             observer.note(finding.says)
+    return findings
 
 
 def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:
@@ -238,8 +243,10 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             observer.left(candidate, why)
 
 
-def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
-    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own."""
+def space_of(recipe: Recipe, pinned: bool, head: bool = False) -> LeverSpace:
+    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own, and `head` that the data
+    ask for the output head.
+    """
     ranks, rates, targets, alphas = recipe.ranks, recipe.learning_rates or (), recipe.targets, recipe.alphas
     if "learning_rate" not in recipe.levers:
         # The guess stands second in the grid that is laid around it.
@@ -251,6 +258,7 @@ def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
         alphas if "alpha" in recipe.levers else alphas[:1],
         recipe.dropout,
         pinned,
+        head,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.odd_tokenizers import byte_level, words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.audit import Finding, audit
@@ -165,3 +166,71 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
     data = write(tmp_path / "a.jsonl", [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)])
     kinds = {f.kind: f for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))}
     assert "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+
+
+def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Path) -> None:
+    """Letters that it has no token for, and capitals that it folds."""
+    for tokenizer, spoiled, back in (
+        (tiny_tokenizer(), " 달 w1", "w1"),
+        (words(), " Lima", "lima"),
+        (byte_level(), " e\u0301", None),
+    ):
+        train = [{"prompt": "the " * (i + 1), "completion": " cat"} for i in range(60)]
+        train[7]["completion"] = spoiled
+        files = [write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train) for name in "avt"]
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        findings = {finding.kind: finding for finding in audit(data, tokenizer)}
+        if back is None:
+            assert "lossy" not in findings, "bytes write everything"
+            continue
+        assert findings["lossy"].severity == "warning"
+        assert findings["lossy"].says == (
+            f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
+            f"'{spoiled.strip()}' comes back as '{back}'."
+        )
+
+
+def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too(tmp_path: Path) -> None:
+    train = [{"prompt": f"row {i} {'달' * (i == 3)}:", "completion": " w"} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", train) for name in "avt"]
+    data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
+    findings = {finding.kind: finding for finding in audit(data, tiny_tokenizer())}
+    assert findings["lossy"].says == (
+        f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 4: "
+        "'row 3 달:' is read as 'row 3 :'."
+    )
+
+
+def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
+    tokenizer = byte_level(bos="<s>", around="<s> $A")
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    for first, noted in (("", True), ("<s>", False)):
+        tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("first_token" in kinds) == noted
+        if noted:
+            assert kinds["first_token"].says.startswith("The tokenizer begins a text with '<s>' and the chat template")
+
+
+def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> None:
+    """As a base model's ChatML has it: its turns end with another token than its texts, and servers know the latter."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '~' }}{% endfor %}"
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    end = tokenizer.convert_tokens_to_ids("~")
+    for ends, warned in ([], True), ([end], False):
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends)
+        assert data.facts.ends == [1, end]
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("end_token" in kinds) == warned
+        if warned:
+            assert kinds["end_token"].severity == "warning"
+            assert kinds["end_token"].says.startswith("What is learnt ends with '~', which neither the tokenizer nor")
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}

@@ -19,9 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.languages import another_language
 from rung.data.prepare import Data, fits
 from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
+from rung.data.tokens import first_tokens
 from rung.data.told import sentences
 
 Severity = Literal["error", "warning", "note"]
@@ -42,6 +44,7 @@ _PERMUTATIONS = 128
 _INDEXED = 20_000
 """Rows of each split to judge by that training rows are compared with, where that is nearly."""
 _SAMPLED = 5_000
+_DECODED = 2_000
 _NAMED = 3
 
 
@@ -54,11 +57,12 @@ class Finding:
     says: str
 
 
-def audit(data: Data) -> list[Finding]:
-    """All findings, the worst first. Each split is read twice."""
-    return worst_first(
-        [*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data), *_told(data)]
-    )
+def audit(data: Data, tokenizer: Any = None) -> list[Finding]:
+    """All findings, the worst first. Each split is read twice. Of tokens and languages nothing is said without the
+    tokenizer that made the rows.
+    """
+    found = [*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data), *_told(data)]
+    return worst_first([*found, *(_tokens(data, tokenizer) if tokenizer else ())])
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -202,6 +206,50 @@ def _completions(data: Data) -> Iterator[Finding]:
             "given another one when it writes; end the prompt where a token ends, such as before a space."
         )
         yield Finding("boundary", "warning", says)
+
+
+def _tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
+    """What the tokenizer makes of the completions, and the language that they are in."""
+    lost, rows = _Named(), range(0, len(data.train), max(1, len(data.train) // _DECODED))
+    unknown = {getattr(tokenizer, "unk_token_id", None)} - set(data.facts.ends)
+    for row in rows:
+        example, text = data.train[row], data.train.texts(row)
+        asked, ids = example.ids[: example.prompt], example.ids[example.prompt :]
+        back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        is_whole = any(token in data.facts.ends for token in ids[-3:])
+        if not unknown.isdisjoint(ids) or (is_whole and text.after.strip() not in back):
+            lost.add(f"{text.where}: {_quoted(text.after.strip())} comes back as {_quoted(back)}")
+        elif not unknown.isdisjoint(asked):
+            back = tokenizer.decode(asked, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            lost.add(f"{text.where}: {_quoted(text.before.strip())} is read as {_quoted(back)}")
+    if lost.count:
+        says = f"Of {len(rows):,} rows the tokenizer cannot write {lost.count:,} as they are: {lost}."
+        yield Finding("lossy", "warning", says)
+    if data.facts.own_ends:
+        own = " and ".join(_quoted(tokenizer.decode([token])) for token in data.facts.own_ends)
+        says = (
+            f"What is learnt ends with {own}, which neither the tokenizer nor the model's generation_config.json names "
+            "as an end; whatever serves the adapter has to be told to stop there."
+        )
+        yield Finding("end_token", "warning", says)
+    first, begun = first_tokens(tokenizer), data.train[0].ids
+    if begun[: len(first)] != first:
+        says = (
+            f"The tokenizer begins a text with {_quoted(tokenizer.decode(first))} and the chat template does not, so "
+            "the rows have none."
+        )
+        yield Finding("first_token", "note", says)
+    if foreign := another_language(data.train, tokenizer):
+        says = (
+            f"{foreign}. The output head (lm_head) may be worth adapting there, and a climb over several sets of "
+            "target modules tries it."
+        )
+        yield Finding("language", "note", says)
+
+
+def asks_for_head(findings: Iterable[Finding]) -> bool:
+    """Whether the data say that the output head should be tried."""
+    return any(finding.kind == "language" for finding in findings)
 
 
 def _lengths(data: Data) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
 """A recipe's data ─▶ three splits of examples on the disk: read, split and tokenised in one pass, once.
 
 Rows go through in pieces, so the memory that it takes does not depend on how many there are. What comes out lies in the
-cache under a key of everything that it depends on: the bytes of the files, the tokenizer, and how rows are read and
-rendered. A row that is longer than `max_tokens` is left out (or cut, if the recipe says so); a row that is malformed
-stops it, unless the recipe says to go on without such rows.
+cache under a key of everything that it depends on: the bytes of the files, the tokenizer, how rows are to be read and
+rendered, and the code that does it. A row that is longer than `max_tokens` is left out (or cut, if the recipe says so);
+a row that is malformed stops it, unless the recipe says to go on without such rows.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
+from rung.data.tokens import state_of, versions
 from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.recipe import Recipe
 
-VERSION = 3
-"""Of what is kept in the cache; another one is read anew."""
 MIN_ROWS = 20
 """Fewer validation or test rows than this carry no interval worth printing."""
 MADE_ROWS = 2000
@@ -65,11 +64,14 @@ class Data:
 class Facts:
     """What was seen when the data were read.
 
-    `shape` is that of the records; `digest` a SHA-256 over every row: what says that two studies saw the same data.
+    `shape` is that of the records; `digest` a SHA-256 over every row and its tokens: what says that two studies saw the
+    same data.
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops. `told` is what rows say and their texts do not, counted.
+    completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
+    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `told` is what rows
+    say and their texts do not, counted.
     """
 
     shape: str
@@ -82,6 +84,7 @@ class Facts:
     listed: list[str]
     merged: int
     ends: list[int]
+    own_ends: list[int]
     told: Counts
 
     @classmethod
@@ -90,7 +93,9 @@ class Facts:
         return cls(**{**found, "lengths": {int(length): count for length, count in found["lengths"].items()}})
 
 
-def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None) -> Data:
+def prepare(
+    recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None, ends: Iterable[int] = ()
+) -> Data:
     """The rows of a study as tokens.
 
     Args:
@@ -98,12 +103,13 @@ def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda
             own. A split that is in none of them is made of the training rows by a hash: a tenth of the sources each.
         tokenizer: the model's.
         tell: hears what takes long.
+        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
 
     Raises:
         DataError: a file that is missing, empty or malformed, a row that is, a split that is too small, or more long
             rows than the recipe allows.
     """
-    renderer = Renderer(tokenizer, recipe.learn, recipe.template)
+    renderer = Renderer(tokenizer, recipe.learn, recipe.template, set(ends))
     files = _files(recipe)
     folder = cache_folder() / "data" / _key(recipe, files, renderer)
     if not (folder / "facts.json").exists():
@@ -141,13 +147,12 @@ def _files(recipe: Recipe) -> dict[str, list[Path]]:
 def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> str:
     """A hash of everything that the examples follow from."""
     digest = hashlib.sha256()
-    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
     about = [
-        VERSION,
+        versions(),
         recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
         renderer.fingerprint,
-        backend.to_str() if backend else repr(renderer.tokenizer),
+        state_of(renderer.tokenizer),
     ]
     digest.update(json.dumps(about).encode())
     for path in itertools.chain.from_iterable(files.values()):
@@ -206,8 +211,6 @@ def _write(
     folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
 ) -> Facts:
     seen, reader = _Seen(), Reader(recipe.fields)
-    # The same rows through another template are other data.
-    seen.digest.update(json.dumps(renderer.fingerprint).encode())
     made = [name for name in SPLITS[1:] if files and name not in files]
 
     def bad(error: DataError) -> None:
@@ -246,6 +249,7 @@ def _write(
         listed=seen.listed,
         merged=seen.merged,
         ends=sorted(renderer.ends),
+        own_ends=sorted(renderer.ends - renderer.stops),
         told=seen.told.counts,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
@@ -259,7 +263,8 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.lengths[len(example.ids)] += 1
     # Where a template asks with other words than it shows, no tokens merge.
     seen.merged += bool(example.given) and all(kind != "not_asked" for kind, _ in example.told)
-    about = [split, row.kind, row.prompt, row.completion, row.tools, *filter(None, (row.variables, row.silent))]
+    # The same rows through another template or tokenizer are other data.
+    about = [split, row.kind, row.prompt, row.completion, row.tools, example.ids, example.learned, example.given]
     seen.digest.update(json.dumps(about, default=str).encode())
 
 

@@ -2,20 +2,22 @@
 
 The tokens and the mask are those of TRL's SFTTrainer (tested against it). Prompt and completion are tokenised together,
 as one text, and the completion begins where that departs from the prompt tokenised alone: usually behind the prompt,
-or a token earlier where the two merge. Chats go through the model's own template. An end token is always learnt, or the
-model would never stop; padding comes later and is told from it by its place, whatever its number.
+or a token earlier where the two merge. Chats go through the model's own template. One end token is always learnt, or
+the model would never stop; padding comes later and is told from it by its place, whatever its number. What a tokenizer
+writes of itself stands before a text and never behind it, where the end token and, in a prompt, the completion come.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rung.data.probe import REFUSALS, Prober, cut_off
 from rung.data.shapes import Messages, Row, flat
+from rung.data.tokens import first_tokens
 from rung.data.told import Told
 from rung.errors import DataError
 
@@ -92,9 +94,11 @@ class Renderer:
     Args:
         learn: `completion`, or `all` for the prompts too.
         template: `auto` for the model's own chat template, `plain`, or a file with one in Jinja.
+        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
 
     Attributes:
-        ends: the tokens that have been seen to end what is learnt: where writing stops.
+        ends: with those that have been seen to end what is learnt: where writing stops.
+        stops: without them.
 
     Raises:
         DataError: the template's file is not there.
@@ -111,6 +115,10 @@ class Renderer:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         self._special |= {number for number, token in added.items() if token.special}
         self._special.discard(getattr(self.tokenizer, "unk_token_id", None))
+        # It may be the end token as well.
+        self.stops = frozenset(self.ends)
+        self._special |= self.stops
+        self._first = first_tokens(self.tokenizer)
         if self.template == "auto":
             # One that is shipped as several, by name, has a default among them.
             own = getattr(self.tokenizer, "chat_template", None)
@@ -121,8 +129,8 @@ class Renderer:
 
     @property
     def fingerprint(self) -> list[Any]:
-        """What the examples follow from, beside the rows and the tokenizer's vocabulary."""
-        return [self.learn, self._template, self.tokenizer.eos_token, sorted(self._special)]
+        """What the examples follow from, beside the rows and the tokenizer."""
+        return [self.learn, self._template, sorted(self.stops)]
 
     def render(self, rows: Sequence[Row]) -> list[Example | DataError]:
         """An example for each row, in their order, or what is wrong with it, without where it stands.
@@ -137,32 +145,40 @@ class Renderer:
         return [_telling(example, row.told) for row, example in zip(rows, found, strict=True)]
 
     def _texts(self, rows: Sequence[Row]) -> list[Example | DataError]:
-        end = self.tokenizer.eos_token
-        wholes = [f"{row.prompt}{row.completion}" for row in rows]
-        wholes = [text if text.endswith(end) else text + end for text in wholes]
-        prompts = self._ids([str(row.prompt) for row in rows])
+        wholes = map(self._begun, self._ids([f"{row.prompt}{row.completion}" for row in rows]))
+        prompts = map(self._begun, self._ids([str(row.prompt) for row in rows]))
         return [
-            self._example(row, ids, prompt) for row, ids, prompt in zip(rows, self._ids(wholes), prompts, strict=True)
+            self._example(row, ids if self._is_closed(ids, prompt) else (*ids, self.tokenizer.eos_token_id), prompt)
+            for row, ids, prompt in zip(rows, wholes, prompts, strict=True)
         ]
+
+    def _begun(self, ids: Ids) -> Ids:
+        """With the tokenizer's first tokens, if the text does not write them itself."""
+        return ids if ids[: len(self._first)] == self._first else self._first + ids
+
+    def _is_closed(self, ids: Ids, given: Ids) -> bool:
+        """Whether a completion writes its end token itself; white space may follow it."""
+        end = self._end(ids, _shared(given, ids), self.stops)
+        return bool(end) and (end == len(ids) or not self.tokenizer.decode(ids[end:]).strip())
 
     def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
         """The one part of a row that is learnt, from where the ids depart from those of what is given."""
         prompt = 0 if row.kind == "text" else _shared(given, ids)
-        ids = self._ended(ids, prompt)
         spans = ((0, len(ids)),) if self.learn == "all" else ()
         return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
 
     def _ended(self, ids: Ids, prompt: int) -> Ids:
         """With an end token, if none is there: not every chat template writes one, nor every tokenizer one."""
-        if end := self._end(ids, prompt):
+        if end := self._end(ids, prompt, self._special):
             self.ends.add(ids[end - 1])
             return ids
         return (*ids, self.tokenizer.eos_token_id)
 
-    def _end(self, ids: Ids, start: int) -> int:
-        """Where an end token stands, behind it; 0 where there is none among the last tokens from `start` on."""
+    @staticmethod
+    def _end(ids: Ids, start: int, ends: Collection[int]) -> int:
+        """Where one of the end tokens stands, behind it; 0 where none does among the last tokens from `start` on."""
         last = range(len(ids), max(start, len(ids) - _TAIL), -1)
-        return next((end for end in last if ids[end - 1] in self._special), 0)
+        return next((end for end in last if ids[end - 1] in ends), 0)
 
     def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
         if self._template is None:
@@ -171,8 +187,9 @@ class Renderer:
                 "'### User: … ### Assistant: …', or a file with a template in Jinja."
             )
         drawn = [self._drawn(row) for row in rows]
-        every = (text for texts, _ in drawn if isinstance(texts, list) for text in texts)
-        ids = iter(self._ids(list(every), template=True))
+        ids = iter(self._ids([text for texts, _ in drawn if isinstance(texts, list) for text in texts]))
+        if self.template == "plain":  # a model's own writes what it begins with
+            ids = map(self._begun, ids)
         return [
             texts
             if isinstance(texts, DataError)
@@ -218,9 +235,12 @@ class Renderer:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
         whole, *marks = stretches
         turns, count = _parted(row), len(row.prompt) + len(row.completion)
-        pair = self._example(row, whole, marks.pop(0)) if row.kind == "pair" else None
-        if pair and not row.silent:
-            return pair
+        pair = None
+        if row.kind == "pair":
+            given = marks.pop(0)
+            pair = self._example(row, self._ended(whole, _shared(given, whole)), given)
+            if not row.silent:
+                return pair
         starts, ends = dict(zip(turns, marks[::2], strict=True)), dict(zip(turns, marks[1::2], strict=False))
         if pair:
             whole = pair.ids
@@ -257,13 +277,13 @@ class Renderer:
         there is not what the model would write, and there is no such turn.
         """
         first, both = _shared(start, whole), _shared(end, whole)
-        for last in (len(end), self._end(end, first)):
+        for last in (len(end), self._end(end, first, self._special)):
             if first < last <= both:
                 return first, last
         if first >= both or not self._says_nothing(end[both:]):
             return None
         # A template may end the whole chat with a token of its own, behind the one that ends each turn.
-        if last := self._end(whole[:both], first):
+        if last := self._end(whole[:both], first, self._special):
             self.ends.add(whole[last - 1])
         return first, both
 
@@ -275,22 +295,29 @@ class Renderer:
         """What the template writes before the answer of a chat, such as the marks of thoughts that are not there, and
         the answer: what the model is to write after that.
         """
-        if isinstance(row.completion, str) or not example.written_after:
+        if isinstance(row.completion, str):
+            return "", self._without_end(row.completion)
+        if not example.written_after:
             return "", flat(row.completion)
         # Its turn, where that is known; nobody ends it where all is learnt.
         turn = next((end for first, end in example.learned if first == example.prompt), None)
         ids, wanted = example.ids[example.prompt : turn], (row.wanted or "").strip()
         end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
-        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before, found, after = text.rpartition(wanted) if wanted else ("", "", text)
         # A call of a tool, say, stands behind the words of its turn, and is wanted too.
         return (before, wanted) if found and not after.strip() else ("", text.strip())
 
-    def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
-        """Without the tokenizer's own first and last tokens where a template writes them."""
+    def _without_end(self, text: str) -> str:
+        """A completion without the end token that it writes itself: nobody writes that as text."""
+        end = self.tokenizer.eos_token
+        return text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
+
+    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Without the tokenizer's own first and last tokens."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=not template, verbose=False)["input_ids"]
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [tuple(ids) for ids in found]
 
 

@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rung.data.render import Example
 from rung.data.shapes import Row, flat
@@ -136,6 +137,12 @@ class Examples(Sequence[Example]):
         found = [np.diff(batch.column(0).offsets.to_numpy()) for batch in self._batches]
         whole = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
         return [int(length) for length in whole[self._chosen]]
+
+    @property
+    def highest_token(self) -> int:
+        """No row has a token with a higher number."""
+        found = [pc.max(pc.list_flatten(batch.column(i))).as_py() for batch in self._batches for i in (0, 3)]
+        return max((number for number in found if number is not None), default=0)
 
     def _place(self, at: int) -> tuple[Any, int]:
         row = int(self._chosen[at])
