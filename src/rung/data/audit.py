@@ -61,7 +61,7 @@ def audit(data: Data, tokenizer: Any = None) -> list[Finding]:
     """All findings, the worst first. Each split is read twice. Of tokens and languages nothing is said without the
     tokenizer that made the rows.
     """
-    found = [*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data), *_told(data)]
+    found = [*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data), *_remarks(data)]
     return worst_first([*found, *(_tokens(data, tokenizer) if tokenizer else ())])
 
 
@@ -274,9 +274,9 @@ def _rows(data: Data) -> Iterator[Finding]:
         yield Finding("few_rows", "warning", says)
 
 
-def _told(data: Data) -> Iterator[Finding]:
+def _remarks(data: Data) -> Iterator[Finding]:
     """What rows say and their texts do not."""
-    for kind, says in sentences(data.facts.told):
+    for kind, says in sentences(data.facts.remarks):
         yield Finding(kind, "note" if kind in ("as_json", "unused") else "warning", says)
 
 

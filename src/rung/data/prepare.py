@@ -70,8 +70,8 @@ class Facts:
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
     completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
-    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `told` is what rows
-    say and their texts do not, counted.
+    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `remarks`
+    are what rows say and their texts do not, counted.
     """
 
     shape: str
@@ -85,7 +85,7 @@ class Facts:
     merged: int
     ends: list[int]
     own_ends: list[int]
-    told: Counts
+    remarks: Counts
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
@@ -174,7 +174,7 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
-    told: Tally = field(default_factory=Tally)
+    remarks: Tally = field(default_factory=Tally)
     digest: Any = field(default_factory=hashlib.sha256)
 
 
@@ -230,7 +230,7 @@ def _write(
                     continue
                 example = _fitting(found, recipe)
                 _count(seen, row, split, found)
-                seen.told.add(found.told, where)
+                seen.remarks.add(found.told, where)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
                     writers[split].add(example, row, renderer.answer(row, found), where)
@@ -250,7 +250,7 @@ def _write(
         merged=seen.merged,
         ends=sorted(renderer.ends),
         own_ends=sorted(renderer.ends - renderer.stops),
-        told=seen.told.counts,
+        remarks=seen.remarks.counts,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
