@@ -22,6 +22,7 @@ import numpy as np
 from rung.data.prepare import Data, fits
 from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
+from rung.numbers import COMMA, POINT, Column
 
 Severity = Literal["error", "warning", "note"]
 NEAR = 0.8
@@ -30,6 +31,8 @@ FEWEST_RUNS = 8
 """Rows with fewer runs of three words than this are compared as a whole only."""
 FRAME = 0.02
 """A run of words that so large a share of the rows has is part of the frame."""
+NUMBERS = 0.9
+"""Completions are meant as numbers where so large a share of them are."""
 LABELS = 20
 """Completions are labels where there are at most so many of them, and each stands for ten rows or more."""
 UNEVEN = 0.8
@@ -53,9 +56,10 @@ class Finding:
     says: str
 
 
-def audit(data: Data) -> list[Finding]:
-    """All findings, the worst first. Each split is read twice."""
-    return worst_first([*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data)])
+def audit(data: Data, numbers: str = "auto") -> list[Finding]:
+    """All findings, the worst first. Each split is read twice. `numbers` is what the recipe says of them."""
+    found = [*_leakage(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
+    return worst_first([*found, *_lengths(data), *_rows(data)])
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -199,6 +203,38 @@ def _completions(data: Data) -> Iterator[Finding]:
             "given another one when it writes; end the prompt where a token ends, such as before a space."
         )
         yield Finding("boundary", "warning", says)
+
+
+def _numbers(column: Column, given: str) -> Iterator[Finding]:
+    """How the completions are read, where they are numbers."""
+    numbers = column.convention(given)
+    read = column.reads[numbers.decimal]
+    if read < max(1, NUMBERS * column.rows):
+        return
+    shown = column.shown
+    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
+    values = [f"{_quoted(text)} is {numbers.read(text):.10g}" for kind in kinds if (text := shown.get(kind))]
+    severity: Severity = "note"
+    says = ""
+    if values:
+        says = f"The completions are numbers with a decimal {numbers.decimal}: {', '.join(values)}."
+    if column.asked and given == "auto":
+        text, severity = shown["either"], "warning"
+        says += (
+            f" {_quoted(text)} is {POINT.read(text):.10g} with a decimal point and {COMMA.read(text):.10g} with a "
+            f"decimal comma, and no completion tells which; {numbers.read(text):.10g} is assumed."
+        )
+    if says:
+        says += " To have them read otherwise, give --numbers point or --numbers comma."
+    if column.unit is None:
+        units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
+        says, severity = f"{says} They have several units ({units}), so no error of theirs is worked out.", "warning"
+    if others := column.rows - read:
+        text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
+        is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
+        says, severity = f"{says} {is_none}, such as {_quoted(text)}, so no error of theirs is worked out.", "warning"
+    if says:
+        yield Finding("numbers", severity, says.strip())
 
 
 def _lengths(data: Data) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
 from rung.defaults import cache_folder
 from rung.errors import DataError
+from rung.numbers import Column
 from rung.recipe import Recipe
 
-VERSION = 2
+VERSION = 3
 """Of what is kept in the cache; another one is read anew."""
 MIN_ROWS = 20
 """Fewer validation or test rows than this carry no interval worth printing."""
@@ -68,7 +69,8 @@ class Facts:
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops.
+    completion. `ends` are the tokens at which writing stops. `numbers` says how the numbers among the completions of
+    all splits are written.
     """
 
     shape: str
@@ -81,11 +83,13 @@ class Facts:
     listed: list[str]
     merged: int
     ends: list[int]
+    numbers: Column
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
         found = json.loads(text)
-        return cls(**{**found, "lengths": {int(length): count for length, count in found["lengths"].items()}})
+        found["lengths"] = {int(length): count for length, count in found["lengths"].items()}
+        return cls(**{**found, "numbers": Column(**found["numbers"])})
 
 
 def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None) -> Data:
@@ -167,6 +171,7 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
+    numbers: Column = field(default_factory=Column)
     digest: Any = field(default_factory=hashlib.sha256)
 
 
@@ -183,7 +188,7 @@ def _make(
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         facts = _write(made, recipe, files, renderer, tell)
-        write_text(made / "facts.json", json.dumps(facts.__dict__))
+        write_text(made / "facts.json", json.dumps(asdict(facts)))
         with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
     finally:
@@ -226,7 +231,9 @@ def _write(
                 _count(seen, row, split, found)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    writers[split].add(example, row, renderer.answer(row, found), where)
+                    answer = renderer.answer(row, found)
+                    writers[split].add(example, row, answer, where)
+                    seen.numbers.add(answer[1])
             told += len(piece)
             if told % (100 * _PIECE) == 0:
                 tell(f"{told:,} rows read and tokenised")
@@ -242,6 +249,7 @@ def _write(
         listed=seen.listed,
         merged=seen.merged,
         ends=sorted(renderer.ends),
+        numbers=seen.numbers,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
