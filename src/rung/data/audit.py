@@ -249,6 +249,8 @@ def _lengths(data: Data) -> Iterator[Finding]:
 
 
 def _rows(data: Data) -> Iterator[Finding]:
+    if data.facts.told:
+        yield Finding("files", "warning", f"{_Named(data.facts.told)}.")
     if data.facts.bad:
         count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
         says = f"{count} left out: {_Named([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."

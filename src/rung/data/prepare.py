@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 
 from rung.atomic import write_text
-from rung.data.files import SPLITS, find_files, read_file
+from rung.data.files import find_files, read_file
 from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
+from rung.data.split_names import SPLITS
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
+from rung.data.text import Tell
 from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.numbers import Column
@@ -70,7 +72,7 @@ class Facts:
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
     completion. `ends` are the tokens at which writing stops. `numbers` says how the numbers among the completions of
-    all splits are written.
+    all splits are written, and `told` what was taken otherwise than somebody might think.
     """
 
     shape: str
@@ -84,6 +86,7 @@ class Facts:
     merged: int
     ends: list[int]
     numbers: Column
+    told: list[str]
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
@@ -106,10 +109,11 @@ def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda
             rows than the recipe allows.
     """
     renderer = Renderer(tokenizer, recipe.learn, recipe.template)
-    files = _files(recipe)
-    folder = cache_folder() / "data" / _key(recipe, files, renderer)
+    told: list[str] = []
+    files = _files(recipe, told.append)
+    folder = cache_folder() / "data" / _key(recipe, files, renderer, told)
     if not (folder / "facts.json").exists():
-        _make(folder, recipe, files, renderer, tell)
+        _make(folder, recipe, files, renderer, told, tell)
     facts = Facts.from_json((folder / "facts.json").read_text(encoding="utf-8"))
     if facts.bad and not recipe.skip_bad_rows:
         raise DataError(_and_skip(facts.listed[0]))
@@ -119,7 +123,7 @@ def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda
     return Data(**parts, facts=facts)
 
 
-def _files(recipe: Recipe) -> dict[str, list[Path]]:
+def _files(recipe: Recipe, tell: Tell) -> dict[str, list[Path]]:
     """The files of each split; none for a built-in task."""
     own = {"validation": recipe.validation, "test": recipe.test}
     if recipe.data in TASKS:
@@ -129,18 +133,30 @@ def _files(recipe: Recipe) -> dict[str, list[Path]]:
             )
         return {}
     try:
-        files = find_files(recipe.data)
+        files = find_files(recipe.data, tell)
     except DataError as error:
         raise DataError(f"{error} The built-in tasks are {', '.join(TASKS)}.") from None
     for name, data in own.items():
         if data:
-            files[name] = [path for paths in find_files(data).values() for path in paths]
+            files[name] = _files_of(name, data, tell)
     if "train" not in files:
         raise DataError(f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one.")
     return files
 
 
-def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> str:
+def _files_of(name: str, data: str, tell: Tell) -> list[Path]:
+    """What a user gave to be one split: all that is there, or, where that has splits of its own, the one of that name.
+
+    Raises:
+        DataError: it has several, and none of that name.
+    """
+    found = find_files(data, tell)
+    if name not in found and len(found) > 1:
+        raise DataError(f"--{name}: '{data}' has files of {' and '.join(found)}; give the {name} file itself.")
+    return found.get(name) or next(iter(found.values()))
+
+
+def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told: list[str]) -> str:
     """A hash of everything that the examples follow from."""
     digest = hashlib.sha256()
     backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
@@ -148,6 +164,7 @@ def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> st
         VERSION,
         recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
+        told,
         renderer.fingerprint,
         backend.to_str() if backend else repr(renderer.tokenizer),
     ]
@@ -171,6 +188,7 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
+    told: list[str] = field(default_factory=list)
     numbers: Column = field(default_factory=Column)
     digest: Any = field(default_factory=hashlib.sha256)
 
@@ -180,14 +198,19 @@ Placed = tuple[Row, str, str]
 
 
 def _make(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        facts = _write(made, recipe, files, renderer, tell)
+        facts = _write(made, recipe, files, renderer, told, tell)
         write_text(made / "facts.json", json.dumps(asdict(facts)))
         with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
@@ -205,9 +228,14 @@ def _sweep(folder: Path) -> None:
 
 
 def _write(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> Facts:
-    seen, reader = _Seen(), Reader(recipe.fields)
+    seen, reader = _Seen(told=list(told)), Reader(recipe.fields)
     # The same rows through another template are other data.
     seen.digest.update(json.dumps(renderer.fingerprint).encode())
     made = [name for name in SPLITS[1:] if files and name not in files]
@@ -218,10 +246,10 @@ def _write(
         seen.bad += 1
         seen.listed += [str(error)] * (len(seen.listed) < _LISTED)
 
-    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad)
+    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad, seen.told.append)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(Writer(folder / f"{name}.arrow")) for name in SPLITS}
-        told = 0
+        passed = 0
         while piece := list(itertools.islice(rows, _PIECE)):
             for (row, split, where), found in zip(piece, renderer.render([row for row, _, _ in piece]), strict=True):
                 if isinstance(found, DataError):
@@ -234,9 +262,9 @@ def _write(
                     answer = renderer.answer(row, found)
                     writers[split].add(example, row, answer, where)
                     seen.numbers.add(answer[1])
-            told += len(piece)
-            if told % (100 * _PIECE) == 0:
-                tell(f"{told:,} rows read and tokenised")
+            passed += len(piece)
+            if passed % (100 * _PIECE) == 0:
+                tell(f"{passed:,} rows read and tokenised")
     shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     facts = Facts(
         shape=shape,
@@ -250,6 +278,7 @@ def _write(
         merged=seen.merged,
         ends=sorted(renderer.ends),
         numbers=seen.numbers,
+        told=seen.told,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
@@ -281,10 +310,10 @@ def _task(name: str) -> Iterator[Placed]:
 
 
 def _rows(
-    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None]
+    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None], tell: Tell
 ) -> Iterator[Placed]:
     for split, paths in files.items():
-        for found in itertools.chain.from_iterable(map(read_file, paths)):
+        for found in itertools.chain.from_iterable(read_file(path, tell) for path in paths):
             if isinstance(found, DataError):
                 bad(found)
                 continue
