@@ -136,3 +136,30 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
     data = write(tmp_path / "a.jsonl", [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)])
     kinds = {f.kind: f for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))}
     assert "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+
+
+def turns(number: int, end: int) -> list[dict[str, str]]:
+    texts = [f"Where did {number} go first of all?", f"To the port of {number}.", "And then?", f"To hill {number * 3}."]
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts[:end])]
+
+
+def test_conversations_that_go_on_in_training_have_leaked(tmp_path: Path) -> None:
+    train = [{"messages": turns(i, 4)} for i in range(200)]
+    validation = [{"messages": turns(i + 1000, 4)} for i in range(110)]
+    test = [*({"messages": turns(i, 2)} for i in range(12)), *({"messages": turns(i + 2000, 4)} for i in range(110))]
+    finding = found(tmp_path, train, validation, test, template="plain")["leakage"]
+    assert finding.severity == "error"
+    assert finding.says.startswith("12 rows to judge by stand in conversations of the training split")
+    assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.says
+
+
+def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
+    train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
+    shown = f"{train[4]['prompt']}{train[4]['completion']}\n{validation[9]['prompt']}"
+    validation[9] = {**validation[9], "prompt": shown}
+    train[7] = {**train[7], "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}"}
+    finding = found(tmp_path, train, validation, test)
+    assert "leakage" not in finding
+    assert finding["same_prompt"].says.startswith("2 rows have prompt and answer of another split's row in the prompt")
+    assert f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says

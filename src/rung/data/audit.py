@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.contained import contained
 from rung.data.prepare import Data, fits
 from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
@@ -31,6 +32,8 @@ FEWEST_RUNS = 8
 """Rows with fewer runs of three words than this are compared as a whole only."""
 FRAME = 0.02
 """A run of words that so large a share of the rows has is part of the frame."""
+_TURNS = ("messages", "sharegpt")
+"""The shapes of which earlier answers are learnt too."""
 NUMBERS = 0.9
 """Completions are meant as numbers where so large a share of them are."""
 LABELS = 20
@@ -58,7 +61,7 @@ class Finding:
 
 def audit(data: Data, numbers: str = "auto") -> list[Finding]:
     """All findings, the worst first. Each split is read twice. `numbers` is what the recipe says of them."""
-    found = [*_leakage(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
+    found = [*_leakage(data), *_grown(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
     return worst_first([*found, *_lengths(data), *_rows(data)])
 
 
@@ -94,6 +97,51 @@ def _leakage(data: Data) -> Iterator[Finding]:
         yield Finding(
             "duplicates", "note", f"{repeated:,} of {len(rows):,} training rows are there already; they count twice."
         )
+
+
+def _grown(data: Data) -> Iterator[Finding]:
+    """Rows whose prompt has all of another row in it, as in a conversation that is given answer by answer."""
+    facts = data.facts
+    if facts.together:
+        says = (
+            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do; "
+            "those that do are in one split and count as one."
+        )
+        yield Finding("grown", "note", says)
+    if len(facts.made) == 2 and not facts.apart:
+        return
+    # Held-out rows first: of rows with one text the first stands for the others.
+    names = ("validation", "test", "train")
+    parts = [data.splits[name] for name in names]
+    starts = np.cumsum([0, *map(len, parts)])
+    pairs = contained(parts)
+    sides = [np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.inside)]
+    learnt, others = dict[int, int](), dict[int, int]()
+    for row, inside, to, of in zip(pairs.rows.tolist(), pairs.inside.tolist(), *sides, strict=True):
+        if to != of and to == 2 and facts.shape in _TURNS:
+            learnt.setdefault(inside, row)
+        elif to != of:
+            others.setdefault(*((inside, row) if to == 2 else (row, inside)))
+
+    def named(rows: dict[int, int], sign: str) -> _Named:
+        places = [f"{_where(parts, starts, one)} {sign} {_where(parts, starts, other)}" for one, other in rows.items()]
+        return _Named(places)
+
+    if learnt:
+        count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
+        says = f"{count} stand in conversations of the training split, which learns the answers: {named(learnt, '⊂')}."
+        yield Finding("leakage", "error", says)
+    if others:
+        count = f"{len(others):,} row{'s have' if len(others) > 1 else ' has'}"
+        says = (
+            f"{count} prompt and answer of another split's row in the prompt, or the other way: {named(others, '~')}."
+        )
+        yield Finding("same_prompt", "warning", says)
+
+
+def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+    part = int(np.searchsorted(starts, row, side="right")) - 1
+    return parts[part].texts(row - int(starts[part])).where
 
 
 def _number(text: str) -> int:

@@ -32,6 +32,7 @@ from rung.data.split_names import SPLITS
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
 from rung.data.text import Tell
+from rung.data.together import Together, keep_together
 from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.numbers import Column
@@ -72,7 +73,8 @@ class Facts:
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
     completion. `ends` are the tokens at which writing stops. `numbers` says how the numbers among the completions of
-    all splits are written, and `told` what was taken otherwise than somebody might think.
+    all splits are written, and `told` what was taken otherwise than somebody might think. `together` counts rows that
+    go on from another row and were kept in its split, and `apart` those that were too many for that.
     """
 
     shape: str
@@ -87,6 +89,8 @@ class Facts:
     ends: list[int]
     numbers: Column
     told: list[str]
+    together: int
+    apart: int
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
@@ -265,11 +269,15 @@ def _write(
             passed += len(piece)
             if passed % (100 * _PIECE) == 0:
                 tell(f"{passed:,} rows read and tokenised")
+    together = Together(0, {}, 0)
+    if made:
+        tell("looking for rows that go on from others")
+        together = keep_together(folder, ["train", *made])
     shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),
-        read={name: seen.read[name] for name in SPLITS},
+        read={name: seen.read[name] - together.left.get(name, 0) for name in SPLITS},
         long={name: seen.long[name] for name in SPLITS},
         lengths=dict(sorted(seen.lengths.items())),
         made=made,
@@ -279,6 +287,8 @@ def _write(
         ends=sorted(renderer.ends),
         numbers=seen.numbers,
         told=seen.told,
+        together=together.rows,
+        apart=together.apart,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
