@@ -165,6 +165,7 @@ class Column:
         rows: texts in all.
         point: texts that only a decimal point makes a number; `comma`, those that only a decimal comma does.
         either: texts that both make a number, but not the same one.
+        spaced: numbers that have plain spaces between thousands; `floats`, whole ones such as `7.0`.
         reads: texts that are nothing but a number, by the decimal mark.
         units: the units and currencies behind or before the numbers, with how often each stands there.
         shown: the first text of each kind.
@@ -175,6 +176,7 @@ class Column:
     comma: int = 0
     either: int = 0
     spaced: int = 0
+    floats: int = 0
     reads: dict[str, int] = field(default_factory=lambda: {"point": 0, "comma": 0})
     units: dict[str, int] = field(default_factory=dict)
     shown: dict[str, str] = field(default_factory=dict)
@@ -203,6 +205,9 @@ class Column:
             return
         self.spaced += found.spaced
         self.units[found.unit] = self.units.get(found.unit, 0) + 1
+        if text.endswith(".0") and text.count(".") == 1:
+            self.floats += 1
+            self._show("floats", text)
         if found.times:
             self._show("times", text)
         if found.value < 0 and text.strip()[-1:] in ("-", ")"):

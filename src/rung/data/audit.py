@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,12 +37,18 @@ _TURNS = ("messages", "sharegpt")
 """The shapes of which earlier answers are learnt too."""
 NUMBERS = 0.9
 """Completions are meant as numbers where so large a share of them are."""
+UNIFORM = 0.9
+"""What so large a share of the rows has comes from how they were written."""
 LABELS = 20
 """Completions are labels where there are at most so many of them, and each stands for ten rows or more."""
 UNEVEN = 0.8
 """One label is common where it stands in so large a share of the rows."""
 FEW_ROWS = 100
 """With fewer rows to judge by, even differences of many percent drown."""
+_MISSING = {"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "#N/A", "<NA>", "NaT", "undefined"}
+_QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»")}
+_MISREAD = re.compile("Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€[\u2122\u0153\x9d\u02dc\u201c\u201d\xa6]")
+"""UTF-8 that was read as Western Windows."""
 _RUN = 3
 _PERMUTATIONS = 128
 _INDEXED = 20_000
@@ -213,7 +220,7 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 def _completions(data: Data) -> Iterator[Finding]:
     """Empty and common completions, and prompts that run into theirs."""
     counts: Counter[str] = Counter()
-    empty, glued, rows = _Named(), 0, 0
+    empty, missing, garbled, glued, quoted, rows = _Named(), _Named(), _Named(), 0, 0, 0
     for texts in _pieces(data.train, len(data.train)):
         for text in texts:
             rows += 1
@@ -223,11 +230,31 @@ def _completions(data: Data) -> Iterator[Finding]:
             answer = text.after.strip()
             if len(counts) <= 1000 or answer in counts:
                 counts[answer] += 1
+            if answer in _MISSING or text.before.strip() in _MISSING:
+                missing.add(text.where)
+            if not (text.before.isascii() and text.after.isascii()) and _garbled(text):
+                garbled.add(text.where)
+            quoted += len(answer) > 1 and (answer[0], answer[-1]) in _QUOTES
             glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
     if empty.count:
         count = f"{empty.count:,} of {rows:,} training rows"
         says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
+    if 0 < missing.count < rows / 2:
+        count = f"{missing.count:,} of {rows:,} training rows"
+        says = f"{count} have 'nan', 'None' or the like for a text, as is written where one is missing: {missing}."
+        yield Finding("missing", "warning", says)
+    if garbled.count:
+        count = f"{garbled.count:,} training row{'s have' if garbled.count > 1 else ' has'}"
+        says = f"{count} letters that were lost, or read in another encoding than they were written in: {garbled}."
+        yield Finding("garbled", "warning", says)
+    if quoted > UNIFORM * rows:
+        says = (
+            f"In {quoted:,} of {rows:,} training rows the completion stands in quotes, which are learnt; take them "
+            "out, if they come from how the file was written."
+        )
+        yield Finding("quoted", "warning", says)
+    yield from _variants(counts, rows)
     (most, times), labels = counts.most_common(1)[0], len(counts)
     share = f"{times / rows:.1%} of the training rows"
     if labels == 1:
@@ -253,6 +280,22 @@ def _completions(data: Data) -> Iterator[Finding]:
         yield Finding("boundary", "warning", says)
 
 
+def _garbled(text: Texts) -> bool:
+    return any("\ufffd" in part or _MISREAD.search(part) for part in (text.before, text.after))
+
+
+def _variants(counts: Counter[str], rows: int) -> Iterator[Finding]:
+    """Labels that differ by case or a full stop alone."""
+    alike: dict[str, list[str]] = {}
+    for answer in counts:
+        alike.setdefault(normal(answer), []).append(answer)
+    several = [own for own in alike.values() if len(own) > 1]
+    if several and len(alike) <= min(LABELS, rows / 10):
+        named = "; ".join(" and ".join(f"{_quoted(one)} ({counts[one]:,})" for one in own) for own in several[:_NAMED])
+        says = f"Labels differ only in case, space or marks, and are others to a model: {named}; write each in one way."
+        yield Finding("variants", "warning", says)
+
+
 def _numbers(column: Column, given: str) -> Iterator[Finding]:
     """How the completions are read, where they are numbers."""
     numbers = column.convention(given)
@@ -274,13 +317,19 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
         )
     if says:
         says += " To have them read otherwise, give --numbers point or --numbers comma."
+    if column.floats > UNIFORM * column.rows:
+        says += (
+            f" Whole numbers are written as {_quoted(shown['floats'])}, as a table does once one of them is missing; "
+            "write them as texts, if that is not meant."
+        )
+        severity = "warning"
     if column.unit is None:
         units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
         says, severity = f"{says} They have several units ({units}), so no error of theirs is worked out.", "warning"
     if others := column.rows - read:
         text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
         is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
-        says, severity = f"{says} {is_none}, such as {_quoted(text)}, so no error of theirs is worked out.", "warning"
+        says, severity = f"{says} {is_none}, such as {_quoted(text)}; write all of them alike.", "warning"
     if says:
         yield Finding("numbers", severity, says.strip())
 
