@@ -115,3 +115,15 @@ def test_a_very_long_row_is_shown_by_its_ends(tiny_folder: Path, tmp_path: Path)
     assert "[…]" in text
     assert "⟦yes<end>⟧" in text
     assert len(text) < 4000
+
+
+def test_numbers_are_read_as_the_column_or_the_user_says(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i} it:", "completion": f"{i % 9 + 1},{100 + i % 37}"} for i in range(400)]
+    path = write(tmp_path / "a.jsonl", rows)
+    assumed = look(tiny_folder, path)
+    assert assumed["numbers"] == {"decimal": "point", "spaced": False}
+    assert "--numbers point or --numbers comma" in " ".join(shown(assumed).split())
+    said = look(tiny_folder, path, numbers="comma")
+    assert said["metrics"][0] == assumed["metrics"][0] == "mean_absolute_error"
+    assert said["numbers"]["decimal"] == "comma"
+    assert float(said["trivial"]["writes"].replace(",", ".")) < 10 < float(assumed["trivial"]["writes"])

@@ -44,7 +44,7 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell("auditing")
-    findings = audit(data, tokenizer)
+    findings = audit(data, tokenizer, recipe.numbers)
     quality = quality_of(data, recipe)
     base = _base(recipe) if with_model else None
     scores = _scored(base, data, tell) if base else None
@@ -67,6 +67,7 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         "ends": [{"token": token, "text": tokenizer.decode([token])} for token in facts.ends],
         "lengths": _lengths(facts.lengths, recipe.max_tokens),
         "metrics": [one.name for one in quality.metrics],
+        "numbers": asdict(quality.known.numbers),
         "trivial": {"writes": quality.known.always, **quality.trivial(validation)} if validation else None,
         "untuned": {"validation_loss": scores.mean, "rows": len(scores.tokens)} if scores else None,
         "audit": [asdict(finding) for finding in worst_first(findings)],

@@ -199,7 +199,7 @@ def _tell_audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) 
     Raises:
         DataError: the same row stands in two splits, and the recipe does not allow that.
     """
-    findings = audit(data, tokenizer)
+    findings = audit(data, tokenizer, recipe.numbers)
     for finding in findings:
         if finding.severity == "error" and not recipe.allow_leakage:
             raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
@@ -322,7 +322,7 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
     # How wide the packs are changes no result (the packing law), nor does what is let pass, as the data are the same.
     free = {"pack_width", "memory", "skip_bad_rows", "max_long_rows", "allow_leakage"}
     # What was written is kept, so that other metrics of it can be asked for.
-    free |= {"metrics"} if recipe.judge == "loss" else set()
+    free |= {"metrics", "numbers"} if recipe.judge == "loss" else set()
     other = [key for key in now if before[key] != now[key] and key not in free]
     if other:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in other)

@@ -31,7 +31,8 @@ def quality_of(data: Data, recipe: Recipe) -> Quality:
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError("The rows are texts without prompts, so nothing is written and the loss alone can judge.")
         return Quality((), Known.of([]))
-    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge)
+    numbers = data.facts.numbers.convention(recipe.numbers)
+    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge, numbers)
     # A metric that cannot be worked out is to be known of now, and not when all is trained.
     quality.values([Written(text.after, text.after, text.before, text.where) for text in texts[:2]])
     return quality

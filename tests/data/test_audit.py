@@ -234,3 +234,110 @@ def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> Non
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+def turns(number: int, end: int) -> list[dict[str, str]]:
+    texts = [f"Where did {number} go first of all?", f"To the port of {number}.", "And then?", f"To hill {number * 3}."]
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts[:end])]
+
+
+def test_conversations_that_go_on_in_training_have_leaked(tmp_path: Path) -> None:
+    train = [{"messages": turns(i, 4)} for i in range(200)]
+    validation = [{"messages": turns(i + 1000, 4)} for i in range(110)]
+    test = [*({"messages": turns(i, 2)} for i in range(12)), *({"messages": turns(i + 2000, 4)} for i in range(110))]
+    finding = found(tmp_path, train, validation, test, template="plain")["leakage"]
+    assert finding.severity == "error"
+    assert finding.says.startswith("12 rows to judge by stand in conversations of the training split")
+    assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.says
+
+
+def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
+    train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
+    shown = f"{train[4]['prompt']}{train[4]['completion']}\n{validation[9]['prompt']}"
+    validation[9] = {**validation[9], "prompt": shown}
+    train[7] = {**train[7], "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}"}
+    finding = found(tmp_path, train, validation, test)
+    assert "leakage" not in finding
+    assert finding["same_prompt"].says.startswith("2 rows have prompt and answer of another split's row in the prompt")
+    assert f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says
+
+
+def test_labels_that_differ_by_case_or_a_full_stop(tmp_path: Path) -> None:
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = (" Yes", " No", " yes", " no.")[i % 4 if i < 40 else i % 2]
+    finding = found(tmp_path, *parts)["variants"]
+    assert finding.severity == "warning"
+    assert "'Yes' (140) and 'yes' (10); 'No' (140) and 'no.' (10)" in finding.says
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = (" C", " C++", " -1", " 1")[i % 4]
+    assert "variants" not in found(tmp_path, *parts)
+
+
+def test_what_a_format_leaves_behind_in_texts(tmp_path: Path) -> None:
+    train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
+    train[3]["completion"], train[4]["prompt"] = " nan", "None"
+    train[5]["completion"], train[6]["prompt"] = " cafÃ©", "it is lost \ufffd here"
+    train[7]["completion"] = " São Paulo, «Ça va»"
+    finding = found(tmp_path, train, validation, test)
+    assert set(finding) == {"missing", "garbled"}
+    assert finding["missing"].says.startswith("2 of 300 training rows have 'nan'")
+    assert finding["garbled"].says.startswith("2 training rows have letters that were lost")
+    for row in train:
+        row["completion"] = f'"{row["completion"]}"'
+    assert (
+        "In 300 of 300 training rows the completion stands in quotes"
+        in found(tmp_path, train, validation, test)["quoted"].says
+    )
+
+
+def numbered(tmp_path: Path, values: list[str], numbers: str = "auto") -> Finding | None:
+    """What is said of the numbers, where all completions are these in turn."""
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = values[i % len(values)]
+    files = [write(tmp_path / f"{i}.jsonl", part) for i, part in enumerate(parts)]
+    data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
+    return next((finding for finding in audit(data, numbers=numbers) if finding.kind == "numbers"), None)
+
+
+def test_how_numbers_are_read_is_shown(tmp_path: Path) -> None:
+    assert numbered(tmp_path, ["12", "7"]) is None
+    assert numbered(tmp_path, ["a 3,14", "b"]) is None
+    finding = numbered(tmp_path, ["3,14", "1.234,5", "200k", "(5)"])
+    assert finding
+    assert finding.severity == "note"
+    says = "numbers with a decimal comma: '3,14' is 3.14, '200k' is 200000, '(5)' is -5. To have them read otherwise"
+    assert says in finding.says
+
+
+def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
+    finding = numbered(tmp_path, ["1,234", "2,345"])
+    assert finding
+    assert finding.severity == "warning"
+    assert (
+        "'1,234' is 1234 with a decimal point and 1.234 with a decimal comma, and no completion tells" in finding.says
+    )
+    assert "1234 is assumed. To have them read otherwise, give --numbers point or --numbers comma." in finding.says
+    told = numbered(tmp_path, ["1,234", "2,345"], "comma")
+    assert told
+    assert (told.severity, "'1,234' is 1.234" in told.says) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (["5 kg", "300 g"], "They have several units ('kg', 'g'), so no error of theirs is worked out"),
+        (["3,5"] * 30 + ["2.5"], "15 of 540 completions are no such number, such as '2.5'"),
+        (["3,5"] * 30 + ["3,1,2"], "15 of 540 completions are no such number, such as '3,1,2'"),
+        (["7.0", "12.0", "3.0"], "Whole numbers are written as '7.0', as a table does once one of them is missing"),
+    ],
+)
+def test_numbers_that_cannot_be_compared(tmp_path: Path, values: list[str], says: str) -> None:
+    finding = numbered(tmp_path, values)
+    assert finding
+    assert (finding.severity, says in finding.says) == ("warning", True), finding.says

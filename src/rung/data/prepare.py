@@ -18,22 +18,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rung.atomic import write_text
-from rung.data.files import SPLITS, find_files, read_file
+from rung.data.files import find_files, read_file
 from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
+from rung.data.split_names import SPLITS
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
+from rung.data.text import Tell
+from rung.data.together import Together, keep_together
 from rung.data.tokens import state_of, versions
 from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
+from rung.numbers import Column
 from rung.recipe import Recipe
 
 MIN_ROWS = 20
@@ -70,8 +74,10 @@ class Facts:
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
     completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
-    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `remarks`
-    are what rows say and their texts do not, counted.
+    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `numbers` says how the
+    numbers among the completions of all splits are written, and `told` how files were taken otherwise than somebody
+    might think. `remarks` are what rows say and their texts do not, counted. `together` counts rows that go on from
+    another row and were kept in its split, and `apart` those that were too many for that.
     """
 
     shape: str
@@ -85,12 +91,17 @@ class Facts:
     merged: int
     ends: list[int]
     own_ends: list[int]
+    numbers: Column
+    told: list[str]
     remarks: Counts
+    together: int
+    apart: int
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
         found = json.loads(text)
-        return cls(**{**found, "lengths": {int(length): count for length, count in found["lengths"].items()}})
+        found["lengths"] = {int(length): count for length, count in found["lengths"].items()}
+        return cls(**{**found, "numbers": Column(**found["numbers"])})
 
 
 def prepare(
@@ -110,10 +121,11 @@ def prepare(
             rows than the recipe allows.
     """
     renderer = Renderer(tokenizer, recipe.learn, recipe.template, set(ends))
-    files = _files(recipe)
-    folder = cache_folder() / "data" / _key(recipe, files, renderer)
+    told: list[str] = []
+    files = _files(recipe, told.append)
+    folder = cache_folder() / "data" / _key(recipe, files, renderer, told)
     if not (folder / "facts.json").exists():
-        _make(folder, recipe, files, renderer, tell)
+        _make(folder, recipe, files, renderer, told, tell)
     facts = Facts.from_json((folder / "facts.json").read_text(encoding="utf-8"))
     if facts.bad and not recipe.skip_bad_rows:
         raise DataError(_and_skip(facts.listed[0]))
@@ -123,7 +135,7 @@ def prepare(
     return Data(**parts, facts=facts)
 
 
-def _files(recipe: Recipe) -> dict[str, list[Path]]:
+def _files(recipe: Recipe, tell: Tell) -> dict[str, list[Path]]:
     """The files of each split; none for a built-in task."""
     own = {"validation": recipe.validation, "test": recipe.test}
     if recipe.data in TASKS:
@@ -133,24 +145,37 @@ def _files(recipe: Recipe) -> dict[str, list[Path]]:
             )
         return {}
     try:
-        files = find_files(recipe.data)
+        files = find_files(recipe.data, tell)
     except DataError as error:
         raise DataError(f"{error} The built-in tasks are {', '.join(TASKS)}.") from None
     for name, data in own.items():
         if data:
-            files[name] = [path for paths in find_files(data).values() for path in paths]
+            files[name] = _files_of(name, data, tell)
     if "train" not in files:
         raise DataError(f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one.")
     return files
 
 
-def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> str:
+def _files_of(name: str, data: str, tell: Tell) -> list[Path]:
+    """What a user gave to be one split: all that is there, or, where that has splits of its own, the one of that name.
+
+    Raises:
+        DataError: it has several, and none of that name.
+    """
+    found = find_files(data, tell)
+    if name not in found and len(found) > 1:
+        raise DataError(f"--{name}: '{data}' has files of {' and '.join(found)}; give the {name} file itself.")
+    return found.get(name) or next(iter(found.values()))
+
+
+def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told: list[str]) -> str:
     """A hash of everything that the examples follow from."""
     digest = hashlib.sha256()
     about = [
         versions(),
         recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
+        told,
         renderer.fingerprint,
         state_of(renderer.tokenizer),
     ]
@@ -175,6 +200,8 @@ class _Seen:
     bad: int = 0
     merged: int = 0
     remarks: Tally = field(default_factory=Tally)
+    told: list[str] = field(default_factory=list)
+    numbers: Column = field(default_factory=Column)
     digest: Any = field(default_factory=hashlib.sha256)
 
 
@@ -183,15 +210,20 @@ Placed = tuple[Row, str, str]
 
 
 def _make(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        facts = _write(made, recipe, files, renderer, tell)
-        write_text(made / "facts.json", json.dumps(facts.__dict__))
+        facts = _write(made, recipe, files, renderer, told, tell)
+        write_text(made / "facts.json", json.dumps(asdict(facts)))
         with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
     finally:
@@ -208,9 +240,14 @@ def _sweep(folder: Path) -> None:
 
 
 def _write(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> Facts:
-    seen, reader = _Seen(), Reader(recipe.fields)
+    seen, reader = _Seen(told=list(told)), Reader(recipe.fields)
     made = [name for name in SPLITS[1:] if files and name not in files]
 
     def bad(error: DataError) -> None:
@@ -219,10 +256,10 @@ def _write(
         seen.bad += 1
         seen.listed += [str(error)] * (len(seen.listed) < _LISTED)
 
-    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad)
+    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad, seen.told.append)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(Writer(folder / f"{name}.arrow")) for name in SPLITS}
-        told = 0
+        passed = 0
         while piece := list(itertools.islice(rows, _PIECE)):
             for (row, split, where), found in zip(piece, renderer.render([row for row, _, _ in piece]), strict=True):
                 if isinstance(found, DataError):
@@ -233,15 +270,21 @@ def _write(
                 seen.remarks.add(found.told, where)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    writers[split].add(example, row, renderer.answer(row, found), where)
-            told += len(piece)
-            if told % (100 * _PIECE) == 0:
-                tell(f"{told:,} rows read and tokenised")
+                    answer = renderer.answer(row, found)
+                    writers[split].add(example, row, answer, where)
+                    seen.numbers.add(answer[1])
+            passed += len(piece)
+            if passed % (100 * _PIECE) == 0:
+                tell(f"{passed:,} rows read and tokenised")
+    together = Together(0, {}, 0)
+    if made:
+        tell("looking for rows that go on from others")
+        together = keep_together(folder, ["train", *made])
     shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),
-        read={name: seen.read[name] for name in SPLITS},
+        read={name: seen.read[name] - together.left.get(name, 0) for name in SPLITS},
         long={name: seen.long[name] for name in SPLITS},
         lengths=dict(sorted(seen.lengths.items())),
         made=made,
@@ -250,7 +293,11 @@ def _write(
         merged=seen.merged,
         ends=sorted(renderer.ends),
         own_ends=sorted(renderer.ends - renderer.stops),
+        numbers=seen.numbers,
+        told=seen.told,
         remarks=seen.remarks.counts,
+        together=together.rows,
+        apart=together.apart,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
@@ -284,10 +331,10 @@ def _task(name: str) -> Iterator[Placed]:
 
 
 def _rows(
-    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None]
+    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None], tell: Tell
 ) -> Iterator[Placed]:
     for split, paths in files.items():
-        for found in itertools.chain.from_iterable(map(read_file, paths)):
+        for found in itertools.chain.from_iterable(read_file(path, tell) for path in paths):
             if isinstance(found, DataError):
                 bad(found)
                 continue
