@@ -217,6 +217,7 @@ def test_a_conversation_may_go_on_after_the_assistant() -> None:
     [
         ([1], "a row is an object with named fields, and this is a list"),
         ({"prompt": "a"}, "the row needs a \"completion\" too, and it has 'prompt'"),
+        ({"prompt": "a", "response": "b"}, "say which it is with --fields completion=response"),
         ({"q": 1, "a": 2}, "are of no known shape (prompt + completion, messages"),
         ({"q": 1, "a": 2}, "say which is which with --fields prompt=q,completion=a"),
         ({"id": 1, "answer": "a", "question": "q"}, "--fields prompt=question,completion=answer"),

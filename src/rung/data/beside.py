@@ -54,10 +54,10 @@ def read_history(found: Fields) -> list[Turn]:
 
 def read_system(found: Fields, turns: list[Turn]) -> Turn | None:
     """What a field of its own says to the system, unless the conversation begins with that."""
-    first = turns[0].message["content"] if turns[0].role in ("system", "developer") else None
+    first = turns[0].message["content"].strip() if turns[0].role in ("system", "developer") else None
     for name in ("system", "system_prompt"):
         text = found.values.get(name)
-        if isinstance(text, str) and text.strip() and first in (None, text):
+        if isinstance(text, str) and text.strip() and first in (None, text.strip()):
             found.get(name)
             return None if first else Turn({"role": "system", "content": sound(text, name)})
     return None

@@ -27,7 +27,8 @@ REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, Inde
 _TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
 _ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",)}
 """What templates may call a role, by what rows call it."""
-_SAID = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning", "thought", "thoughts")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
+_SAID = ("content", "tool_calls", "tools", "functions", *_THOUGHTS)
 """What the model reads of a message; other fields are about it."""
 _IDS = ("id", "tool_call_id")
 _LAWS = ("role", "type", "required")

@@ -163,9 +163,11 @@ class Reader:
             return "text"
         if "prompt" in found or "completion" in found:
             lacking = "completion" if "prompt" in found else "prompt"
+            known, others = _ASKED if lacking == "prompt" else _ANSWERED, record.keys() - self.fields.values()
+            likely = next((name for name in known if name in others), "…")
             raise DataError(
                 f'{where}: the row needs a "{lacking}" too, and it has {names(record)}; say which it is with --fields '
-                f"{lacking}=…."
+                f"{lacking}={likely}."
             )
         raise DataError(
             f"{where}: the fields {names(record)} are of no known shape (prompt + completion, messages, text, "
