@@ -170,3 +170,5 @@ def test_turns_that_begin_a_conversation_are_told() -> None:
     told = ("not_learnt", "turns of the assistant that begin a conversation, which nothing asks for")
     assert rendered(CHATML, {"messages": turns})[2] == {told}
     assert rendered(CHATML, {"messages": turns}, learn="all")[2] == set()
+    hidden = {"messages": [assistant("hello", weight=0), user("q"), assistant("a")]}
+    assert {kind for kind, _ in rendered(CHATML, hidden)[2]} == {"read_as"}

@@ -315,7 +315,7 @@ def _chat(found: Fields, turns: list[Turn], start: int, kind: Kind = "pair") -> 
     )
     messages = [turn.message for turn in turns]
     # What comes before a pair's completion is not learnt anyhow.
-    silent = [i for i in answers if turns[i].learnt is False and (kind == "messages" or i > cut)]
+    silent = [i for i, turn in enumerate(turns) if turn.learnt is False and (kind == "messages" or i > cut)]
     return Row(
         messages[:cut],
         messages[cut:],
@@ -323,7 +323,7 @@ def _chat(found: Fields, turns: list[Turn], start: int, kind: Kind = "pair") -> 
         kind,
         read_tools(found),
         read_variables(found),
-        tuple(silent),
+        tuple(i for i in silent if turns[i].role == "assistant"),
         tuple(told),
     )
 
