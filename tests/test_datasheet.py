@@ -64,6 +64,21 @@ def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_p
     assert severities == sorted(severities, key=["error", "warning", "note"].index), "the worst first"
 
 
+def test_a_loss_that_is_small_is_no_word_against_another_language(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rung.datasheet.FAR", 99.0)
+    data, said = write(tmp_path / "a.jsonl", pairs(400)), {}
+    for foreign in (None, "It is in Hangul"):
+        monkeypatch.setattr("rung.data.audit.another_language", lambda rows, tokenizer, foreign=foreign: foreign)
+        found = look(tiny_folder, data, with_model=True)
+        said[foreign] = {finding["kind"]: finding["says"] for finding in found["audit"]}
+    assert "the output head (lm_head) can be left alone" in said[None]["near"]
+    assert "language" not in said[None]
+    assert said["It is in Hangul"]["near"].endswith("but see their language.")
+    assert said["It is in Hangul"]["language"].startswith("It is in Hangul. The output head (lm_head) may be worth")
+
+
 def test_letters_of_several_tokens_are_shown_whole(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [{"text": f"달 🌙 {i}"} for i in range(400)]
     found = look(tiny_folder, write(tmp_path / "a.jsonl", rows))
@@ -100,3 +115,15 @@ def test_a_very_long_row_is_shown_by_its_ends(tiny_folder: Path, tmp_path: Path)
     assert "[…]" in text
     assert "⟦yes<end>⟧" in text
     assert len(text) < 4000
+
+
+def test_numbers_are_read_as_the_column_or_the_user_says(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i} it:", "completion": f"{i % 9 + 1},{100 + i % 37}"} for i in range(400)]
+    path = write(tmp_path / "a.jsonl", rows)
+    assumed = look(tiny_folder, path)
+    assert assumed["numbers"] == {"decimal": "point", "spaced": False}
+    assert "--numbers point or --numbers comma" in " ".join(shown(assumed).split())
+    said = look(tiny_folder, path, numbers="comma")
+    assert said["metrics"][0] == assumed["metrics"][0] == "mean_absolute_error"
+    assert said["numbers"]["decimal"] == "comma"
+    assert float(said["trivial"]["writes"].replace(",", ".")) < 10 < float(assumed["trivial"]["writes"])

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
+from tests.odd_tokenizers import byte_level
+from tests.tiny import tiny_llama
 
 from rung import loop
 from rung.errors import DataError, MetricError, ModelError, RecipeError, StudyError, TargetError
@@ -198,6 +200,51 @@ def test_what_would_spoil_the_end_is_found_at_the_beginning(
     with pytest.raises(error, match=says):
         tune(recipe.model_copy(update=changes), StudyFolder(tmp_path / "studies" / "s"), Listener())
     assert not (tmp_path / "studies").exists()
+
+
+def korean(folder: Path) -> tuple[Path, Path]:
+    """A model whose tokenizer has bytes, and rows from English to Korean."""
+    tokenizer, model = byte_level(), tiny_llama()
+    model.resize_token_embeddings(len(tokenizer))
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "model")
+    rows = [{"prompt": f"{i} letters:", "completion": " " + chr(0xAC00 + i) * 2} for i in range(120)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "model", folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize(("targets", "tried"), [(("attention", "mlp"), True), (("mlp",), False)])
+def test_another_language_is_told_and_the_head_is_tried(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...], tried: bool
+) -> None:
+    """Whatever the untuned model loses; but not where the user has named the modules."""
+    monkeypatch.setattr("rung.search.race.FAR", 99.0)
+    model, rows = map(str, korean(tmp_path))
+    changes = {"model": model, "data": rows, "validation": rows, "test": rows, "targets": targets, "passes": 0.5}
+    listener = Listener()
+    found = tune(recipe.model_copy(update=changes), StudyFolder(tmp_path / "s"), listener)
+    said = next(text for text in listener.heard if isinstance(text, str) and "another language" in text)
+    assert "in a script that neither the prompts nor the vocabulary's words have, Hangul" in said
+    assert any("lm_head" in candidate["id"] for candidate in found["candidates"]) == tried
+
+
+def test_texts_that_the_positions_may_cut_are_told_and_rows_beyond_them_refused(recipe: Recipe, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}:", "completion": "x" * 60} for i in range(6)]
+    rows += [{"prompt": f"{i} {'long ' * 12}:", "completion": "y"} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = dict.fromkeys(("data", "validation", "test"), str(tmp_path / "rows.jsonl"))
+    few = {"ranks": (2,), "targets": ("attention",), "alphas": ("2r",), "learning_rates": (4e-3,)}
+    listener = Listener()
+    tune(recipe.model_copy(update={**files, **few}), StudyFolder(tmp_path / "s"), listener)
+    said = "after 4 of 10 test prompts the model's 128 positions leave less room than the longest completion takes"
+    assert any(isinstance(text, str) and text.startswith(said) for text in listener.heard)
+    rows[0]["completion"] *= 3
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        DataError, match="3 of 30 rows have more tokens than the model has positions, 128, .*-tokens 128"
+    ):
+        tune(recipe.model_copy(update={**files, **few}), StudyFolder(tmp_path / "other"), Listener())
+    assert not (tmp_path / "other").exists()
 
 
 def test_conversations_and_texts_are_tuned_on_too(recipe: Recipe, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rung.errors import MetricError
 from rung.metrics import METRICS, Known, Metric, Written, as_number, measure, propose
+from rung.numbers import COMMA
 from rung.own_metric import metric
 
 NOTHING = Known((), None, "")
@@ -259,3 +260,50 @@ def test_a_metric_that_is_not_there(tmp_path: Path) -> None:
 def test_values_may_be_anything_that_json_can_be() -> None:
     deep: Any = "[" * 100_000
     assert value("json_valid", [deep], [json.dumps({})]) == 0
+
+
+def test_numbers_are_read_as_their_column_writes_them() -> None:
+    known = Known.of(["3,14", "2,50", "1,75", "1.200,5"] * 3)
+    assert (known.median, known.always) == (pytest.approx(2.82), "2,82")
+    assert value("mean_absolute_error", ["1.000,5", "1.000"], ["1.200,5", "1.200"], known) == 200
+    assert value("answered", ["3,14", "about 2,5", "1.5", "3,1,2"], ["1"] * 4, known) == 0.5, "1.5 is no number there"
+    point = Known.of(["1.234", "0.5"])
+    assert value("mean_absolute_error", ["1,234"], ["1.234"], point) == pytest.approx(1232.766)
+    assert Known.of(["1,234", "2,345"]).median == pytest.approx(1789.5)
+    assert Known.of(["1,234", "2,345"], COMMA).median == pytest.approx(1.7895)
+
+
+def test_signs_and_words_of_numbers_count() -> None:
+    known = Known.of(["1", "2", "3"])
+    pairs = [
+        ("5", "-$5", 10),
+        ("−5", "5", 10),
+        ("-5", "−5", 0),
+        ("(5)", "-5", 0),
+        ("200k", "200000", 0),
+        ("2M", "0", 2e6),
+    ]
+    for text, wanted, off in pairs:
+        assert value("mean_absolute_error", [text], [wanted], known) == off, (text, wanted)
+
+
+def test_a_wanted_text_without_a_number_is_not_zero() -> None:
+    known = Known.of(["1000", "1200", "1400"])
+    assert value("mean_absolute_error", ["1300"], ["unknown"], known) == 100
+
+
+@pytest.mark.parametrize(
+    "completions",
+    [
+        [["B", "D", "F G", "K L", "M"][i % 5] + " " + "BDFGHKLMNPRSTVWYZ"[i % 17] for i in range(30)],
+        ["2024-01-05", "2023-11-30", "1999-12-31"] * 9,
+        ["12:30", "9:15", "7:45 pm"] * 9,
+        ["1.2.3", "2.0.1", "1.10"] * 9,
+        ["00123", "45678", "90210"] * 9,
+        ["5 kg", "300 g", "2 kg"] * 9,
+        ["3,1,2", "1,2,3", "2,3,1"] * 9,
+    ],
+)
+def test_what_looks_like_sounds_or_numbers_and_is_none(completions: list[str]) -> None:
+    texts = [f"{text}{' ' * i}" for i, text in enumerate(completions)]
+    assert propose(texts, Known((), None, "", Known.of(texts).numbers))[0] == "exact_match"

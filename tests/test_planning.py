@@ -129,3 +129,21 @@ def test_what_cannot_be_planned_is_refused(recipe: Recipe) -> None:
         plan(recipe.model_copy(update={"targets": ("q_porj",)}), "t4", None, Listener())
     with pytest.raises(ModelError, match="There is no model"):
         plan(recipe.model_copy(update={"model": "./none"}), "t4", None, Listener())
+
+
+@pytest.mark.parametrize("where", ["here", "t4"])
+def test_the_head_is_planned_for_where_the_climb_would_try_it(
+    recipe: Recipe, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rung.search.race.FAR", 99.0)
+    heads = []
+    for foreign in (None, "Hangul"):
+        monkeypatch.setattr("rung.planning.another_language", lambda rows, tokenizer, foreign=foreign: foreign)
+        monkeypatch.setattr("rung.planning.make_strategy", lambda r, space, *_: heads.append(space.head) or stop())
+        with pytest.raises(StopIteration):
+            plan(recipe, where, None, Listener())
+    assert heads == [False, True]
+
+
+def stop() -> None:
+    raise StopIteration

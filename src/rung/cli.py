@@ -68,6 +68,10 @@ Metrics = Annotated[
         help="Of the written texts, by name, or your own: file.py:function; again for each. (default: fitting)"
     ),
 ]
+Numbers = Annotated[
+    str | None,
+    typer.Option(help="The decimal mark of completions: point, comma; auto tells it from them. (default: auto)"),
+]
 
 
 @app.command()
@@ -87,6 +91,7 @@ def tune(
         bool | None, typer.Option("--allow-leakage", help="Go on where rows stand in two splits.")
     ] = None,
     metric: Metrics = None,
+    numbers: Numbers = None,
     judge: Annotated[
         str | None, typer.Option(help="What decides in the end: loss, metric (the first), or its name. (default: loss)")
     ] = None,
@@ -165,6 +170,7 @@ def tune(
         skip_bad_rows=skip_bad_rows,
         allow_leakage=allow_leakage,
         metrics=tuple(metric) if metric else None,
+        numbers=numbers,
         judge=judge,
         passes=passes,
         budget=budget,
@@ -211,6 +217,7 @@ def data(
     max_long_rows: MaxLongRows = None,
     skip_bad_rows: SkipBadRows = None,
     metric: Metrics = None,
+    numbers: Numbers = None,
     with_model: Annotated[
         bool, typer.Option("--with-model/--no-model", help="Ask the untuned model too, if its weights are here.")
     ] = True,
@@ -234,6 +241,7 @@ def data(
         max_long_rows=max_long_rows,
         skip_bad_rows=skip_bad_rows,
         metrics=tuple(metric) if metric else None,
+        numbers=numbers,
     )
     if as_json:
         typer.echo(json.dumps(found.document, indent=2, ensure_ascii=False))

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from rung.data.audit import Finding, audit, worst_first
+from rung.data.audit import Finding, asks_for_head, audit, worst_first
 from rung.data.batches import steps_per_pass
+from rung.data.limits import check_rows
 from rung.data.prepare import Data, fits, prepare
 from rung.engine.memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.levers import Scores
 from rung.metrics import Written
-from rung.model.load import Base, load_base, load_tokenizer
+from rung.model.load import Base, end_tokens, load_base, load_tokenizer
 from rung.model.source import at_hand
 from rung.recipe import Recipe
 from rung.search.foresight import rows_shown
@@ -41,14 +42,14 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         InputError: the data, the model or a metric cannot be used.
     """
     tokenizer = load_tokenizer(recipe.model)
-    data = prepare(recipe, tokenizer, tell)
+    data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell("auditing")
-    findings = audit(data)
+    findings = audit(data, tokenizer, recipe.numbers)
     quality = quality_of(data, recipe)
     base = _base(recipe) if with_model else None
     scores = _scored(base, data, tell) if base else None
     if scores:
-        findings += _far(scores, data, recipe)
+        findings += _far(scores, data, recipe, asks_for_head(findings))
     facts, held = data.facts, data.validation
     rows = range(len(held)) if facts.shape != "text" else range(0)
     validation = [Written("", text.after, text.before, text.where) for text in map(held.texts, rows)]
@@ -66,6 +67,7 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         "ends": [{"token": token, "text": tokenizer.decode([token])} for token in facts.ends],
         "lengths": _lengths(facts.lengths, recipe.max_tokens),
         "metrics": [one.name for one in quality.metrics],
+        "numbers": asdict(quality.known.numbers),
         "trivial": {"writes": quality.known.always, **quality.trivial(validation)} if validation else None,
         "untuned": {"validation_loss": scores.mean, "rows": len(scores.tokens)} if scores else None,
         "audit": [asdict(finding) for finding in worst_first(findings)],
@@ -125,16 +127,21 @@ def _base(recipe: Recipe) -> Base | None:
 
 def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
     tell("asking the untuned model")
-    rows, count = data.validation, min(SCORED, len(data.validation))
-    return Trainer(base).score([rows[at * len(rows) // count] for at in range(count)])[0]
+    trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
+    check_rows(data, trainer.positions, trainer.vocabulary)
+    return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
 
 
-def _far(scores: Scores, data: Data, recipe: Recipe) -> list[Finding]:
-    """What the untuned model's losses say of the completions, and of how many rows to judge by there are."""
+def _far(scores: Scores, data: Data, recipe: Recipe, foreign: bool) -> list[Finding]:
+    """What the untuned model's losses say of the completions, and of how many rows to judge by there are; `foreign`
+    completions are in another language, whatever it loses on their tokens one by one.
+    """
     loss, rows = scores.mean, len(data.validation)
     about = f"On {len(scores.tokens)} validation rows the untuned model loses {loss:.2f} nats a token"
     if loss >= FAR:
         says = f"{about}: the completions are far from what it writes, so a climb tries the output head (lm_head) too."
+    elif foreign:
+        says = f"{about}: token by token the completions are not far from what it writes, but see their language."
     else:
         says = (
             f"{about}: the completions are not far from what it writes, so the output head (lm_head) can be left alone."

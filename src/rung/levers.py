@@ -161,7 +161,8 @@ class LeverSpace:
 
     `ranks` and `learning_rates` from small to large; `targets` and `alphas` from where a climb begins. An alpha is
     written as a multiple of the rank (`2r`, `r`) or as a number, with `rslora` behind it where it is scaled by √rank;
-    `rslora` alone is alpha 16, as in its paper. `pinned` says that no rate may be tried but those that are named.
+    `rslora` alone is alpha 16, as in its paper. `pinned` says that no rate may be tried but those that are named, and
+    `head` that the data ask for the output head to be tried.
     """
 
     ranks: tuple[int, ...]
@@ -170,6 +171,7 @@ class LeverSpace:
     alphas: tuple[str, ...] = ("2r",)
     dropout: float = 0.0
     pinned: bool = False
+    head: bool = False
 
     def candidate(
         self, rank: int, learning_rate: float, targets: str | None = None, alpha: str | None = None, seed: int = 0

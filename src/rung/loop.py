@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from rung.amounts import parse_budget
 from rung.atomic import write_text
-from rung.data.audit import audit
+from rung.data.audit import Finding, asks_for_head, audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import WORDS, Candidate, LeverSpace, Scores, Verdict
-from rung.model.load import PRECISIONS, Base, load_base, load_tokenizer
+from rung.model.load import PRECISIONS, Base, end_tokens, load_base, load_tokenizer
 from rung.model.targets import stacked_experts
 from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, read_kept
@@ -35,7 +35,7 @@ from rung.search.strategy import Decision, Strategy
 from rung.study.files import StudyFolder, write_json
 from rung.study.ledger import Ledger
 from rung.study.lock import locked
-from rung.writings import Writings, name_of, quality_of
+from rung.writings import Writings, name_of, quality_of, tell_room
 
 
 class Observer(Protocol):
@@ -76,8 +76,9 @@ def tune(
 
 def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callable[[], float]) -> dict[str, Any]:
     begun = clock()
-    data = prepare(recipe, load_tokenizer(recipe.model), observer.note)
-    _tell_audit(data, recipe, observer)
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
+    findings = _tell_audit(data, tokenizer, recipe, observer)
     quality = quality_of(data, recipe)
     judge = judged_by(recipe.judge, quality)
     observer.note(f"loading {recipe.model}")
@@ -85,7 +86,7 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     _check_same(recipe, folder, data)
     runner = LocalRunner(base, data, recipe, folder)
-    space = space_of(recipe, pinned=asked.learning_rates is not None)
+    space = space_of(recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings))
     space = unlike_targets(space, runner.trainer.frozen.targets, observer)
     check_ranks(space, runner.trainer.frozen.parameters, runner.memory)
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
@@ -100,6 +101,7 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
         write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, data))
     observer.note(_describe(recipe, base, runner))
+    tell_room(data, runner.trainer.positions, observer.note)
     if experts := stacked_experts(base.model):
         observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
     budget = _budget(recipe, runner, ledger, observer)
@@ -204,16 +206,19 @@ def answer(
     return found
 
 
-def _tell_audit(data: Data, recipe: Recipe, observer: Observer) -> None:
-    """
+def _tell_audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) -> list[Finding]:
+    """All findings, when those that spoil a study, or change what it tries, have been told.
+
     Raises:
         DataError: the same row stands in two splits, and the recipe does not allow that.
     """
-    for finding in audit(data):
+    findings = audit(data, tokenizer, recipe.numbers)
+    for finding in findings:
         if finding.severity == "error" and not recipe.allow_leakage:
             raise DataError(f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage.")
-        if finding.severity != "note":
+        if finding.severity != "note" or asks_for_head([finding]):
             observer.note(finding.says)
+    return findings
 
 
 def _first_baseline(runner: Runner, ledger: Ledger, observer: Observer) -> Scores:
@@ -251,8 +256,10 @@ def _tell(decision: Decision, ledger: Ledger, observer: Observer, heard: set[obj
             observer.left(candidate, why)
 
 
-def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
-    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own."""
+def space_of(recipe: Recipe, pinned: bool, head: bool = False) -> LeverSpace:
+    """What the recipe's levers may be set to; `pinned` says that the rates are the user's own, and `head` that the data
+    ask for the output head.
+    """
     ranks, rates, targets, alphas = recipe.ranks, recipe.learning_rates or (), recipe.targets, recipe.alphas
     if "learning_rate" not in recipe.levers:
         # The guess stands second in the grid that is laid around it.
@@ -264,6 +271,7 @@ def space_of(recipe: Recipe, pinned: bool) -> LeverSpace:
         alphas if "alpha" in recipe.levers else alphas[:1],
         recipe.dropout,
         pinned,
+        head,
     )
 
 
@@ -359,7 +367,7 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
     # How wide the packs are changes no result (the packing law), nor does what is let pass, as the data are the same.
     free = {"pack_width", "memory", "skip_bad_rows", "max_long_rows", "allow_leakage"}
     # What was written is kept, so that other metrics of it can be asked for.
-    free |= {"metrics"} if recipe.judge == "loss" else set()
+    free |= {"metrics", "numbers"} if recipe.judge == "loss" else set()
     other = [key for key in now if before[key] != now[key] and key not in free]
     if other:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in other)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rung.errors import MetricError
+from rung.numbers import POINT, Column, Convention
 
 Array = npt.NDArray[np.float64]
 
@@ -37,9 +38,8 @@ _PHONEMES = frozenset(
     | {"L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"}
 )
 """ARPAbet."""
-_LARGEST = 1e50
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_NUMBER_ALONE = re.compile(rf"(?:[$€£¥₩]|[A-Z]{{3}} )?\s?{_NUMBER.pattern}\s?(?:[^\W\d]{{1,4}}|[%°$€£¥₩])?")
+_VOWELS = frozenset({"AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"})
+"""Of the phonemes; who writes letters of the alphabet writes none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,26 @@ class Written:
 class Known:
     """What the training rows say: the labels, if completions are labels; the median of the numbers in them, if there
     are any. `always` is what the trivial predictor writes: the commonest completion, or the median of mere numbers.
+    `numbers` is how they are written, and how every text is read.
     """
 
     labels: tuple[str, ...]
     median: float | None
     always: str
+    numbers: Convention = POINT
 
     @classmethod
-    def of(cls, completions: Sequence[str]) -> Known:
+    def of(cls, completions: Sequence[str], numbers: Convention | None = None) -> Known:
+        """Of completions; how their numbers are written is told from them, if it is not given."""
         counts = collections.Counter(text.strip() for text in completions)
         labels = tuple(sorted(counts)) if 1 < len(counts) <= min(MOST_LABELS, len(completions) / 10) else ()
-        numbers = [number for text in completions if (number := _first_number(text)) is not None]
-        median = float(np.median(numbers)) if numbers else None
-        if labels or median is None or not all(as_number(text) is not None for text in counts):
-            return cls(labels, median, counts.most_common(1)[0][0] if counts else "")
-        return cls(labels, median, f"{median:.10g}")
+        column = Column.of(completions)
+        numbers = numbers or column.convention()
+        values = [value for text in completions if (value := numbers.first(text)) is not None]
+        median = float(np.median(values)) if values else None
+        if labels or median is None or not column.numeric(numbers):
+            return cls(labels, median, counts.most_common(1)[0][0] if counts else "", numbers)
+        return cls(labels, median, numbers.write(median), numbers)
 
 
 @dataclass(frozen=True)
@@ -118,16 +123,9 @@ def measure(metric: Metric, written: Sequence[Written], known: Known) -> Measure
     return Measured(value, np.where(np.isfinite(values), values - np.mean(values) + value, value))
 
 
-def as_number(text: str) -> float | None:
-    """The number that a text consists of, but for a currency sign, a short unit and commas."""
-    return _first_number(text) if _NUMBER_ALONE.fullmatch(text.strip()) else None
-
-
-def _first_number(text: str) -> float | None:
-    found = _NUMBER.search(text)
-    value = float(found[0].replace(",", "")) if found else math.nan
-    # What nobody means overflows what is made of it.
-    return value if abs(value) < _LARGEST else None
+def as_number(text: str, numbers: Convention = POINT) -> float | None:
+    """The number that a text consists of, but for a currency, a unit and the like."""
+    return numbers.read(text)
 
 
 def _mean(counts: Callable[[Written], float]) -> Callable[[Sequence[Written], Known], Array]:
@@ -214,9 +212,9 @@ def _numbers(written: Sequence[Written], known: Known) -> tuple[Array, Array]:
     """What was written and what was wanted. Who writes no number has guessed the median: a model that gives no answer
     is no better than one that knows nothing.
     """
-    fallback = known.median or 0.0
-    wrote = [fallback if (n := _first_number(row.text)) is None else n for row in written]
-    return np.array(wrote), np.array([_first_number(row.wanted) or 0.0 for row in written])
+    fallback, first = known.median or 0.0, known.numbers.first
+    wrote = [fallback if (n := first(row.text)) is None else n for row in written]
+    return np.array(wrote), np.array([fallback if (n := first(row.wanted)) is None else n for row in written])
 
 
 def _of_numbers(one: Callable[[Array, Array], Array]) -> Callable[[Sequence[Written], Known], Array]:
@@ -304,8 +302,8 @@ def _library(name: str) -> Any:
         raise MetricError(f"This metric needs the package {package}; run: pip install 'rung[metrics]'.") from None
 
 
-def _answered(row: Written) -> float:
-    return float(_first_number(row.text) is not None)
+def _answered(written: Sequence[Written], known: Known) -> Array:
+    return np.array([[float(known.numbers.first(row.text) is not None), 1.0] for row in written])
 
 
 METRICS = {
@@ -319,7 +317,7 @@ METRICS = {
         Metric("word_error_rate", None, _edits, ratio),
         Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not _NO_JSON)), ratio),
         Metric("json_fields", 1.0, _fields, ratio),
-        Metric("answered", 1.0, _mean(_answered), ratio),
+        Metric("answered", 1.0, _answered, ratio),
         Metric("mean_absolute_error", None, _of_numbers(_off), ratio),
         Metric("median_absolute_error", None, lambda written, known: _off(*_numbers(written, known))[:, None], None),
         Metric("rmsle", None, _of_numbers(_squared_logs), lambda sums: np.sqrt(ratio(sums))),
@@ -340,9 +338,9 @@ def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
     """The metrics that fit completions like these, the one to judge by first."""
     texts = [text.strip() for text in completions]
     if known.labels:
-        numbers = all(as_number(label) is not None for label in known.labels)
+        numbers = Column.of(known.labels).numeric(known.numbers)
         return ("accuracy", "macro_f1", *(("mean_absolute_error",) if numbers else ()))
-    if all(as_number(text) is not None for text in texts):
+    if Column.of(texts).numeric(known.numbers):
         assert known.median is not None
         bands = ("green", "green_or_orange") if known.median >= 2 * GREEN[0] else ()
         errors = ("mean_absolute_error", "median_absolute_error", "rmsle", "r2")
@@ -350,7 +348,9 @@ def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
     if all(isinstance(_parsed(text), dict | list) for text in texts):
         return ("json_fields", "json_valid", "exact_match")
     words = [text.split() for text in texts]
-    if all(word.rstrip("012") in _PHONEMES for own in words for word in own):
+    sounds = [{word.rstrip("012") for word in own} for own in words]
+    spoken = sum(bool(own & _VOWELS) for own in sounds)
+    if all(own <= _PHONEMES for own in sounds) and spoken > len(sounds) / 2:
         return ("phoneme_error_rate", "exact_match")
     if np.median([len(own) for own in words]) <= SHORT:
         return ("exact_match", "token_f1")

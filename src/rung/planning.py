@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rung.amounts import parse_budget, parse_bytes
+from rung.data.languages import another_language
+from rung.data.limits import check_rows
 from rung.data.prepare import Data, prepare
 from rung.devices import HERE, Device, device
 from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
@@ -24,7 +26,7 @@ from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.loop import Observer, check_budget, make_strategy, resolve, space_of, unlike_targets
 from rung.model.anatomy import Anatomy, anatomy
-from rung.model.load import load_base, load_tokenizer
+from rung.model.load import end_tokens, load_base, load_tokenizer
 from rung.recipe import Recipe
 from rung.runner.local import WRITTEN_ROWS
 from rung.runner.paper import PaperRunner
@@ -51,6 +53,7 @@ class _Ground:
     data: Data
     baseline: Scores | None
     loading: float
+    head: bool
     notes: list[str]
 
 
@@ -69,13 +72,13 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     tell, pinned = observer.note, recipe.learning_rates is not None
     ground = _here(recipe, tell) if where == HERE else _elsewhere(recipe, device(where), tell)
     recipe, costs = ground.recipe, ground.costs
-    space = unlike_targets(space_of(recipe, pinned), costs.frozen.targets, observer)
+    space = unlike_targets(space_of(recipe, pinned, ground.head), costs.frozen.targets, observer)
     runner = PaperRunner(costs, recipe, ground.data.train, ground.data.validation, ground.memory)
     budget = _budget(recipe, runner)
     look = look_for(runner.steps)
     strategy = make_strategy(recipe, space, budget, look, observer)
     history: list[Measurement] = []
-    # What the untuned model loses decides whether the race tries the output head.
+    # What the untuned model loses may ask for the output head, as the data may.
     baseline = ground.baseline or runner.baseline()
     while (decision := strategy.decide(baseline, history)).heat is not None:
         history += runner.run(decision.heat, lambda _: None)
@@ -110,21 +113,23 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
 
 def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     begun = time.perf_counter()
-    data = prepare(recipe, load_tokenizer(recipe.model), tell)
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     loading = time.perf_counter() - begun
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
+    check_rows(data, trainer.positions, trainer.vocabulary)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]
     tell("taking a few steps")
     costs = measured(trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c))), data.train)
     memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
-    vocabulary = trainer.head.layer.out_features
-    return _Ground(recipe, costs, memory, vocabulary, data, baseline, loading, [])
+    vocabulary, head = trainer.head.layer.out_features, another_language(data.train, tokenizer) is not None
+    return _Ground(recipe, costs, memory, vocabulary, data, baseline, loading, head, [])
 
 
 def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _Ground:
@@ -139,10 +144,11 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
     ]
     try:
         tokenizer = load_tokenizer(recipe.model)
+        data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
+        head = another_language(data.train, tokenizer) is not None
     except ModelError:
         notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
-        tokenizer = _Characters()
-    data = prepare(recipe, tokenizer, tell)
+        data, head = prepare(recipe, _Characters(), tell), False
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
@@ -153,7 +159,7 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
         notes.append("Not one row would fit, so the blocks keep their inputs alone and compute the rest again.")
         if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
             notes.append("It does not fit even then: take a smaller model, shorter rows, or a device with more memory.")
-    return _Ground(recipe, costs, memory, model.config.vocab_size, data, None, 0.0, notes)
+    return _Ground(recipe, costs, memory, model.config.vocab_size, data, None, 0.0, head, notes)
 
 
 def _rehearsed(

@@ -15,6 +15,7 @@ from typing import Any
 from rung.errors import MetricError
 from rung.levers import Candidate, Scores, shared_sources
 from rung.metrics import SHARES, Known, Metric, Written, measure, propose
+from rung.numbers import Convention
 from rung.own_metric import metric
 from rung.search.stats import KNOWN_ZERO, Interval, Variance, gain_estimate, loss_estimate, seed_noise
 
@@ -31,13 +32,20 @@ class Quality:
     known: Known
 
     @classmethod
-    def of(cls, completions: Sequence[str], names: Sequence[str] = (), judge: str = "loss") -> Quality:
-        """The metrics that are named, or those that fit; and the one to judge by, if that is named.
+    def of(
+        cls,
+        completions: Sequence[str],
+        names: Sequence[str] = (),
+        judge: str = "loss",
+        numbers: Convention | None = None,
+    ) -> Quality:
+        """The metrics that are named, or those that fit; and the one to judge by, if that is named. `numbers` says how
+        they are written, which is otherwise told from the completions.
 
         Raises:
             MetricError: there is no such metric.
         """
-        known = Known.of(completions)
+        known = Known.of(completions, numbers)
         wanted = [*(names or propose(completions, known))]
         if judge not in ("loss", "metric", *wanted):
             wanted.insert(0, judge)

@@ -67,8 +67,9 @@ class Recipe(BaseModel):
     `fields` says what the fields are called there: `{completion: answer}`. What is to `learn` is the `completion` or
     `all`; chats go through a `template`: `auto` is the model's, `plain` is ours, and anything else is a file in Jinja.
     Rows of more than `max_tokens` are left out or cut, as `long_rows` says, and no more than the share `max_long_rows`
-    of all. `metrics` are worked out on what is written, by default those that fit; `judge` says what decides: the
-    `loss`, the first `metric`, or one by its name. A candidate's full budget
+    of all. `metrics` are worked out on what is written, by default those that fit; `numbers` have a decimal `point` or
+    a decimal `comma`, by default what the completions show; `judge` says what decides: the `loss`, the first `metric`,
+    or one by its name. A candidate's full budget
     is `passes` over the training rows; the learning rate rises over the share `warmup` of it and falls over the last
     share `cooldown` of what a judgement is made on. `budget`, such as `300k` tokens or `30min`, is what all candidates
     together may take. `margin` is the smallest relative gain in validation loss that is worth having. `memory`, such
@@ -98,6 +99,7 @@ class Recipe(BaseModel):
     allow_leakage: bool = False
     passes: Annotated[float, Field(gt=0, le=1000)] = 1.0
     metrics: tuple[str, ...] = ()
+    numbers: Literal["auto", "point", "comma"] = "auto"
     judge: str = "loss"
     strategy: Literal["climb", "grid", "random", "tpe"] = "climb"
     budget: str | None = None

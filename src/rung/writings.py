@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rung.data.limits import rows_short_of_room
 from rung.data.prepare import Data
 from rung.errors import MetricError
 from rung.levers import Candidate, Measurement, Scores
@@ -30,10 +31,21 @@ def quality_of(data: Data, recipe: Recipe) -> Quality:
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError("The rows are texts without prompts, so nothing is written and the loss alone can judge.")
         return Quality((), Known.of([]))
-    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge)
+    numbers = data.facts.numbers.convention(recipe.numbers)
+    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge, numbers)
     # A metric that cannot be worked out is to be known of now, and not when all is trained.
     quality.values([Written(text.after, text.after, text.before, text.where) for text in texts[:2]])
     return quality
+
+
+def tell_room(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
+    """Say, before anything is trained, where the model's positions end before a text that is to be written may."""
+    for name in ("validation", "test"):
+        if short := rows_short_of_room(data.splits[name], positions):
+            tell(
+                f"after {short:,} of {len(data.splits[name]):,} {name} prompts the model's {positions:,} positions "
+                "leave less room than the longest completion takes, so what is written there may be cut"
+            )
 
 
 class Writings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.odd_tokenizers import byte_level, words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.audit import Finding, audit
@@ -129,6 +130,35 @@ def test_a_completion_that_runs_into_its_prompt(tmp_path: Path) -> None:
     assert "nothing parts prompt and completion" in found(tmp_path, *parts)["separator"].says
 
 
+def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None:
+    """Under a template that shows an earlier answer otherwise, and no thoughts."""
+    template = tmp_path / "mine.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role + ':' }}{{ '-' if m.role == 'assistant' and loop.last }}{{ m.content }}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+
+    def chats(count: int, word: str) -> list[Any]:
+        roles = ("user", "assistant") * 2
+        turns = [
+            [{"role": role, "content": f"{word}{i}{role}{j}"} for j, role in enumerate(roles)] for i in range(count)
+        ]
+        return [{"messages": own, "id": i, "images": ["a.png"][: i % 2]} for i, own in enumerate(turns)]
+
+    train = chats(300, "a")
+    train[4]["messages"][3]["reasoning_content"] = "let me see"
+    finding = found(tmp_path, train, chats(120, "b"), chats(120, "c"), template=str(template))
+    assert set(finding) == {"not_learnt", "not_shown", "left_out", "unused"}
+    assert "others follow (540 in 540 rows, the first " in finding["not_learnt"].says
+    assert f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)" in (
+        finding["not_shown"].says
+    )
+    assert "come into no row: 'images' (in 270 rows, the first " in finding["left_out"].says
+    assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].says
+    severities = {kind: one.severity for kind, one in finding.items()}
+    assert severities == {"not_learnt": "warning", "not_shown": "warning", "left_out": "warning", "unused": "note"}
+
+
 @pytest.mark.slow
 def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) -> None:
     from rung.model.load import load_tokenizer
@@ -136,3 +166,178 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
     data = write(tmp_path / "a.jsonl", [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)])
     kinds = {f.kind: f for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))}
     assert "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+
+
+def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Path) -> None:
+    """Letters that it has no token for, and capitals that it folds."""
+    for tokenizer, spoiled, back in (
+        (tiny_tokenizer(), " 달 w1", "w1"),
+        (words(), " Lima", "lima"),
+        (byte_level(), " e\u0301", None),
+    ):
+        train = [{"prompt": "the " * (i + 1), "completion": " cat"} for i in range(60)]
+        train[7]["completion"] = spoiled
+        files = [write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train) for name in "avt"]
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        findings = {finding.kind: finding for finding in audit(data, tokenizer)}
+        if back is None:
+            assert "lossy" not in findings, "bytes write everything"
+            continue
+        assert findings["lossy"].severity == "warning"
+        assert findings["lossy"].says == (
+            f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
+            f"'{spoiled.strip()}' comes back as '{back}'."
+        )
+
+
+def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too(tmp_path: Path) -> None:
+    train = [{"prompt": f"row {i} {'달' * (i == 3)}:", "completion": " w"} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", train) for name in "avt"]
+    data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
+    findings = {finding.kind: finding for finding in audit(data, tiny_tokenizer())}
+    assert findings["lossy"].says == (
+        f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 4: "
+        "'row 3 달:' is read as 'row 3 :'."
+    )
+
+
+def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
+    tokenizer = byte_level(bos="<s>", around="<s> $A")
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    for first, noted in (("", True), ("<s>", False)):
+        tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("first_token" in kinds) == noted
+        if noted:
+            assert kinds["first_token"].says.startswith("The tokenizer begins a text with '<s>' and the chat template")
+
+
+def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> None:
+    """As a base model's ChatML has it: its turns end with another token than its texts, and servers know the latter."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '~' }}{% endfor %}"
+    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
+    end = tokenizer.convert_tokens_to_ids("~")
+    for ends, warned in ([], True), ([end], False):
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends)
+        assert data.facts.ends == [1, end]
+        kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
+        assert ("end_token" in kinds) == warned
+        if warned:
+            assert kinds["end_token"].severity == "warning"
+            assert kinds["end_token"].says.startswith("What is learnt ends with '~', which neither the tokenizer nor")
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def turns(number: int, end: int) -> list[dict[str, str]]:
+    texts = [f"Where did {number} go first of all?", f"To the port of {number}.", "And then?", f"To hill {number * 3}."]
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts[:end])]
+
+
+def test_conversations_that_go_on_in_training_have_leaked(tmp_path: Path) -> None:
+    train = [{"messages": turns(i, 4)} for i in range(200)]
+    validation = [{"messages": turns(i + 1000, 4)} for i in range(110)]
+    test = [*({"messages": turns(i, 2)} for i in range(12)), *({"messages": turns(i + 2000, 4)} for i in range(110))]
+    finding = found(tmp_path, train, validation, test, template="plain")["leakage"]
+    assert finding.severity == "error"
+    assert finding.says.startswith("12 rows to judge by stand in conversations of the training split")
+    assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.says
+
+
+def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
+    train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
+    shown = f"{train[4]['prompt']}{train[4]['completion']}\n{validation[9]['prompt']}"
+    validation[9] = {**validation[9], "prompt": shown}
+    train[7] = {**train[7], "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}"}
+    finding = found(tmp_path, train, validation, test)
+    assert "leakage" not in finding
+    assert finding["same_prompt"].says.startswith("2 rows have prompt and answer of another split's row in the prompt")
+    assert f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says
+
+
+def test_labels_that_differ_by_case_or_a_full_stop(tmp_path: Path) -> None:
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = (" Yes", " No", " yes", " no.")[i % 4 if i < 40 else i % 2]
+    finding = found(tmp_path, *parts)["variants"]
+    assert finding.severity == "warning"
+    assert "'Yes' (140) and 'yes' (10); 'No' (140) and 'no.' (10)" in finding.says
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = (" C", " C++", " -1", " 1")[i % 4]
+    assert "variants" not in found(tmp_path, *parts)
+
+
+def test_what_a_format_leaves_behind_in_texts(tmp_path: Path) -> None:
+    train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
+    train[3]["completion"], train[4]["prompt"] = " nan", "None"
+    train[5]["completion"], train[6]["prompt"] = " cafÃ©", "it is lost \ufffd here"
+    train[7]["completion"] = " São Paulo, «Ça va»"
+    finding = found(tmp_path, train, validation, test)
+    assert set(finding) == {"missing", "garbled"}
+    assert finding["missing"].says.startswith("2 of 300 training rows have 'nan'")
+    assert finding["garbled"].says.startswith("2 training rows have letters that were lost")
+    for row in train:
+        row["completion"] = f'"{row["completion"]}"'
+    assert (
+        "In 300 of 300 training rows the completion stands in quotes"
+        in found(tmp_path, train, validation, test)["quoted"].says
+    )
+
+
+def numbered(tmp_path: Path, values: list[str], numbers: str = "auto") -> Finding | None:
+    """What is said of the numbers, where all completions are these in turn."""
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = values[i % len(values)]
+    files = [write(tmp_path / f"{i}.jsonl", part) for i, part in enumerate(parts)]
+    data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
+    return next((finding for finding in audit(data, numbers=numbers) if finding.kind == "numbers"), None)
+
+
+def test_how_numbers_are_read_is_shown(tmp_path: Path) -> None:
+    assert numbered(tmp_path, ["12", "7"]) is None
+    assert numbered(tmp_path, ["a 3,14", "b"]) is None
+    finding = numbered(tmp_path, ["3,14", "1.234,5", "200k", "(5)"])
+    assert finding
+    assert finding.severity == "note"
+    says = "numbers with a decimal comma: '3,14' is 3.14, '200k' is 200000, '(5)' is -5. To have them read otherwise"
+    assert says in finding.says
+
+
+def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
+    finding = numbered(tmp_path, ["1,234", "2,345"])
+    assert finding
+    assert finding.severity == "warning"
+    assert (
+        "'1,234' is 1234 with a decimal point and 1.234 with a decimal comma, and no completion tells" in finding.says
+    )
+    assert "1234 is assumed. To have them read otherwise, give --numbers point or --numbers comma." in finding.says
+    told = numbered(tmp_path, ["1,234", "2,345"], "comma")
+    assert told
+    assert (told.severity, "'1,234' is 1.234" in told.says) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (["5 kg", "300 g"], "They have several units ('kg', 'g'), so no error of theirs is worked out"),
+        (["3,5"] * 30 + ["2.5"], "15 of 540 completions are no such number, such as '2.5'"),
+        (["3,5"] * 30 + ["3,1,2"], "15 of 540 completions are no such number, such as '3,1,2'"),
+        (["7.0", "12.0", "3.0"], "Whole numbers are written as '7.0', as a table does once one of them is missing"),
+    ],
+)
+def test_numbers_that_cannot_be_compared(tmp_path: Path, values: list[str], says: str) -> None:
+    finding = numbered(tmp_path, values)
+    assert finding
+    assert (finding.severity, says in finding.says) == ("warning", True), finding.says

@@ -23,7 +23,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
-RECORDS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=4), max_size=6)
+RECORDS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=4), max_size=6).filter(lambda rows: len(rows) != 1)
+"""A file of one object may be refused, as one that holds the rows as columns."""
 
 
 def records(path: Path) -> list[Any]:
@@ -250,3 +251,82 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data
     with pytest.raises(DataError) as error:
         find_files(data)
     assert says in str(error.value)
+
+
+def test_nulls_that_a_column_adds_to_its_objects_are_no_values(tmp_path: Path) -> None:
+    """In a column every object has the fields of all."""
+    own = [{"calls": [{"town": "Oslo"}], "top": None}, {"calls": [{"of": "1+1", "deep": {"x": 1}}], "top": "t"}]
+    pq.write_table(pa.Table.from_pylist(own), tmp_path / "a.parquet")
+    assert records(tmp_path / "a.parquet") == own
+
+
+def test_json_values_one_after_another_are_all_read(tmp_path: Path) -> None:
+    rows = [{"a": i, "b": "[\n{"} for i in range(6)]
+    texts = {
+        "lists.json": json.dumps(rows[:3]) + "\n" + json.dumps(rows[3:]),
+        "glued.json": json.dumps(rows[:3], indent=1) + json.dumps(rows[3:]),
+        "spread.json": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "spread.jsonl": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "list.jsonl": json.dumps(rows, indent=2),
+        "mixed.json": json.dumps(rows[:3]) + "\n" + "\n".join(json.dumps(row) for row in rows[3:]),
+        "old-mac.jsonl": "\r".join(json.dumps(row) for row in rows),
+    }
+    for name, text in texts.items():
+        assert records(write(tmp_path / name, text)) == rows, name
+    found = [where for _, where in read_file(write(tmp_path / "a.json", texts["lists.json"]))]  # type: ignore[misc]
+    assert found[3] == f"{tmp_path}/a.json, line 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.json", '[{"a": 1}]\nand rubbish', "line 2: this is not JSON (Expecting value), and what follows cannot"),
+        ("a.json", '[{"a": 1}],\n[{"a": 2}]', "line 1: this is not JSON (Expecting value), and what follows"),
+        ("a.json", '[{"a": 1}]]', "line 1: this is not JSON (Expecting value)"),
+        ("a.json", '[{"a": 1}]\n[{"a": 2}', "line 2: this is not JSON (the list has no end)"),
+        ("a.json", '[{"a": 1, "a": 2}]', "line 1: this JSON cannot be read (the key 'a' stands twice)"),
+        ("a.json", '{"p": ["x", "y"], "c": ["1", "2"]}', "one object of columns ('p', 'c', each a list of 2)"),
+        (
+            "a.json",
+            '{"p": {"0": "x", "1": "y"}, "c": {"0": "1", "1": "2"}}',
+            "one object of columns ('p', 'c', each an object with 2 rows); write a list of objects",
+        ),
+        ("a.json", '{"version": 1, "data": [{"p": 1}, {"p": 2}]}', "one object that has its 2 rows under 'data'"),
+    ],
+)
+def test_json_that_is_no_list_of_rows_is_refused(tmp_path: Path, name: str, text: str, says: str) -> None:
+    with pytest.raises(DataError) as error:
+        records(write(tmp_path / name, text))
+    assert says in str(error.value)
+
+
+def test_one_conversation_alone_in_a_file_is_a_row(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "x"}
+    for row in ({"messages": [turn, turn]}, {"prompt": [turn, turn], "completion": [turn, turn]}, {"text": "x"}):
+        assert records(write(tmp_path / "a.json", json.dumps(row, indent=1))) == [row]
+
+
+def test_a_key_twice_in_a_line_is_a_malformed_row(tmp_path: Path) -> None:
+    found = records(write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": 1, "a": 2}\n{"a": 3}\n'))
+    assert found[::2] == [{"a": 1}, {"a": 3}]
+    assert "line 2: this JSON cannot be read (the key 'a' stands twice)" in found[1]
+
+
+def test_a_column_twice(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(DataError, match="has the column 'text' twice; give each column a name of its own"):
+            records(tmp_path / name)
+
+
+def test_nested_columns_are_objects_and_lists(tmp_path: Path) -> None:
+    row = {"q": {"text": "x", "of": [1, 2]}, "m": {"k": 1}}
+    kinds = pa.schema(
+        {"q": pa.struct({"text": pa.string(), "of": pa.list_(pa.int64())}), "m": pa.map_(pa.string(), pa.int64())}
+    )
+    table = pa.Table.from_pylist([{"q": row["q"], "m": [("k", 1)]}], kinds)
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert records(tmp_path / "a.parquet") == [row]

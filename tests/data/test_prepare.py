@@ -181,6 +181,33 @@ def test_another_template_makes_other_data(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
+def test_another_tokenizer_makes_other_data_and_one_that_makes_the_same_tokens_the_same(tmp_path: Path) -> None:
+    """A template that writes the first token, before there is one and after."""
+    chats = [{"messages": [{"role": r, "content": f"{i}"} for r in ("user", "assistant")]} for i in range(400)]
+    path, found = write(tmp_path / "a.jsonl", chats), []
+    for first, last in ((None, "<end>"), ("~", "<end>"), (None, "<unk>")):
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] + '<end>' }}{% endfor %}"
+        if first:
+            tokenizer.bos_token = first
+        tokenizer.pad_token = last
+        found.append(prepare(Recipe(data=path), tokenizer))
+    assert len({data.train.path for data in found}) == 3, "each is tokenised"
+    assert [data.train[0].ids[0] == tokenizer.convert_tokens_to_ids("~") for data in found] == [False, True, False]
+    assert found[0].facts.digest == found[2].facts.digest != found[1].facts.digest
+
+
+def test_the_key_of_the_cache_has_the_versions_and_the_models_end_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", rows(400))
+    first = prepared(path)
+    other = prepare(Recipe(data=path), tiny_tokenizer(), ends=[7])
+    assert (first.facts.ends, other.facts.ends) == ([1], [1, 7])
+    monkeypatch.setattr(rung.data.prepare, "versions", lambda: ["another"])
+    assert prepared(path).train.path != first.train.path
+
+
 def test_rows_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", rows(400))
     first = prepared(path)

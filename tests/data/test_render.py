@@ -224,6 +224,26 @@ def test_the_answer_of_a_chat_ends_where_its_turn_ends(learn: str) -> None:
     assert renderer.answer(row, example) == ("", "b")
 
 
+def test_an_answer_ends_with_its_turn_though_the_template_ends_only_the_chat() -> None:
+    last = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}"
+    tokenizer = chatty(last + "{{ '[assistant]' if add_generation_prompt else eos_token }}")
+    turns = chat("a", "b", "c", "d", "e")
+    renderer, row = Renderer(tokenizer), Row(turns[:3], turns[3:], kind="messages")
+    (example,) = renderer.render([row])
+    assert isinstance(example, Example)
+    assert shown(tokenizer, example) == ("[user]a[assistant]b[user]c[assistant]d[user]e<end>", "bd")
+    assert renderer.answer(row, example) == ("", "d")
+
+
+def test_writing_stops_at_the_token_that_ends_each_turn_before_the_one_that_ends_the_chat() -> None:
+    turn = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '~' }}{% endfor %}"
+    tokenizer = chatty(turn + "{{ '[assistant]' if add_generation_prompt else eos_token }}")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    renderer, turns = Renderer(tokenizer), chat("a", "b", "c", "d")
+    renderer.render([Row(turns[:3], turns[3:], kind="messages")])
+    assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}
+
+
 def test_a_call_of_a_tool_is_wanted_with_the_words_before_it() -> None:
     calls = CHATML.replace("m['content'] + eos", "m['content'] + (m['calls'] or '') + eos")
     renderer = Renderer(chatty(calls))

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.architectures import make
 from tests.engine.oracle import Alone, Architecture, packed, trained_state
 from tests.engine.rounding import throughout
+from tests.odd_tokenizers import words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
@@ -145,3 +147,32 @@ def test_rows_at_once_follow_the_memory_and_the_length(monkeypatch: pytest.Monke
     assert trainer._writable(1000) == pytest.approx(few / 2, abs=1)
     trainer.memory = 1
     assert trainer._writable(1000) == 1
+
+
+def test_where_the_positions_end_a_text_ends_and_the_others_are_as_without_that_limit() -> None:
+    """Learnt positions: one more token would be none of the model's."""
+    trainer = Trainer(Base(make("gpt2"), tiny_tokenizer(), "gpt2", torch.float32))
+    rows = [Row("ab:", "x" * 24), *(Row("c" * length, "y") for length in (3, 40, 50, 50, 59))]
+    examples = render(rows, trainer.base.tokenizer, 99)
+    trainer.positions = None
+    (free,) = trainer.write(examples, ends=[10**6])
+    trainer.positions = 64
+    (bound,) = trainer.write(examples, ends=[10**6])
+    letters = trainer.base.tokenizer
+    assert [len(letters(text)["input_ids"]) for text in bound] == [31, 31, 24, 14, 14, 5]
+    assert all(one.startswith(other) for one, other in zip(free, bound, strict=True))
+    assert bound[:2] == free[:2]
+    trainer.positions = 59
+    assert trainer.write(examples, ends=[10**6])[0][-1] == "", "no room, no text"
+
+
+def test_spaces_that_were_written_before_marks_stay() -> None:
+    tokenizer = words()
+    trainer = Trainer(Base(make("llama"), tokenizer, "llama", torch.float32))
+    wanted = tokenizer("lima , the cat .", add_special_tokens=False)["input_ids"]
+
+    def wrote(ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.cat([ids, torch.tensor([wanted])], dim=1)
+
+    trainer.model.generate = wrote
+    assert trainer.write(render([Row("peru", "lima")], tokenizer, 99)) == [["lima , the cat ."]]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tests.architectures import make
 from tests.tiny import tiny_llama, tiny_tokenizer
-from transformers import AutoModel
+from transformers import AutoModel, GenerationConfig
 
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
-from rung.model.load import PRECISIONS, Base, dense_weight, load_base
+from rung.model.load import PRECISIONS, Base, dense_weight, end_tokens, load_base, load_tokenizer
 from rung.model.source import cache_folder
 from rung.model.targets import linear_layers
 
@@ -127,6 +127,28 @@ def test_a_model_without_a_head_is_refused() -> None:
     model = AutoModel.from_config(tiny_llama().config)
     with pytest.raises(ModelError, match="no causal language model"):
         Trainer(Base(model, None, "headless", torch.float32))
+
+
+def test_the_end_tokens_are_those_of_the_generation_config_that_the_tokenizer_knows(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    assert end_tokens(str(tiny_config(tmp_path)), tokenizer) == set()
+    for named, known in ((1, {1}), ([0, 1], {0, 1}), ([1, 50, 10**6], {1}), (None, set())):
+        GenerationConfig(eos_token_id=named).save_pretrained(tmp_path)
+        assert end_tokens(str(tmp_path), tokenizer) == known
+
+
+def tiny_config(folder: Path) -> Path:
+    tiny_llama().config.save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_without_an_end_token_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tiny_config(tmp_path))
+    with pytest.raises(ModelError, match='no end token, .*name one as "eos_token" in its tokenizer_config.json'):
+        load_tokenizer(str(tmp_path))
 
 
 def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_the_head_takes_one_setting_and_leaves_the_other_modules_theirs(count: i
     assert {"attention", "mlp"} <= {s.targets for s in second}
 
 
+def test_the_head_is_tried_too_where_the_space_says_that_the_data_ask_for_it() -> None:
+    for space, headed in ((replace(SPACE, head=True), True), (SPACE, False)):
+        _, (first, second) = raced(space, hill(2e-3), (9, 8))
+        assert not any("lm_head" in s.targets for s in first)
+        assert ["lm_head" in s.targets for s in second].count(True) == headed
+
+
 def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_the_other_levers_the_rest() -> None:
     """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
     _, (_, second) = raced(SPACE, hill(1e-4, steep=0.05), (9, 8))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.contained import contained
+from rung.data.languages import another_language
 from rung.data.prepare import Data, fits
 from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
+from rung.data.tokens import first_tokens
+from rung.data.told import sentences
+from rung.numbers import COMMA, POINT, Column
 
 Severity = Literal["error", "warning", "note"]
 NEAR = 0.8
@@ -30,17 +36,28 @@ FEWEST_RUNS = 8
 """Rows with fewer runs of three words than this are compared as a whole only."""
 FRAME = 0.02
 """A run of words that so large a share of the rows has is part of the frame."""
+_TURNS = ("messages", "sharegpt")
+"""The shapes of which earlier answers are learnt too."""
+NUMBERS = 0.9
+"""Completions are meant as numbers where so large a share of them are."""
+UNIFORM = 0.9
+"""What so large a share of the rows has comes from how they were written."""
 LABELS = 20
 """Completions are labels where there are at most so many of them, and each stands for ten rows or more."""
 UNEVEN = 0.8
 """One label is common where it stands in so large a share of the rows."""
 FEW_ROWS = 100
 """With fewer rows to judge by, even differences of many percent drown."""
+_MISSING = {"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "#N/A", "<NA>", "NaT", "undefined"}
+_QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»")}
+_MISREAD = re.compile("Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€[\u2122\u0153\x9d\u02dc\u201c\u201d\xa6]")
+"""UTF-8 that was read as Western Windows."""
 _RUN = 3
 _PERMUTATIONS = 128
 _INDEXED = 20_000
 """Rows of each split to judge by that training rows are compared with, where that is nearly."""
 _SAMPLED = 5_000
+_DECODED = 2_000
 _NAMED = 3
 
 
@@ -53,9 +70,13 @@ class Finding:
     says: str
 
 
-def audit(data: Data) -> list[Finding]:
-    """All findings, the worst first. Each split is read twice."""
-    return worst_first([*_leakage(data), *_near(data), *_completions(data), *_lengths(data), *_rows(data)])
+def audit(data: Data, tokenizer: Any = None, numbers: str = "auto") -> list[Finding]:
+    """All findings, the worst first. Each split is read twice. Of tokens and languages nothing is said without the
+    tokenizer that made the rows. `numbers` is what the recipe says of them.
+    """
+    found = [*_leakage(data), *_grown(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
+    found += [*_lengths(data), *_rows(data), *_remarks(data)]
+    return worst_first([*found, *(_tokens(data, tokenizer) if tokenizer else ())])
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -90,6 +111,51 @@ def _leakage(data: Data) -> Iterator[Finding]:
         yield Finding(
             "duplicates", "note", f"{repeated:,} of {len(rows):,} training rows are there already; they count twice."
         )
+
+
+def _grown(data: Data) -> Iterator[Finding]:
+    """Rows whose prompt has all of another row in it, as in a conversation that is given answer by answer."""
+    facts = data.facts
+    if facts.together:
+        says = (
+            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do; "
+            "those that do are in one split and count as one."
+        )
+        yield Finding("grown", "note", says)
+    if len(facts.made) == 2 and not facts.apart:
+        return
+    # Held-out rows first: of rows with one text the first stands for the others.
+    names = ("validation", "test", "train")
+    parts = [data.splits[name] for name in names]
+    starts = np.cumsum([0, *map(len, parts)])
+    pairs = contained(parts)
+    sides = [np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.inside)]
+    learnt, others = dict[int, int](), dict[int, int]()
+    for row, inside, to, of in zip(pairs.rows.tolist(), pairs.inside.tolist(), *sides, strict=True):
+        if to != of and to == 2 and facts.shape in _TURNS:
+            learnt.setdefault(inside, row)
+        elif to != of:
+            others.setdefault(*((inside, row) if to == 2 else (row, inside)))
+
+    def named(rows: dict[int, int], sign: str) -> _Named:
+        places = [f"{_where(parts, starts, one)} {sign} {_where(parts, starts, other)}" for one, other in rows.items()]
+        return _Named(places)
+
+    if learnt:
+        count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
+        says = f"{count} stand in conversations of the training split, which learns the answers: {named(learnt, '⊂')}."
+        yield Finding("leakage", "error", says)
+    if others:
+        count = f"{len(others):,} row{'s have' if len(others) > 1 else ' has'}"
+        says = (
+            f"{count} prompt and answer of another split's row in the prompt, or the other way: {named(others, '~')}."
+        )
+        yield Finding("same_prompt", "warning", says)
+
+
+def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+    part = int(np.searchsorted(starts, row, side="right")) - 1
+    return parts[part].texts(row - int(starts[part])).where
 
 
 def _number(text: str) -> int:
@@ -161,7 +227,7 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 def _completions(data: Data) -> Iterator[Finding]:
     """Empty and common completions, and prompts that run into theirs."""
     counts: Counter[str] = Counter()
-    empty, glued, rows = _Named(), 0, 0
+    empty, missing, garbled, glued, quoted, rows = _Named(), _Named(), _Named(), 0, 0, 0
     for texts in _pieces(data.train, len(data.train)):
         for text in texts:
             rows += 1
@@ -171,11 +237,31 @@ def _completions(data: Data) -> Iterator[Finding]:
             answer = text.after.strip()
             if len(counts) <= 1000 or answer in counts:
                 counts[answer] += 1
+            if answer in _MISSING or text.before.strip() in _MISSING:
+                missing.add(text.where)
+            if not (text.before.isascii() and text.after.isascii()) and _garbled(text):
+                garbled.add(text.where)
+            quoted += len(answer) > 1 and (answer[0], answer[-1]) in _QUOTES
             glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
     if empty.count:
         count = f"{empty.count:,} of {rows:,} training rows"
         says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
+    if 0 < missing.count < rows / 2:
+        count = f"{missing.count:,} of {rows:,} training rows"
+        says = f"{count} have 'nan', 'None' or the like for a text, as is written where one is missing: {missing}."
+        yield Finding("missing", "warning", says)
+    if garbled.count:
+        count = f"{garbled.count:,} training row{'s have' if garbled.count > 1 else ' has'}"
+        says = f"{count} letters that were lost, or read in another encoding than they were written in: {garbled}."
+        yield Finding("garbled", "warning", says)
+    if quoted > UNIFORM * rows:
+        says = (
+            f"In {quoted:,} of {rows:,} training rows the completion stands in quotes, which are learnt; take them "
+            "out, if they come from how the file was written."
+        )
+        yield Finding("quoted", "warning", says)
+    yield from _variants(counts, rows)
     (most, times), labels = counts.most_common(1)[0], len(counts)
     share = f"{times / rows:.1%} of the training rows"
     if labels == 1:
@@ -201,6 +287,104 @@ def _completions(data: Data) -> Iterator[Finding]:
         yield Finding("boundary", "warning", says)
 
 
+def _tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
+    """What the tokenizer makes of the completions, and the language that they are in."""
+    lost, rows = _Named(), range(0, len(data.train), max(1, len(data.train) // _DECODED))
+    unknown = {getattr(tokenizer, "unk_token_id", None)} - set(data.facts.ends)
+    for row in rows:
+        example, text = data.train[row], data.train.texts(row)
+        asked, ids = example.ids[: example.prompt], example.ids[example.prompt :]
+        back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        is_whole = any(token in data.facts.ends for token in ids[-3:])
+        if not unknown.isdisjoint(ids) or (is_whole and text.after.strip() not in back):
+            lost.add(f"{text.where}: {_quoted(text.after.strip())} comes back as {_quoted(back)}")
+        elif not unknown.isdisjoint(asked):
+            back = tokenizer.decode(asked, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            lost.add(f"{text.where}: {_quoted(text.before.strip())} is read as {_quoted(back)}")
+    if lost.count:
+        says = f"Of {len(rows):,} rows the tokenizer cannot write {lost.count:,} as they are: {lost}."
+        yield Finding("lossy", "warning", says)
+    if data.facts.own_ends:
+        own = " and ".join(_quoted(tokenizer.decode([token])) for token in data.facts.own_ends)
+        says = (
+            f"What is learnt ends with {own}, which neither the tokenizer nor the model's generation_config.json names "
+            "as an end; whatever serves the adapter has to be told to stop there."
+        )
+        yield Finding("end_token", "warning", says)
+    first, begun = first_tokens(tokenizer), data.train[0].ids
+    if begun[: len(first)] != first:
+        says = (
+            f"The tokenizer begins a text with {_quoted(tokenizer.decode(first))} and the chat template does not, so "
+            "the rows have none."
+        )
+        yield Finding("first_token", "note", says)
+    if foreign := another_language(data.train, tokenizer):
+        says = (
+            f"{foreign}. The output head (lm_head) may be worth adapting there, and a climb over several sets of "
+            "target modules tries it."
+        )
+        yield Finding("language", "note", says)
+
+
+def asks_for_head(findings: Iterable[Finding]) -> bool:
+    """Whether the data say that the output head should be tried."""
+    return any(finding.kind == "language" for finding in findings)
+
+
+def _garbled(text: Texts) -> bool:
+    return any("\ufffd" in part or _MISREAD.search(part) for part in (text.before, text.after))
+
+
+def _variants(counts: Counter[str], rows: int) -> Iterator[Finding]:
+    """Labels that differ by case or a full stop alone."""
+    alike: dict[str, list[str]] = {}
+    for answer in counts:
+        alike.setdefault(normal(answer), []).append(answer)
+    several = [own for own in alike.values() if len(own) > 1]
+    if several and len(alike) <= min(LABELS, rows / 10):
+        named = "; ".join(" and ".join(f"{_quoted(one)} ({counts[one]:,})" for one in own) for own in several[:_NAMED])
+        says = f"Labels differ only in case, space or marks, and are others to a model: {named}; write each in one way."
+        yield Finding("variants", "warning", says)
+
+
+def _numbers(column: Column, given: str) -> Iterator[Finding]:
+    """How the completions are read, where they are numbers."""
+    numbers = column.convention(given)
+    read = column.reads[numbers.decimal]
+    if read < max(1, NUMBERS * column.rows):
+        return
+    shown = column.shown
+    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
+    values = [f"{_quoted(text)} is {numbers.read(text):.10g}" for kind in kinds if (text := shown.get(kind))]
+    severity: Severity = "note"
+    says = ""
+    if values:
+        says = f"The completions are numbers with a decimal {numbers.decimal}: {', '.join(values)}."
+    if column.asked and given == "auto":
+        text, severity = shown["either"], "warning"
+        says += (
+            f" {_quoted(text)} is {POINT.read(text):.10g} with a decimal point and {COMMA.read(text):.10g} with a "
+            f"decimal comma, and no completion tells which; {numbers.read(text):.10g} is assumed."
+        )
+    if says:
+        says += " To have them read otherwise, give --numbers point or --numbers comma."
+    if column.floats > UNIFORM * column.rows:
+        says += (
+            f" Whole numbers are written as {_quoted(shown['floats'])}, as a table does once one of them is missing; "
+            "write them as texts, if that is not meant."
+        )
+        severity = "warning"
+    if column.unit is None:
+        units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
+        says, severity = f"{says} They have several units ({units}), so no error of theirs is worked out.", "warning"
+    if others := column.rows - read:
+        text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
+        is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
+        says, severity = f"{says} {is_none}, such as {_quoted(text)}; write all of them alike.", "warning"
+    if says:
+        yield Finding("numbers", severity, says.strip())
+
+
 def _lengths(data: Data) -> Iterator[Finding]:
     facts = data.facts
     if long := sum(facts.long.values()):
@@ -213,6 +397,8 @@ def _lengths(data: Data) -> Iterator[Finding]:
 
 
 def _rows(data: Data) -> Iterator[Finding]:
+    if data.facts.told:
+        yield Finding("files", "warning", f"{_Named(data.facts.told)}.")
     if data.facts.bad:
         count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
         says = f"{count} left out: {_Named([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
@@ -221,6 +407,12 @@ def _rows(data: Data) -> Iterator[Finding]:
     if few:
         says = f"There are {' and '.join(few)} rows; with fewer than {FEW_ROWS} only large differences can be seen."
         yield Finding("few_rows", "warning", says)
+
+
+def _remarks(data: Data) -> Iterator[Finding]:
+    """What rows say and their texts do not."""
+    for kind, says in sentences(data.facts.remarks):
+        yield Finding(kind, "note" if kind in ("as_json", "unused") else "warning", says)
 
 
 class _Named:

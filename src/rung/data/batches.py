@@ -141,10 +141,11 @@ class Steps:
         return [sum(self.lengths[row] for row in rows) for rows in self.rows(seed)]
 
 
-def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches for scoring, where the order says nothing: sorted by length."""
+def by_length(lengths: Sequence[int], batch_size: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
+    """Batches for scoring and writing, where the order says nothing: sorted by length, each of one kind alone."""
     rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    parts = [rows] if kinds is None else [[row for row in rows if kinds[row] == kind] for kind in sorted(set(kinds))]
+    return [part[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)]
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:

@@ -6,31 +6,22 @@ a bad row stops it.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from rung.data.split_names import by_split
+from rung.data.tables import read_table
+from rung.data.text import Record, Records, Tell, foreign, not_text, open_text
 from rung.errors import DataError
+from rung.recipe import FIELDS
 
-Record = tuple[Any, str]
-"""What was read, and where: `train.jsonl, line 12`."""
-Records = Iterator[Record | DataError]
-
-SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
-_SPLIT_NAMES |= {"val": "validation", "dev": "validation", "eval": "validation", "evaluation": "validation"}
-_SPLIT_NAMES |= {"test": "test", "testing": "test", "holdout": "test"}
 _PIECE = 1 << 16
 """Characters of a JSON file that are read at once."""
-_LONGEST_FIELD = 1 << 30
-_LOOKED_AT = 1000
-"""Rows of a file with tabs that say whether it has quotes."""
 
 
 def is_hub_id(data: str) -> bool:
@@ -40,28 +31,29 @@ def is_hub_id(data: str) -> bool:
     )
 
 
-def find_files(data: str) -> dict[str, list[Path]]:
+def find_files(data: str, tell: Tell = lambda _: None) -> dict[str, list[Path]]:
     """The files of a data set, by split; those of no known split are `train`.
 
     Args:
         data: a file, a folder of files, or a hub id, which `datasets` fetches.
+        tell: hears which files are left out.
 
     Raises:
         DataError: nothing is there, or nothing that can be read.
     """
     path = Path(data)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, tell)
     if path.is_file():
         if not _reader(path):
             raise DataError(f"The data file '{path}' ends in '{path.suffix}'; give {_ENDINGS}, or a folder of them.")
         return {"train": [path]}
     if is_hub_id(data):
-        return _from_hub(data)
+        return _from_hub(data, tell)
     raise DataError(f"There is no data file '{data}'; give {_ENDINGS}, a folder of them, a hub id, or a built-in task.")
 
 
-def _in_folder(folder: Path) -> dict[str, list[Path]]:
+def _in_folder(folder: Path, tell: Tell) -> dict[str, list[Path]]:
     files = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
@@ -70,28 +62,23 @@ def _in_folder(folder: Path) -> dict[str, list[Path]]:
             files.append((inside, [path]))
     if not files:
         raise DataError(f"In the folder '{folder}' is no file of rows; put {_ENDINGS} there.")
-    return _by_split(files)
+    return _by_split(files, tell)
 
 
 _ABOUT = re.compile(r"dataset_infos?\.json|state\.json|dataset_dict\.json|cache-.*\.arrow")
 """What `datasets` writes beside its files."""
 
 
-def _by_split(named: Sequence[tuple[Path, list[Path]]]) -> dict[str, list[Path]]:
-    """The files of each split, by the first word of a name that says one: `test/a.csv`, `my-train-00000.parquet`. Those
-    that name none are to train on, unless others say that they are.
-    """
-    found: dict[str, list[Path]] = {}
-    for name, paths in named:
-        words = re.split(r"[^a-z]+", str(name.with_name(name.name.partition(".")[0])).lower())
-        found.setdefault(next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), ""), []).extend(paths)
-    unnamed = found.pop("", [])
-    if unnamed and "train" not in found:
-        found["train"] = unnamed
-    return {split: found[split] for split in SPLITS if split in found}
+def _by_split(named: Sequence[tuple[Path, list[Path]]], tell: Tell) -> dict[str, list[Path]]:
+    """The files of each split, by their names."""
+    found, left = by_split(named)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        tell(f"'{left[0]}'{more} names no split where others are called train, and is left out")
+    return {split: [path for paths in own for path in paths] for split, own in found.items()}
 
 
-def _from_hub(data: str) -> dict[str, list[Path]]:
+def _from_hub(data: str, tell: Tell) -> dict[str, list[Path]]:
     import datasets
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import logging
@@ -107,11 +94,15 @@ def _from_hub(data: str) -> dict[str, list[Path]]:
             f"The data set '{data}' cannot be fetched from the hub ({first}); give owner/name, or "
             "owner/name:configuration, or the path of a file."
         ) from None
-    return _by_split([(Path(str(s)), [Path(f["filename"]) for f in rows.cache_files]) for s, rows in loaded.items()])
+    named = [(Path(str(s)), [Path(f["filename"]) for f in rows.cache_files]) for s, rows in loaded.items()]
+    return _by_split(named, tell)
 
 
-def read_file(path: Path) -> Records:
+def read_file(path: Path, tell: Tell = lambda _: None) -> Records:
     """The records of one file, or an error in the place of each that cannot be read.
+
+    Args:
+        tell: hears what was taken otherwise than somebody might think.
 
     Raises:
         DataError: the file itself cannot be read.
@@ -120,37 +111,45 @@ def read_file(path: Path) -> Records:
     if not reader:
         raise DataError(f"The data file '{path}' ends in '{path.suffix}'; give {_ENDINGS}.")
     try:
-        yield from reader(path)
+        yield from reader(path, tell)
     except UnicodeDecodeError as error:
-        says = f"{path} is no UTF-8 ({error.reason}); save it in UTF-8, say with iconv -f latin1 -t utf-8."
-        raise DataError(says) from None
+        raise not_text(path, error) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"The data file '{path}' cannot be read ({getattr(error, 'strerror', None) or error})."
         ) from None
 
 
-def _open(path: Path, newline: str | None = None) -> IO[str]:
-    """A text, compressed or not; a byte order mark is passed over, also that of UTF-16."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        mark = file.read(2)
-    encoding = "utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    found: IO[str] = opener(path, "rt", encoding=encoding, newline=newline)
-    return found
+def _json(path: Path, _: Tell) -> Records:
+    """Objects, one a line; or JSON values one after another, be they lists of objects or objects over several lines."""
+    with open_text(path) as file:
+        start = file.read(_PIECE).lstrip(_BLANK)
+    yield from _no_columns(path, _lines(path) if _by_lines(start) else _values(path))
 
 
-def _jsonl(path: Path) -> Records:
-    # Lines end at \n alone: JSON allows others of Unicode's line ends, such as U+2028, inside a text.
-    with _open(path, newline="\n") as file:
+def _by_lines(start: str) -> bool:
+    """Whether a text that begins so has a value on each line: where the first line is one, or cannot be read at all."""
+    line, more, _ = start.partition("\n")
+    if line.startswith("[") or not start or line.rstrip() == "{":
+        return False
+    try:
+        # A line that is broken is named, and those behind it are read.
+        return not more or _DECODER.raw_decode(start)[1] <= len(line)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _lines(path: Path) -> Records:
+    # A text in JSON has no line end within it, and U+2028 and the like, which it may have, end no line of a file.
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parsed(line, f"{path}, line {number}", "write one object a line")
+            if line.strip(_BLANK):
+                yield _parsed(line.removeprefix("\ufeff"), f"{path}, line {number}", "write one object a line")
 
 
 def _parsed(text: str, where: str, remedy: str) -> Record | DataError:
     try:
-        return json.loads(text), where
+        return _DECODER.decode(text), where
     except json.JSONDecodeError as error:
         return DataError(f"{where}: this is not JSON ({error.msg} at character {error.pos + 1}); {remedy}.")
     except (ValueError, RecursionError) as error:
@@ -161,34 +160,38 @@ def _short(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
-def _json(path: Path) -> Records:
-    """A list of objects, read a piece at a time. A file that begins with an object has one a line."""
-    with _open(path) as file:
-        text = file.read(_PIECE).lstrip()
-    if text.startswith("[") or not text:
-        yield from _array(path)
-    else:
-        yield from _jsonl(path)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' stands twice")
+    return found
 
 
-def _array(path: Path) -> Records:
-    decoder = json.JSONDecoder()
-    with _open(path) as file:
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_BLANK = " \t\r\n\ufeff"
+"""What may stand between two values; a byte order mark too, where files were put one behind another."""
+
+
+def _values(path: Path) -> Records:
+    """JSON values one after another, read a piece at a time; those of a list are records."""
+    with open_text(path) as file:
         text, at, line, ended, opened = "", 0, 1, False, False
         while True:
             # What stands between two values.
-            while at < len(text) and (text[at].isspace() or (opened and text[at] == ",")):
+            while at < len(text) and (text[at] in _BLANK or (opened and text[at] == ",")):
                 line += text[at] == "\n"
                 at += 1
-            if at < len(text) and not opened:
-                opened, at = True, at + 1  # the bracket
+            if at < len(text) and text[at] == "[" and not opened:
+                opened, at = True, at + 1
                 continue
-            if at < len(text) and text[at] == "]":
-                return
+            if at < len(text) and text[at] == "]" and opened:
+                opened, at = False, at + 1
+                continue
             try:
                 if at == len(text):
                     raise json.JSONDecodeError("the list has no end", text, at)
-                value, end = decoder.raw_decode(text, at)
+                value, end = _DECODER.raw_decode(text, at)
                 if end == len(text) and not ended:
                     raise json.JSONDecodeError("a number may go on", text, at)
             except json.JSONDecodeError as error:
@@ -196,7 +199,7 @@ def _array(path: Path) -> Records:
                     more = file.read(max(_PIECE, len(text) - at))
                     text, at, ended = text[at:] + more, 0, not more
                     continue
-                if not opened and not text.strip():
+                if not opened and at == len(text):
                     return
                 # Where one object is broken, nobody can say where the next begins.
                 line += text.count("\n", at, error.pos)
@@ -209,63 +212,50 @@ def _array(path: Path) -> Records:
             at = end
 
 
-def _csv(path: Path) -> Records:
-    csv.field_size_limit(_LONGEST_FIELD)
-    with _open(path, newline="") as file:
-        head = file.readline()
-        delimiter = max(",;\t", key=head.count)
-        file.seek(0)
-        bare = delimiter == "\t" and not _quotes_mean_something(file)
-        file.seek(0)
-        lines = csv.reader(
-            file, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL, strict=True
-        )
-        names: list[str] = []
-        while True:
-            where = f"{path}, line {lines.line_num + 1}"
-            try:
-                cells = next(lines)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                # Where the quotes are wrong, nobody can say where the next row begins.
-                says = f"{where}: this is no CSV ({error}), and what follows cannot be read; look at this row's quotes."
-                raise DataError(says) from None
-            if not names:
-                names = [name.strip() for name in cells]
-                if twice := next((name for name in names if names.count(name) > 1), None):
-                    raise DataError(f"{where}: the header has '{twice}' twice; give each column a name of its own.")
-            elif len(cells) == len(names):
-                yield dict(zip(names, cells, strict=True)), where
-            elif cells:
-                counts = f"{len(cells)} cells, and the header {len(names)}"
-                yield DataError(f"{where}: the row has {counts}; quote cells that have commas in them.")
+def _no_columns(path: Path, records: Records) -> Records:
+    """The records, unless the whole file is one object that has the rows in it.
 
-
-def _quotes_mean_something(file: IO[str]) -> bool:
-    """Tabs are seldom in a text, so files with tabs often are written without quotes; then a quote is a quote. By the
-    first rows: whether they are rows of the header's length if quotes are read as such.
+    Raises:
+        DataError: it is, and is to be turned into a list of rows.
     """
-    lines = csv.reader(file, delimiter="\t", strict=True)
-    try:
-        rows = list(itertools.islice(lines, _LOOKED_AT))
-    except csv.Error:
-        return False
-    return len({len(row) for row in rows if row}) <= 1
+    first = list(itertools.islice(records, 2))
+    if len(first) == 1 and not isinstance(first[0], DataError) and (how := _rows_inside(first[0][0])):
+        raise DataError(f"{path} is one object {how}; write a list of objects, one for each row.")
+    yield from first
+    yield from records
 
 
-def _parquet(path: Path) -> Records:
+def _rows_inside(value: Any) -> str:
+    """How an object holds rows, where it seems to: as columns, by their numbers or not, or as a list under some key."""
+    if not isinstance(value, dict):
+        return ""
+    names, parts = ", ".join(map(repr, value)), list(value.values())
+    if all(isinstance(part, list) and len(part) > 1 for part in parts) and len(set(map(len, parts))) == 1:
+        turns = any(isinstance(one, dict) and {"role", "from"} & one.keys() for part in parts for one in part)
+        if len(parts) > 1 and not turns:
+            return f"of columns ({names}, each a list of {len(parts[0]):,})"
+    if all(isinstance(part, dict) and len(part) > 1 for part in parts) and len({tuple(part) for part in parts}) == 1:
+        return f"of columns ({names}, each an object with {len(parts[0]):,} rows)" if len(parts) > 1 else ""
+    for name, part in value.items() if not value.keys() & set(FIELDS) else ():
+        rows = part if isinstance(part, list) else []
+        if len(rows) > 1 and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in rows):
+            return f"that has its {len(rows):,} rows under '{name}'"
+    return ""
+
+
+def _parquet(path: Path, _: Tell) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
+            _once(path, file.schema_arrow.names)
             yield from _of_batches(path, file.iter_batches(batch_size=1024))
     except pa.ArrowInvalid as error:
         raise _broken(path, "Parquet", error) from None
 
 
-def _arrow(path: Path) -> Records:
+def _arrow(path: Path, _: Tell) -> Records:
     """Either form of Arrow's files, the one with an index and the stream that `datasets` writes."""
     import pyarrow as pa
 
@@ -276,10 +266,16 @@ def _arrow(path: Path) -> Records:
                 batches: Iterable[Any] = (file.get_batch(i) for i in range(file.num_record_batches))
             except pa.ArrowInvalid:
                 source.seek(0)
-                batches = pa.ipc.open_stream(source)
+                file = batches = pa.ipc.open_stream(source)
+            _once(path, file.schema.names)
             yield from _of_batches(path, batches)
     except pa.ArrowInvalid as error:
         raise _broken(path, "Arrow", error) from None
+
+
+def _once(path: Path, names: Sequence[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path} has the column '{twice}' twice; give each column a name of its own.")
 
 
 def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
@@ -287,32 +283,42 @@ def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
     for batch in batches:
         for start in range(0, batch.num_rows, 1024):
             try:
-                records = batch.slice(start, 1024).to_pylist()
+                records = batch.slice(start, 1024).to_pylist(maps_as_pydicts="strict")
             except (OverflowError, ValueError) as error:  # a date that Python has no word for
                 first = number + 1
                 raise DataError(f"{path}, a row from {first} on has a value that cannot be read ({error}).") from None
             for record in records:
                 number += 1
-                yield record, f"{path}, row {number}"
+                yield {name: _own(value) for name, value in record.items()}, f"{path}, row {number}"
+
+
+def _own(value: Any) -> Any:
+    """A nested value as it was before it stood in a column, which gives every object the fields of all, as null."""
+    if isinstance(value, dict):
+        return {name: _own(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_own(part) for part in value]
+    return value
 
 
 def _broken(path: Path, kind: str, error: Exception) -> DataError:
+    with path.open("rb") as file:
+        if what := foreign(file.read(64)):
+            return DataError(f"{path} is {what}.")
     return DataError(f"{path} is no {kind} file ({str(error).splitlines()[0].rstrip('.')}); write it anew.")
 
 
-_READERS: dict[str, Callable[[Path], Records]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _csv,
+Reader = Callable[[Path, Tell], Records]
+_READERS: dict[str, Reader] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _json),
+    **dict.fromkeys((".csv", ".tsv"), read_table),
     ".parquet": _parquet,
     ".arrow": _arrow,
 }
 _ENDINGS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow"
 
 
-def _reader(path: Path) -> Callable[[Path], Records] | None:
+def _reader(path: Path) -> Reader | None:
     suffixes = path.suffixes
     if suffixes and suffixes[-1] == ".gz":
         text = [suffix for suffix in suffixes[-2:-1] if suffix not in (".parquet", ".arrow")]

@@ -1,9 +1,9 @@
 """A recipe's data ─▶ three splits of examples on the disk: read, split and tokenised in one pass, once.
 
 Rows go through in pieces, so the memory that it takes does not depend on how many there are. What comes out lies in the
-cache under a key of everything that it depends on: the bytes of the files, the tokenizer, and how rows are read and
-rendered. A row that is longer than `max_tokens` is left out (or cut, if the recipe says so); a row that is malformed
-stops it, unless the recipe says to go on without such rows.
+cache under a key of everything that it depends on: the bytes of the files, the tokenizer, how rows are to be read and
+rendered, and the code that does it. A row that is longer than `max_tokens` is left out (or cut, if the recipe says so);
+a row that is malformed stops it, unless the recipe says to go on without such rows.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rung.atomic import folder_beside, write_text
-from rung.data.files import SPLITS, find_files, read_file
+from rung.data.files import find_files, read_file
 from rung.data.render import Example, Renderer
 from rung.data.shapes import Reader, Row, normal
+from rung.data.split_names import SPLITS
 from rung.data.store import Examples, Writer
 from rung.data.tasks import TASKS
+from rung.data.text import Tell
+from rung.data.together import Together, keep_together
+from rung.data.tokens import state_of, versions
+from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
+from rung.numbers import Column
 from rung.recipe import Recipe
 
-VERSION = 2
-"""Of what is kept in the cache; another one is read anew."""
 MIN_ROWS = 20
 """Fewer validation or test rows than this carry no interval worth printing."""
 MADE_ROWS = 2000
@@ -63,11 +67,16 @@ class Data:
 class Facts:
     """What was seen when the data were read.
 
-    `shape` is that of the records; `digest` a SHA-256 over every row: what says that two studies saw the same data.
+    `shape` is that of the records; `digest` a SHA-256 over every row and its tokens: what says that two studies saw the
+    same data.
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops.
+    completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
+    ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `numbers` says how the
+    numbers among the completions of all splits are written, and `told` how files were taken otherwise than somebody
+    might think. `remarks` are what rows say and their texts do not, counted. `together` counts rows that go on from
+    another row and were kept in its split, and `apart` those that were too many for that.
     """
 
     shape: str
@@ -80,14 +89,23 @@ class Facts:
     listed: list[str]
     merged: int
     ends: list[int]
+    own_ends: list[int]
+    numbers: Column
+    told: list[str]
+    remarks: Counts
+    together: int
+    apart: int
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
         found = json.loads(text)
-        return cls(**{**found, "lengths": {int(length): count for length, count in found["lengths"].items()}})
+        found["lengths"] = {int(length): count for length, count in found["lengths"].items()}
+        return cls(**{**found, "numbers": Column(**found["numbers"])})
 
 
-def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None) -> Data:
+def prepare(
+    recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None, ends: Iterable[int] = ()
+) -> Data:
     """The rows of a study as tokens.
 
     Args:
@@ -95,16 +113,18 @@ def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda
             own. A split that is in none of them is made of the training rows by a hash: a tenth of the sources each.
         tokenizer: the model's.
         tell: hears what takes long.
+        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
 
     Raises:
         DataError: a file that is missing, empty or malformed, a row that is, a split that is too small, or more long
             rows than the recipe allows.
     """
-    renderer = Renderer(tokenizer, recipe.learn, recipe.template)
-    files = _files(recipe)
-    folder = cache_folder() / "data" / _key(recipe, files, renderer)
+    renderer = Renderer(tokenizer, recipe.learn, recipe.template, set(ends))
+    told: list[str] = []
+    files = _files(recipe, told.append)
+    folder = cache_folder() / "data" / _key(recipe, files, renderer, told)
     if not (folder / "facts.json").exists():
-        _make(folder, recipe, files, renderer, tell)
+        _make(folder, recipe, files, renderer, told, tell)
     facts = Facts.from_json((folder / "facts.json").read_text(encoding="utf-8"))
     if facts.bad and not recipe.skip_bad_rows:
         raise DataError(_and_skip(facts.listed[0]))
@@ -114,7 +134,7 @@ def prepare(recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda
     return Data(**parts, facts=facts)
 
 
-def _files(recipe: Recipe) -> dict[str, list[Path]]:
+def _files(recipe: Recipe, tell: Tell) -> dict[str, list[Path]]:
     """The files of each split; none for a built-in task."""
     own = {"validation": recipe.validation, "test": recipe.test}
     if recipe.data in TASKS:
@@ -124,27 +144,39 @@ def _files(recipe: Recipe) -> dict[str, list[Path]]:
             )
         return {}
     try:
-        files = find_files(recipe.data)
+        files = find_files(recipe.data, tell)
     except DataError as error:
         raise DataError(f"{error} The built-in tasks are {', '.join(TASKS)}.") from None
     for name, data in own.items():
         if data:
-            files[name] = [path for paths in find_files(data).values() for path in paths]
+            files[name] = _files_of(name, data, tell)
     if "train" not in files:
         raise DataError(f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one.")
     return files
 
 
-def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer) -> str:
+def _files_of(name: str, data: str, tell: Tell) -> list[Path]:
+    """What a user gave to be one split: all that is there, or, where that has splits of its own, the one of that name.
+
+    Raises:
+        DataError: it has several, and none of that name.
+    """
+    found = find_files(data, tell)
+    if name not in found and len(found) > 1:
+        raise DataError(f"--{name}: '{data}' has files of {' and '.join(found)}; give the {name} file itself.")
+    return found.get(name) or next(iter(found.values()))
+
+
+def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told: list[str]) -> str:
     """A hash of everything that the examples follow from."""
     digest = hashlib.sha256()
-    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
     about = [
-        VERSION,
+        versions(),
         recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
+        told,
         renderer.fingerprint,
-        backend.to_str() if backend else repr(renderer.tokenizer),
+        state_of(renderer.tokenizer),
     ]
     digest.update(json.dumps(about).encode())
     for path in itertools.chain.from_iterable(files.values()):
@@ -166,6 +198,9 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
+    remarks: Tally = field(default_factory=Tally)
+    told: list[str] = field(default_factory=list)
+    numbers: Column = field(default_factory=Column)
     digest: Any = field(default_factory=hashlib.sha256)
 
 
@@ -174,14 +209,19 @@ Placed = tuple[Row, str, str]
 
 
 def _make(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     _sweep(folder)
     made = folder_beside(folder)
     try:
-        facts = _write(made, recipe, files, renderer, tell)
-        write_text(made / "facts.json", json.dumps(facts.__dict__))
+        facts = _write(made, recipe, files, renderer, told, tell)
+        write_text(made / "facts.json", json.dumps(asdict(facts)))
         with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
     finally:
@@ -198,11 +238,14 @@ def _sweep(folder: Path) -> None:
 
 
 def _write(
-    folder: Path, recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, tell: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    files: dict[str, list[Path]],
+    renderer: Renderer,
+    told: list[str],
+    tell: Callable[[str], None],
 ) -> Facts:
-    seen, reader = _Seen(), Reader(recipe.fields)
-    # The same rows through another template are other data.
-    seen.digest.update(json.dumps(renderer.fingerprint).encode())
+    seen, reader = _Seen(told=list(told)), Reader(recipe.fields)
     made = [name for name in SPLITS[1:] if files and name not in files]
 
     def bad(error: DataError) -> None:
@@ -211,10 +254,10 @@ def _write(
         seen.bad += 1
         seen.listed += [str(error)] * (len(seen.listed) < _LISTED)
 
-    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad)
+    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad, seen.told.append)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(Writer(folder / f"{name}.arrow")) for name in SPLITS}
-        told = 0
+        passed = 0
         while piece := list(itertools.islice(rows, _PIECE)):
             for (row, split, where), found in zip(piece, renderer.render([row for row, _, _ in piece]), strict=True):
                 if isinstance(found, DataError):
@@ -222,17 +265,24 @@ def _write(
                     continue
                 example = _fitting(found, recipe)
                 _count(seen, row, split, found)
+                seen.remarks.add(found.told, where)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    writers[split].add(example, row, renderer.answer(row, found), where)
-            told += len(piece)
-            if told % (100 * _PIECE) == 0:
-                tell(f"{told:,} rows read and tokenised")
+                    answer = renderer.answer(row, found)
+                    writers[split].add(example, row, answer, where)
+                    seen.numbers.add(answer[1])
+            passed += len(piece)
+            if passed % (100 * _PIECE) == 0:
+                tell(f"{passed:,} rows read and tokenised")
+    together = Together(0, {}, 0)
+    if made:
+        tell("looking for rows that go on from others")
+        together = keep_together(folder, ["train", *made])
     shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),
-        read={name: seen.read[name] for name in SPLITS},
+        read={name: seen.read[name] - together.left.get(name, 0) for name in SPLITS},
         long={name: seen.long[name] for name in SPLITS},
         lengths=dict(sorted(seen.lengths.items())),
         made=made,
@@ -240,6 +290,12 @@ def _write(
         listed=seen.listed,
         merged=seen.merged,
         ends=sorted(renderer.ends),
+        own_ends=sorted(renderer.ends - renderer.stops),
+        numbers=seen.numbers,
+        told=seen.told,
+        remarks=seen.remarks.counts,
+        together=together.rows,
+        apart=together.apart,
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
@@ -250,8 +306,10 @@ def _write(
 def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.read[split] += 1
     seen.lengths[len(example.ids)] += 1
-    seen.merged += bool(example.given)
-    about = [split, row.kind, row.prompt, row.completion, row.tools]
+    # Where a template asks with other words than it shows, no tokens merge.
+    seen.merged += bool(example.given) and all(kind != "not_asked" for kind, _ in example.told)
+    # The same rows through another template or tokenizer are other data.
+    about = [split, row.kind, row.prompt, row.completion, row.tools, example.ids, example.learned, example.given]
     seen.digest.update(json.dumps(about, default=str).encode())
 
 
@@ -271,10 +329,10 @@ def _task(name: str) -> Iterator[Placed]:
 
 
 def _rows(
-    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None]
+    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None], tell: Tell
 ) -> Iterator[Placed]:
     for split, paths in files.items():
-        for found in itertools.chain.from_iterable(map(read_file, paths)):
+        for found in itertools.chain.from_iterable(read_file(path, tell) for path in paths):
             if isinstance(found, DataError):
                 bad(found)
                 continue

@@ -2,21 +2,23 @@
 
 The tokens and the mask are those of TRL's SFTTrainer (tested against it). Prompt and completion are tokenised together,
 as one text, and the completion begins where that departs from the prompt tokenised alone: usually behind the prompt,
-or a token earlier where the two merge. Chats go through the model's own template. An end token is always learnt, or the
-model would never stop; padding comes later and is told from it by its place, whatever its number.
+or a token earlier where the two merge. Chats go through the model's own template. One end token is always learnt, or
+the model would never stop; padding comes later and is told from it by its place, whatever its number. What a tokenizer
+writes of itself stands before a text and never behind it, where the end token and, in a prompt, the completion come.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
+from rung.data.probe import REFUSALS, Prober, cut_off
 from rung.data.shapes import Messages, Row, flat
+from rung.data.tokens import first_tokens
+from rung.data.told import Told
 from rung.errors import DataError
 
 Learn = Literal["completion", "all"]
@@ -32,6 +34,9 @@ PLAIN = (
 _TAIL = 3
 """An end token is looked for among so many of the last tokens of a turn; a line end may follow it."""
 
+_REWRITTEN: Told = ("not_learnt", "turns of the assistant that the chat template shows otherwise once others follow")
+_FIRST: Told = ("not_learnt", "turns of the assistant that begin a conversation, which nothing asks for")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -40,6 +45,8 @@ class Example:
     `ids[:prompt]` is what stands before the last thing that the model is to write. What is learnt is in `spans`, as
     (first, last + 1), and is everything from `prompt` on where there are none. `given` is what the model is given to
     write after, where that is not `ids[:prompt]`: where the prompt's last token merges with the completion.
+
+    `told` is what the row says and these tokens do not; it is counted when the data are read, and not kept.
     """
 
     ids: Ids
@@ -47,6 +54,7 @@ class Example:
     source: str = ""
     spans: Spans = ()
     given: Ids = ()
+    told: tuple[Told, ...] = field(default=(), compare=False)
 
     @property
     def learned(self) -> Spans:
@@ -86,9 +94,11 @@ class Renderer:
     Args:
         learn: `completion`, or `all` for the prompts too.
         template: `auto` for the model's own chat template, `plain`, or a file with one in Jinja.
+        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
 
     Attributes:
-        ends: the tokens that have been seen to end what is learnt: where writing stops.
+        ends: with those that have been seen to end what is learnt: where writing stops.
+        stops: without them.
 
     Raises:
         DataError: the template's file is not there.
@@ -105,17 +115,22 @@ class Renderer:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         self._special |= {number for number, token in added.items() if token.special}
         self._special.discard(getattr(self.tokenizer, "unk_token_id", None))
+        # It may be the end token as well.
+        self.stops = frozenset(self.ends)
+        self._special |= self.stops
+        self._first = first_tokens(self.tokenizer)
         if self.template == "auto":
             # One that is shipped as several, by name, has a default among them.
             own = getattr(self.tokenizer, "chat_template", None)
             self._template = own.get("default") if isinstance(own, dict) else own
         else:
             self._template = PLAIN if self.template == "plain" else _read_template(self.template)
+        self._prober = Prober(self._draw)
 
     @property
     def fingerprint(self) -> list[Any]:
-        """What the examples follow from, beside the rows and the tokenizer's vocabulary."""
-        return [self.learn, self._template, self.tokenizer.eos_token, sorted(self._special)]
+        """What the examples follow from, beside the rows and the tokenizer."""
+        return [self.learn, self._template, sorted(self.stops)]
 
     def render(self, rows: Sequence[Row]) -> list[Example | DataError]:
         """An example for each row, in their order, or what is wrong with it, without where it stands.
@@ -127,35 +142,43 @@ class Renderer:
         for texts, some in itertools.groupby(rows, key=lambda row: isinstance(row.completion, str)):
             group = list(some)
             found += self._texts(group) if texts else self._chats(group)
-        return found
+        return [_telling(example, row.told) for row, example in zip(rows, found, strict=True)]
 
     def _texts(self, rows: Sequence[Row]) -> list[Example | DataError]:
-        end = self.tokenizer.eos_token
-        wholes = [f"{row.prompt}{row.completion}" for row in rows]
-        wholes = [text if text.endswith(end) else text + end for text in wholes]
-        prompts = self._ids([str(row.prompt) for row in rows])
+        wholes = map(self._begun, self._ids([f"{row.prompt}{row.completion}" for row in rows]))
+        prompts = map(self._begun, self._ids([str(row.prompt) for row in rows]))
         return [
-            self._example(row, ids, prompt) for row, ids, prompt in zip(rows, self._ids(wholes), prompts, strict=True)
+            self._example(row, ids if self._is_closed(ids, prompt) else (*ids, self.tokenizer.eos_token_id), prompt)
+            for row, ids, prompt in zip(rows, wholes, prompts, strict=True)
         ]
+
+    def _begun(self, ids: Ids) -> Ids:
+        """With the tokenizer's first tokens, if the text does not write them itself."""
+        return ids if ids[: len(self._first)] == self._first else self._first + ids
+
+    def _is_closed(self, ids: Ids, given: Ids) -> bool:
+        """Whether a completion writes its end token itself; white space may follow it."""
+        end = self._end(ids, _shared(given, ids), self.stops)
+        return bool(end) and (end == len(ids) or not self.tokenizer.decode(ids[end:]).strip())
 
     def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
         """The one part of a row that is learnt, from where the ids depart from those of what is given."""
         prompt = 0 if row.kind == "text" else _shared(given, ids)
-        ids = self._ended(ids, prompt)
         spans = ((0, len(ids)),) if self.learn == "all" else ()
         return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
 
     def _ended(self, ids: Ids, prompt: int) -> Ids:
         """With an end token, if none is there: not every chat template writes one, nor every tokenizer one."""
-        if end := self._end(ids, prompt):
+        if end := self._end(ids, prompt, self._special):
             self.ends.add(ids[end - 1])
             return ids
         return (*ids, self.tokenizer.eos_token_id)
 
-    def _end(self, ids: Ids, start: int) -> int:
-        """Where an end token stands, behind it; 0 where there is none among the last tokens from `start` on."""
+    @staticmethod
+    def _end(ids: Ids, start: int, ends: Collection[int]) -> int:
+        """Where one of the end tokens stands, behind it; 0 where none does among the last tokens from `start` on."""
         last = range(len(ids), max(start, len(ids) - _TAIL), -1)
-        return next((end for end in last if ids[end - 1] in self._special), 0)
+        return next((end for end in last if ids[end - 1] in ends), 0)
 
     def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
         if self._template is None:
@@ -163,25 +186,47 @@ class Renderer:
                 "The rows are chats, and the model's tokenizer has no chat template; give --template plain for "
                 "'### User: … ### Assistant: …', or a file with a template in Jinja."
             )
-        drawn: list[list[str] | DataError] = []
-        for row in rows:
-            try:
-                drawn.append([self._drawn(row, chat, asks) for chat, asks in _stretches(row)])
-            except (TemplateError, TypeError, KeyError, ValueError) as error:
-                drawn.append(DataError(f"the chat template refuses this row ({error})"))
-        ids = iter(self._ids([text for texts in drawn if isinstance(texts, list) for text in texts], template=True))
+        drawn = [self._drawn(row) for row in rows]
+        ids = iter(self._ids([text for texts, _ in drawn if isinstance(texts, list) for text in texts]))
+        if self.template == "plain":  # a model's own writes what it begins with
+            ids = map(self._begun, ids)
         return [
-            texts if isinstance(texts, DataError) else self._chat(row, list(itertools.islice(ids, len(texts))))
-            for row, texts in zip(rows, drawn, strict=True)
+            texts
+            if isinstance(texts, DataError)
+            else _telling(self._chat(row, list(itertools.islice(ids, len(texts)))), told)
+            for row, (texts, told) in zip(rows, drawn, strict=True)
         ]
 
-    def _drawn(self, row: Row, chat: Messages, asks: bool) -> str:
+    def _drawn(self, row: Row) -> tuple[list[str] | DataError, list[Told]]:
+        """The texts of the stretches of a row, and what they do not say of it."""
+        assert self._template is not None
+        try:
+            view = self._prober.view(row)
+            chat = view.applied([*row.prompt, *row.completion])
+            texts = [self._draw(chat[:end], row.tools, row.variables, asks) for end, asks in _stretches(row)]
+        except REFUSALS as error:
+            says = f"the chat template refuses this row ({str(error).rstrip('.')}); give another with --template"
+            return DataError(says), []
+        told = [*view.told, *cut_off(chat, texts[0], view.unseen)]
+        told += [
+            ("unused", f"'{name}' in 'chat_template_kwargs', which the chat template does not know")
+            for name in row.variables
+            if name not in self._template and name != "documents"
+        ]
+        # Where the answer that is judged is asked for.
+        asked = texts[1 if row.kind == "pair" else 1 + 2 * _parted(row).index(len(row.prompt))]
+        if not texts[0].startswith(asked):
+            told.append(("not_asked", repr(asked[_shared(asked, texts[0]) :])[:40]))
+        return texts, told
+
+    def _draw(self, chat: Messages, tools: Sequence[Any], variables: Mapping[str, Any], asks: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
             chat,
-            tools=list(row.tools) or None,
+            tools=list(tools) or None,
             chat_template=self._template,
             add_generation_prompt=asks,
             tokenize=False,
+            **variables,
         )
         text.encode()  # half a surrogate pair in some field of a message
         return text
@@ -189,20 +234,40 @@ class Renderer:
     def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
         whole, *marks = stretches
+        turns, count = _parted(row), len(row.prompt) + len(row.completion)
+        pair = None
         if row.kind == "pair":
-            return self._example(row, whole, marks[0])
-        starts, ends = marks[::2], marks[1::2]
-        if len(ends) < len(starts):  # the whole ends with the assistant
-            whole = self._ended(whole, _shared(starts[-1], whole))
-            ends.append(whole)
-        spans = [span for turn in zip(starts, ends, strict=True) if (span := self._turn(whole, *turn))]
-        if self.learn == "all":
-            spans = [(0, len(whole))]
-        if not spans:
+            given = marks.pop(0)
+            pair = self._example(row, self._ended(whole, _shared(given, whole)), given)
+            if not row.silent:
+                return pair
+        starts, ends = dict(zip(turns, marks[::2], strict=True)), dict(zip(turns, marks[1::2], strict=False))
+        if pair:
+            whole = pair.ids
+        elif turns[-1] + 1 == count:
+            whole = self._ended(whole, _shared(starts[turns[-1]], whole))
+        spans = {turn: self._turn(whole, starts[turn], ends.get(turn, whole)) for turn in turns}
+        holes = [spans.get(turn) for turn in row.silent]
+        if pair or self.learn == "all":
+            if None in holes:
+                return DataError(
+                    "the chat template shows a turn otherwise that is not to be learnt, once others follow"
+                )
+            learnt = _without(pair.learned if pair else ((0, len(whole)),), [hole for hole in holes if hole])
+            if pair:
+                return replace(pair, spans=learnt)
+        else:
+            learnt = tuple(span for turn in turns if turn not in row.silent and (span := spans[turn]))
+        if not learnt:
             return DataError("the chat template shows no turn of the assistant as it would be written")
-        given = starts[-1]
-        prompt = _shared(given, whole)
-        return Example(whole, prompt, row.source, tuple(spans), () if whole[: len(given)] == given else given)
+        told = (
+            [] if self.learn == "all" else [_REWRITTEN for turn in turns if turn not in row.silent and not spans[turn]]
+        )
+        if self.learn != "all" and row.prompt[0]["role"] == "assistant" and 0 not in row.silent:  # type: ignore[index]
+            told.append(_FIRST)
+        given = starts[len(row.prompt)]
+        merged = () if whole[: len(given)] == given else given
+        return Example(whole, _shared(given, whole), row.source, learnt, merged, tuple(told))
 
     def _turn(self, whole: Ids, start: Ids, end: Ids) -> tuple[int, int] | None:
         """Where a turn stands in the whole, from what comes before it and what goes to its end; with what follows its
@@ -211,53 +276,91 @@ class Renderer:
         A template may show an earlier turn otherwise once others follow, without its thoughts say. Then what stands
         there is not what the model would write, and there is no such turn.
         """
-        first = _shared(start, whole)
-        for last in (len(end), self._end(end, first)):
-            if last > first and whole[:last] == end[:last]:
+        first, both = _shared(start, whole), _shared(end, whole)
+        for last in (len(end), self._end(end, first, self._special)):
+            if first < last <= both:
                 return first, last
-        return None
+        if first >= both or not self._says_nothing(end[both:]):
+            return None
+        # A template may end the whole chat with a token of its own, behind the one that ends each turn.
+        if last := self._end(whole[:both], first, self._special):
+            self.ends.add(whole[last - 1])
+        return first, both
+
+    def _says_nothing(self, ids: Ids) -> bool:
+        """Whether these are but end tokens and white space."""
+        return all(token in self._special or not self.tokenizer.decode([token]).strip() for token in ids)
 
     def answer(self, row: Row, example: Example) -> tuple[str, str]:
         """What the template writes before the answer of a chat, such as the marks of thoughts that are not there, and
         the answer: what the model is to write after that.
         """
-        if isinstance(row.completion, str) or not example.written_after:
+        if isinstance(row.completion, str):
+            return "", self._without_end(row.completion)
+        if not example.written_after:
             return "", flat(row.completion)
-        ids, wanted = example.ids[example.prompt :], (row.wanted or "").strip()
+        # Its turn, where that is known; nobody ends it where all is learnt.
+        turn = next((end for first, end in example.learned if first == example.prompt), None)
+        ids, wanted = example.ids[example.prompt : turn], (row.wanted or "").strip()
         end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
-        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before, found, after = text.rpartition(wanted) if wanted else ("", "", text)
         # A call of a tool, say, stands behind the words of its turn, and is wanted too.
         return (before, wanted) if found and not after.strip() else ("", text.strip())
 
-    def _ids(self, texts: Sequence[str], template: bool = False) -> list[Ids]:
-        """Without the tokenizer's own first and last tokens where a template writes them."""
+    def _without_end(self, text: str) -> str:
+        """A completion without the end token that it writes itself: nobody writes that as text."""
+        end = self.tokenizer.eos_token
+        return text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
+
+    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Without the tokenizer's own first and last tokens."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=not template, verbose=False)["input_ids"]
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [tuple(ids) for ids in found]
 
 
-def _stretches(row: Row) -> Iterator[tuple[Messages, bool]]:
-    """The whole chat, and then its beginnings that say where the assistant's turns are: up to each turn, asking for it,
-    and with it; but for the last turn with it, which is the whole, if nothing follows.
+def _stretches(row: Row) -> Iterator[tuple[int, bool]]:
+    """The beginnings of a chat that are drawn, as their number of turns, and whether an answer is asked for: the whole;
+    of a pair its prompt; and for each of the `_parted` turns what comes before it, asking for it, and what goes to its
+    end, unless that is the whole.
     """
-    assert isinstance(row.prompt, list)
-    assert isinstance(row.completion, list)
-    chat = row.prompt + row.completion
-    yield chat, False
+    turns = len(row.prompt) + len(row.completion)
+    yield turns, False
     if row.kind == "pair":
-        yield row.prompt, True
-        return
-    # A turn that begins the chat answers nothing.
-    for turn in [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]:
-        yield chat[:turn], True
-        if turn + 1 < len(chat):
-            yield chat[: turn + 1], False
+        yield len(row.prompt), True
+    for turn in _parted(row):
+        yield turn, True
+        if turn + 1 < turns:
+            yield turn + 1, False
 
 
-def _shared(beginning: Ids, ids: Ids) -> int:
-    """How many tokens both begin with."""
+def _parted(row: Row) -> Sequence[int]:
+    """The turns whose place in the whole is looked for: of a conversation those of the assistant, of a pair those that
+    are not learnt. A turn that begins the chat answers nothing.
+    """
+    if row.kind == "pair":
+        return row.silent
+    chat = [*row.prompt, *row.completion]
+    return [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]
+
+
+def _without(spans: Spans, holes: Sequence[tuple[int, int]]) -> Spans:
+    """What is left of spans when others are taken out of them."""
+    for start, stop in holes:
+        parts = [part for first, end in spans for part in ((first, min(end, start)), (max(first, stop), end))]
+        spans = tuple((first, end) for first, end in parts if first < end)
+    return spans
+
+
+def _telling(example: Example | DataError, told: Sequence[Told]) -> Example | DataError:
+    """The example with more that is told of it."""
+    return replace(example, told=(*example.told, *told)) if told and isinstance(example, Example) else example
+
+
+def _shared(beginning: Sequence[Any], ids: Sequence[Any]) -> int:
+    """How many tokens or letters both begin with."""
     if ids[: len(beginning)] == beginning:
         return len(beginning)
     return next(i for i, token in enumerate(beginning) if i == len(ids) or ids[i] != token)

@@ -11,7 +11,11 @@ fields                                a row
 `text`                                all of it is learnt
 `instruction` (+ `input`) + `output`  *alpaca*: a question and an answer
 `conversations`, `from` and `value`   *sharegpt*: `messages`, with other names
+`chosen`, `rejected` (+ `prompt`)     a *preference*: `chosen` is learnt
 ====================================  ==================================================================
+
+What belongs to a conversation besides, in fields of its own, comes into it: `system`, `history`, `tools`, `documents`,
+`chat_template_kwargs`. Fields that no part of a row is made of are told.
 """
 
 from __future__ import annotations
@@ -21,22 +25,25 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from rung.data.beside import BESIDE, Fields, left_out, read_history, read_system, read_tools, read_variables
+from rung.data.told import Told
+from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
 from rung.errors import DataError
 
 Messages = list[dict[str, Any]]
 """Each with a `role` and a `content`; what else a message has is left to the chat template."""
 Kind = Literal["pair", "messages", "text"]
-Shape = Literal["prompt_completion", "chat_prompt_completion", "messages", "text", "alpaca", "sharegpt"]
+Shape = Literal["prompt_completion", "chat_prompt_completion", "messages", "text", "alpaca", "sharegpt", "preference"]
 
-_GROUPS = ({"prompt", "completion"}, {"instruction", "input", "output"})
-_ROLES = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing", "model"), "assistant"),
-    **{name: name for name in ("system", "tool", "function", "observation")},
-}
+_GROUPS = ({"prompt", "completion"}, {"instruction", "input", "output", "history"}, {"prompt", "chosen", "rejected"})
+_ASKED = ("question", "query", "instruction", "prompt", "input", "context", "source", "text")
+_ANSWERED = ("answer", "response", "output", "completion", "target", "answers", "label", "summary", "solution")
+"""What the fields of a pair are often called."""
+_NUMBERS = ("id", "idx", "index", "uid", "uuid", "_id", "unnamed: 0")
+"""And those that number rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,9 @@ class Row:
 
     Rows of one `source` (a document, a speaker) are not independent: they stay in one split, and count as one where
     errors are taken. By default that are the rows with the same prompt.
+
+    `variables` are given to the chat template beside messages and `tools`. `silent` turns of the assistant, by their
+    place in the whole chat, are not learnt. `told` is what the record says and the row does not.
     """
 
     prompt: str | Messages
@@ -55,6 +65,9 @@ class Row:
     source: str = ""
     kind: Kind = "pair"
     tools: tuple[Any, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    silent: tuple[int, ...] = ()
+    told: tuple[Told, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -104,15 +117,18 @@ class Reader:
             DataError: the record has no such shape; the message begins with `where`.
         """
         if not isinstance(record, dict):
-            raise DataError(f"{where}: a row is an object with named fields, and this is {_kind(record)}.")
-        found = self._named(record, where)
-        shape = self.shape or self._shape(found, record, where)
+            raise DataError(f"{where}: a row is an object with named fields, and this is {kind_of(record)}.")
+        found = Fields(self._named(record, where))
+        shape = self.shape or self._shape(found.values, record, where)
         try:
             row = _READ[shape](found)
-        except _UnfitError as error:
+        except UnfitError as error:
             raise DataError(f"{where}: {error}.") from None
         self.shape = shape
-        return row
+        used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
+        unused = (name for name, value in record.items() if name not in used and not is_empty(value))
+        found.told += [left_out(name, record[name]) for name in unused]
+        return replace(row, told=(*row.told, *found.told)) if found.told else row
 
     def _named(self, record: dict[str, Any], where: str) -> dict[str, Any]:
         """The record with the user's names in the place of ours. What is called `source` without having been named so
@@ -121,185 +137,223 @@ class Reader:
         missing = [field for field in self.fields.values() if field not in record]
         if missing:
             raise DataError(
-                f"{where}: there is no field '{missing[0]}', which --fields names; the fields are {_names(record)}."
+                f"{where}: there is no field '{missing[0]}', which --fields names; the fields are {names(record)}."
             )
         named = {name: record[field] for name, field in self.fields.items()}
-        if set(named) <= {"source"}:
+        if set(named) <= {"source"} | BESIDE:
             return {**record, "source": "", **named}
         # What belongs to the named ones may have our name already.
-        beside = {other for group in _GROUPS if named.keys() & group for other in group} | {"tools"}
+        beside = {other for group in _GROUPS if named.keys() & group for other in group} | BESIDE
         beside -= set(self.fields.values())
         return {**{name: record[name] for name in beside & record.keys()}, **named}
 
     def _shape(self, found: dict[str, Any], record: dict[str, Any], where: str) -> Shape:
-        if isinstance(_unpacked(found.get("messages")), list):
-            return "messages"
-        if isinstance(_unpacked(found.get("conversations")), list):
-            return "sharegpt"
+        for name, shape in _LISTS.items():
+            value = unpacked(found.get(name))
+            if isinstance(value, list) or is_chat(value):
+                return shape
         if "prompt" in found and "completion" in found:
-            return "chat_prompt_completion" if _is_chat(_unpacked(found["prompt"])) else "prompt_completion"
+            chat = is_chat(found["prompt"]) or is_chat(found["completion"])
+            return "chat_prompt_completion" if chat else "prompt_completion"
+        if "chosen" in found and "rejected" in found:
+            return "preference"
         if "instruction" in found and "output" in found:
             return "alpaca"
         if "text" in found:
             return "text"
         if "prompt" in found or "completion" in found:
             lacking = "completion" if "prompt" in found else "prompt"
+            known, others = _ASKED if lacking == "prompt" else _ANSWERED, record.keys() - self.fields.values()
+            likely = next((name for name in known if name in others), "…")
             raise DataError(
-                f'{where}: the row needs a "{lacking}" too, and it has {_names(record)}; say which it is with --fields '
-                f"{lacking}=…."
+                f'{where}: the row needs a "{lacking}" too, and it has {names(record)}; say which it is with --fields '
+                f"{lacking}={likely}."
             )
-        names = [*record, "question", "answer"]
         raise DataError(
-            f"{where}: the fields {_names(record)} are of no known shape (prompt + completion, messages, text, "
-            f"instruction + output, conversations); say which is which with --fields "
-            f"prompt={names[0]},completion={names[1]}."
+            f"{where}: the fields {names(record)} are of no known shape (prompt + completion, messages, text, "
+            f"instruction + output, conversations); {_remedy(record)}."
         )
 
 
-class _UnfitError(Exception):
-    """What is wrong with a record, without where it stands."""
+_LISTS: dict[str, Shape] = {"messages": "messages", "conversations": "sharegpt"}
 
 
-def _pair(found: dict[str, Any]) -> Row:
-    prompt, completion = _text(found, "prompt"), _text(found, "completion")
+def _remedy(record: dict[str, Any]) -> str:
+    """What to do about fields of no known shape: by what they hold, and by what they are called."""
+    if chats := [name for name, value in record.items() if is_chat(value)]:
+        return f"say where the messages are with --fields messages={chats[0]}"
+    if lists := [value for value in record.values() if isinstance(value, list) and value]:
+        if len(lists) == len(record) > 1 and len({len(value) for value in lists}) == 1:
+            return f"these are columns of {len(lists[0]):,}; write one object for each row"
+        if len(record) == 1:
+            return 'write the turns of a conversation as [{"role": "user", "content": …}, …]'
+    lower = {str(name).lower(): name for name, value in record.items() if not is_empty(value)}
+    asked, answered = (next((lower[name] for name in known if name in lower), None) for known in (_ASKED, _ANSWERED))
+    rest = [name for low, name in lower.items() if name not in (asked, answered) and low not in _NUMBERS]
+    asked = asked or (rest.pop(0) if rest else None)
+    answered = answered or (rest.pop(0) if rest else None)
+    if asked and answered:
+        return f"say which is which with --fields prompt={asked},completion={answered}"
+    return f"say what is learnt with --fields text={asked or answered or '…'}"
+
+
+def _pair(found: Fields, answer: str = "completion") -> Row:
+    for name in ("prompt", answer):
+        if not isinstance(value := found.values.get(name), str) and is_chat(value):
+            raise UnfitError(f'the "{name}" is messages, and in the first row both are texts; write all rows alike')
+    prompt, completion = _text(found, "prompt"), _text(found, answer)
     if not prompt.strip():
-        raise _UnfitError('the "prompt" is blank; leave the row out, or give the whole as "text"')
+        raise UnfitError('the "prompt" is blank; leave the row out, or give the whole as "text"')
     return Row(prompt, completion, _source(found))
 
 
-def _chat_pair(found: dict[str, Any]) -> Row:
-    prompt, completion = _messages(found, "prompt"), _messages(found, "completion")
-    if completion[0]["role"] != "assistant":
-        raise _UnfitError(
-            f'the "completion" begins with a turn of the {completion[0]["role"]}, and not of the assistant'
+def _chat_pair(found: Fields) -> Row:
+    return _answered(found, _turns_of(found, "prompt", "user"), _turns_of(found, "completion", "assistant"))
+
+
+def _turns_of(found: Fields, field: str, role: str) -> list[Turn]:
+    """The messages of a field; a text is one of that role, unless it is the text of messages."""
+    value = _present(found, field)
+    if not isinstance(value, str):
+        return read_turns(value, field)
+    if is_chat(value):
+        turns = read_turns(value, field)
+        told: Told = ("read_as", f"a text for the '{field}' as the messages that it holds")
+        return [replace(turns[0], told=(*turns[0].told, told)), *turns[1:]]
+    if not value.strip() and role == "user":
+        raise UnfitError(f'the "{field}" is blank; leave the row out')
+    told = ("read_as", f"a text for the '{field}' as a turn of the {role}")
+    return [Turn({"role": role, "content": sound(value, field)}, told=(told,))]
+
+
+def _answered(found: Fields, prompt: list[Turn], answer: list[Turn], field: str = "completion") -> Row:
+    """A chat, of which is learnt what comes behind the prompt. Where the answer is the whole conversation, that holds
+    the prompt too, and what is learnt is its last turn of the assistant.
+    """
+    if (first := answer[0].role) == "assistant":
+        return _chat(found, prompt + answer, len(prompt))
+    said = [turn.message["content"] for turn in answer]
+    turns = [i for i, turn in enumerate(answer) if turn.role == "assistant"]
+    if not turns or any(turn.message["content"] not in said for turn in prompt):
+        raise UnfitError(f'the "{field}" begins with a turn of the {first}, and not of the assistant')
+    return _chat(found, answer, turns[-1])
+
+
+def _preference(found: Fields) -> Row:
+    """A prompt, where there is one, and two answers, of which the better is learnt."""
+    asked, chosen = not is_empty(found.values.get("prompt")), _present(found, "chosen")
+    found.get("rejected")
+    if is_chat(chosen) or (asked and is_chat(found.values["prompt"])):
+        prompt = _turns_of(found, "prompt", "user") if asked else []
+        row = _answered(found, prompt, _turns_of(found, "chosen", "assistant"), "chosen")
+    else:
+        row = _pair(found, "chosen") if asked else _whole_text(found, "chosen")
+    told: Told = ("read_as", "preference pairs, of which 'chosen' is learnt and 'rejected' is not used")
+    return replace(row, told=(*row.told, told))
+
+
+def _conversation(found: Fields, field: str = "messages") -> Row:
+    turns = read_turns(_present(found, field), field)
+    if not any(turn.role == "assistant" for turn in turns):
+        roles = ", ".join(dict.fromkeys(f"'{turn.role}'" for turn in turns))
+        raise UnfitError(
+            f'no message in "{field}" is the assistant\'s, so there is nothing to learn; the roles are {roles}'
         )
-    return Row(prompt, completion, _source(found), tools=_tools(found))
+    return _chat(found, turns, 0, "messages")
 
 
-def _conversation(found: dict[str, Any], field: str = "messages") -> Row:
-    messages = _messages(found, field)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns:
-        raise _UnfitError(f'no message in "{field}" is the assistant\'s, so there is nothing to learn')
-    last = turns[-1]
-    if not last:
-        raise _UnfitError(f'the first message in "{field}" is the assistant\'s only one, and it answers nothing')
-    return Row(messages[:last], messages[last:], _source(found), "messages", _tools(found))
-
-
-def _whole_text(found: dict[str, Any]) -> Row:
-    text = _text(found, "text")
+def _whole_text(found: Fields, field: str = "text") -> Row:
+    text = _text(found, field)
     if not text.strip():
-        raise _UnfitError('the "text" is blank; leave the row out')
+        raise UnfitError(f'the "{field}" is blank; leave the row out')
     return Row("", text, _source(found), "text")
 
 
-def _alpaca(found: dict[str, Any]) -> Row:
+def _alpaca(found: Fields) -> Row:
     instruction = _text(found, "instruction")
     more = _text(found, "input") if found.get("input") is not None else ""
     asked = f"{instruction}\n\n{more}" if more.strip() else instruction
     if not asked.strip():
-        raise _UnfitError('the "instruction" is blank; leave the row out')
-    answer = {"role": "assistant", "content": _text(found, "output")}
-    return Row([{"role": "user", "content": asked}], [answer], _source(found))
+        raise UnfitError('the "instruction" is blank; leave the row out')
+    turns = read_history(found)
+    ask, answer = {"role": "user", "content": asked}, {"role": "assistant", "content": _text(found, "output")}
+    whole = [*turns, Turn(ask), Turn(answer)]
+    # As LLaMA-Factory has it, the answers of before are learnt too.
+    return _chat(found, whole, 0, "messages") if turns else _chat(found, whole, 1)
 
 
-_READ: dict[Shape, Callable[[dict[str, Any]], Row]] = {
+_READ: dict[Shape, Callable[[Fields], Row]] = {
     "prompt_completion": _pair,
     "chat_prompt_completion": _chat_pair,
     "messages": _conversation,
     "text": _whole_text,
     "alpaca": _alpaca,
     "sharegpt": lambda found: _conversation(found, "conversations"),
+    "preference": _preference,
 }
 
 
-def _text(found: dict[str, Any], field: str) -> str:
+def _chat(found: Fields, turns: list[Turn], start: int, kind: Kind = "pair") -> Row:
+    """A row of a whole chat. Of a *pair* what comes from turn `start` on is learnt, of *messages* every turn of the
+    assistant, but for those that say that they are not to be.
+    """
+    if system := read_system(found, turns):
+        turns, start = [system, *turns], start + 1
+    # A turn that begins the chat answers nothing.
+    answers = [i for i, turn in enumerate(turns) if i >= max(start, 1) and turn.role == "assistant"]
+    if not answers:
+        raise UnfitError("the first message is the assistant's only one, and it answers nothing")
+    learnt = [i for i in answers if turns[i].learnt is not False]
+    if not learnt:
+        raise UnfitError("every turn of the assistant says that it is not to be learnt; leave the row out")
+    cut = learnt[0] if kind == "pair" else learnt[-1]
+    told: list[Told] = [one for turn in turns for one in turn.told]
+    told += (
+        ("not_learnt", f"turns of the {turn.role} that say they are to be")
+        for i, turn in enumerate(turns)
+        if turn.learnt and i not in learnt
+    )
+    messages = [turn.message for turn in turns]
+    # What comes before a pair's completion is not learnt anyhow.
+    silent = [i for i, turn in enumerate(turns) if turn.learnt is False and (kind == "messages" or i > cut)]
+    return Row(
+        messages[:cut],
+        messages[cut:],
+        _source(found),
+        kind,
+        read_tools(found),
+        read_variables(found),
+        tuple(i for i in silent if turns[i].role == "assistant"),
+        tuple(told),
+    )
+
+
+def _present(found: Fields, field: str) -> Any:
+    if field not in found.values:
+        raise UnfitError(f'the row needs "{field}" as the first row has, and it has {names(found.values)}')
+    return found.get(field)
+
+
+def _text(found: Fields, field: str) -> str:
     """A field as text. Numbers, objects and lists are written as JSON writes them."""
-    if field not in found:
-        raise _UnfitError(f'the row needs a "{field}" as the first row has, and it has {_names(found)}')
-    value = found[field]
+    if field not in found.values:
+        raise UnfitError(f'the row needs a "{field}" as the first row has, and it has {names(found.values)}')
+    value = found.get(field)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise _UnfitError(f'the "{field}" is {"null" if value is None else value}; leave the row out')
+        raise UnfitError(f'the "{field}" is {"null" if value is None else value}; leave the row out')
     if isinstance(value, str):
-        return _sound(value, field)
+        return sound(value, field)
     if isinstance(value, bytes):
-        raise _UnfitError(f'the "{field}" is bytes, and a text is needed')
+        raise UnfitError(f'the "{field}" is bytes, and a text is needed')
+    if isinstance(value, dict | list):
+        found.told.append(("as_json", f"'{field}'"))
     if isinstance(value, bool | int | float | dict | list):
-        return _sound(json.dumps(value, ensure_ascii=False, default=str), field)
+        return sound(json.dumps(value, ensure_ascii=False, default=str), field)
     return str(value)  # a date, a decimal
 
 
-def _sound(text: str, field: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _UnfitError(
-            f'the "{field}" has half a surrogate pair at character {error.start + 1}, which is no text; write it anew'
-        ) from None
-    return text
-
-
-def _messages(found: dict[str, Any], field: str) -> Messages:
-    if field not in found:
-        raise _UnfitError(f'the row needs "{field}" as the first row has, and it has {_names(found)}')
-    value = _unpacked(found[field])
-    if not isinstance(value, list) or not value:
-        raise _UnfitError(f'"{field}" is a list of messages, and this is {_kind(value)}')
-    return [_message(message, f'message {number} of "{field}"') for number, message in enumerate(value, 1)]
-
-
-def _message(message: Any, where: str) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise _UnfitError(f"{where} is {_kind(message)}; write an object with role and content")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if not isinstance(role, str) or (content is None and not message.get("tool_calls")):
-        raise _UnfitError(f"{where} needs a role and a content, and it has {_names(message)}")
-    if "from" in message:
-        if role.lower() not in _ROLES:
-            raise _UnfitError(f"{where} is from '{role}'; known are {', '.join(_ROLES)}")
-        role = _ROLES[role.lower()]
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise _UnfitError(f"{where} has parts that are no text, and only text can be learnt")
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str | None):
-        raise _UnfitError(f"{where} has {_kind(content)} for its content; write a text")
-    # A column of Parquet or Arrow holds every field for every message, as null where it has none.
-    more = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value") and v is not None}
-    return {"role": role, "content": _sound(content or "", where), **more}
-
-
-def _tools(found: dict[str, Any]) -> tuple[Any, ...]:
-    tools = _unpacked(found.get("tools"))
-    return tuple(tools) if isinstance(tools, list) else ()
-
-
-def _source(found: dict[str, Any]) -> str:
+def _source(found: Fields) -> str:
     source = found.get("source", "")
     if not isinstance(source, str | int):
-        raise _UnfitError('"source" names where the row is from, and is a text or a whole number')
-    return _sound(str(source), "source")
-
-
-def _unpacked(value: Any) -> Any:
-    """A list that was written as a text, as in a cell of a CSV file."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
-
-
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _names(record: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, record)) or "no fields"
-
-
-def _kind(value: Any) -> str:
-    kinds = {str: "a text", list: "a list", dict: "an object", type(None): "null", bool: "true or false"}
-    return "an empty list" if value == [] else kinds.get(type(value), "a number")
+        raise UnfitError('"source" names where the row is from, and is a text or a whole number')
+    return sound(str(source), "source")

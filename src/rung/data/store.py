@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rung.data.render import Example
 from rung.data.shapes import Row, flat
@@ -90,13 +91,16 @@ class Writer:
 
 
 class Examples(Sequence[Example]):
-    """The rows of one split, read where they lie. `chosen` are the rows of the file that count, or all of them."""
+    """The rows of one split, read where they lie. `chosen` are the rows of the file that count, or all of them.
+
+    `batches` are those of the file.
+    """
 
     def __init__(self, path: Path, chosen: npt.NDArray[np.int64] | None = None) -> None:
         self.path = path
         file = pa.ipc.open_file(pa.memory_map(str(path)))
-        self._batches = [file.get_batch(i) for i in range(file.num_record_batches)]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
         self._chosen = np.arange(self._starts[-1]) if chosen is None else chosen
 
     def __len__(self) -> int:
@@ -130,14 +134,39 @@ class Examples(Sequence[Example]):
         for at in range(len(self)):
             yield self.texts(at)
 
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """The words of the prompts and of the answers of all rows."""
+        for batch, own in self._by_batch():
+            yield from zip(batch.column(6).take(own).to_pylist(), batch.column(8).take(own).to_pylist(), strict=True)
+
+    def sources(self) -> npt.NDArray[np.uint64]:
+        """The hash of each row's source, as a number."""
+        found = [
+            np.array([int(source, 16) for source in batch.column(4).take(own).to_pylist()], np.uint64)
+            for batch, own in self._by_batch()
+        ]
+        return np.concatenate([np.zeros(0, np.uint64), *found])
+
+    def _by_batch(self) -> Iterator[tuple[Any, pa.Array]]:
+        """Each batch, and which of its rows are chosen."""
+        bounds = np.searchsorted(self._chosen, self._starts)
+        for number, batch in enumerate(self.batches):
+            yield batch, pa.array(self._chosen[bounds[number] : bounds[number + 1]] - self._starts[number])
+
     @property
     def lengths(self) -> list[int]:
         """The tokens of each row."""
-        found = [np.diff(batch.column(0).offsets.to_numpy()) for batch in self._batches]
+        found = [np.diff(batch.column(0).offsets.to_numpy()) for batch in self.batches]
         whole = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
         return [int(length) for length in whole[self._chosen]]
+
+    @property
+    def highest_token(self) -> int:
+        """No row has a token with a higher number."""
+        found = [pc.max(pc.list_flatten(batch.column(i))).as_py() for batch in self.batches for i in (0, 3)]
+        return max((number for number in found if number is not None), default=0)
 
     def _place(self, at: int) -> tuple[Any, int]:
         row = int(self._chosen[at])
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._batches[index], row - int(self._starts[index])
+        return self.batches[index], row - int(self._starts[index])

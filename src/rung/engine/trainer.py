@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
+from rung.data.limits import room_to_write
 from rung.data.render import Example
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.blocks import checkpoint_blocks
@@ -24,6 +25,7 @@ from rung.engine.pack import Frozen, Pack, freeze
 from rung.errors import ModelError, TrainingError
 from rung.levers import Scores, shared_sources
 from rung.model.load import Base
+from rung.model.positions import positions_of
 
 SCORED_ROWS = 128
 """Rows that are scored in one pass, over all candidates."""
@@ -33,7 +35,8 @@ class Trainer:
     """A base made ready for packs: frozen, and checked to be a model whose loss Rung computes rightly.
 
     `training_room` and `scoring_room` say how much one pass may hold; they shrink by themselves when memory runs out.
-    `memory` is what the process may hold in all, in bytes, where that is less than what is free.
+    `memory` is what the process may hold in all, in bytes, where that is less than what is free. `positions` is how
+    many tokens a row may have, if there is a limit, and `vocabulary` how many the embedding has.
     With `attention`, the kinds for short and for long rows, nothing is tried out: for a base that has no numbers.
 
     Raises:
@@ -51,6 +54,8 @@ class Trainer:
         if self.frozen.head is None or len(self.frozen.layers) < 2:
             raise ModelError(f"The model {base.source} has no linear layers, so LoRA cannot adapt it.")
         config = self.model.config.get_text_config()
+        self.positions = positions_of(config)
+        self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
         self.head = Head(
             self.frozen.layers[self.frozen.head],
             factor=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
@@ -159,8 +164,9 @@ class Trainer:
         """What each candidate of the pack, or the untuned model, writes after each prompt; greedily.
 
         All of them write in one batch with one cache of keys and values. Each may write a quarter more tokens than the
-        longest completion has, and stops at one of the tokens `ends`, by default the tokenizer's end token.
-        `batch_size` counts rows over all candidates; they are fewer where the memory asks for it.
+        longest completion has, as far as the model's positions go, and stops at one of the tokens `ends`, by default
+        the tokenizer's end token. `batch_size` counts rows over all candidates; they are fewer where the memory asks
+        for it.
 
         Returns:
             For each candidate, the text of each example.
@@ -168,19 +174,21 @@ class Trainer:
         Raises:
             TrainingError: memory ran out with one row of each candidate.
         """
-        longest = max(len(example.ids) - example.prompt for example in examples)
-        limit, width = longest + longest // 4, len(pack) if pack else 1
+        limit, width = room_to_write(examples), len(pack) if pack else 1
         lengths = [len(example.written_after) for example in examples]
+        rooms = [min(limit, self.positions - length) if self.positions else limit for length in lengths]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
         with self._turn(pack, training=False), self._dense_while_writing():
             most = min(batch_size, self._writable(max(lengths) + limit))
-            waiting = by_length(lengths, max(1, most // width))
+            waiting = by_length(lengths, max(1, most // width), rooms)
             while waiting:
                 rows = waiting.pop(0)
                 written: list[str] | None = None
+                if (room := rooms[rows[0]]) < 1:
+                    continue
                 try:
-                    written = self._written([examples[row].written_after for row in rows], width, limit, ends)
+                    written = self._written([examples[row].written_after for row in rows], width, room, ends)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -212,7 +220,9 @@ class Trainer:
             pad_token_id=tokenizer.eos_token_id,
             eos_token_id=list(ends) or tokenizer.eos_token_id,
         )
-        texts: list[str] = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        written = out[:, ids.shape[1] :]
+        # Cleaning up would take the spaces before marks away that the model has written.
+        texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return texts
 
     def _writable(self, tokens: int) -> int:

@@ -99,8 +99,23 @@ def load_tokenizer(spec: str) -> Any:
         except (OSError, ValueError) as error:
             raise _cannot_be_loaded(spec, error) from None
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop.")
+        raise ModelError(
+            f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop; name one as "
+            '"eos_token" in its tokenizer_config.json.'
+        )
     return tokenizer
+
+
+def end_tokens(spec: str, tokenizer: Any) -> set[int]:
+    """The tokens at which the model's own `generation_config.json` stops, as servers do. A number that is no token of
+    its own, but a piece of text, is left over from another tokenizer.
+    """
+    try:
+        named = GenerationConfig.from_pretrained(_find(spec)).eos_token_id
+    except (OSError, ValueError):  # there is none
+        return set()
+    numbers = [named] if isinstance(named, int) else named or []
+    return {number for number in numbers if number in tokenizer.added_tokens_decoder}
 
 
 def _cannot_be_loaded(spec: str, error: Exception) -> ModelError:

@@ -21,6 +21,7 @@ _SHAPES = {
     "text": "texts",
     "alpaca": "instruction and output (alpaca), as chats",
     "sharegpt": "conversations (sharegpt)",
+    "preference": "preference pairs, of which the chosen answer is learnt",
 }
 _MARKS = {"error": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 _WIDEST_BAR = 40

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rung.amounts import parse_bytes
 from rung.data.batches import Batch, Steps, collate
+from rung.data.limits import check_rows
 from rung.data.prepare import Data
 from rung.data.render import Example
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
@@ -76,6 +77,7 @@ class LocalRunner:
         self.trainer = Trainer(base)
         self.recipe, self.folder = recipe, folder
         self.device = base.device
+        check_rows(data, self.trainer.positions, self.trainer.vocabulary)
         self.data, self.train, self.validation = data, data.train, data.validation
         lengths = data.train.lengths
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)

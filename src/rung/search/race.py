@@ -75,13 +75,13 @@ class Race:
     Args:
         space: what may be tried. Two settings of one scale are one: under rsLoRA an alpha is another one without it.
         margin: the relative gain that is worth having.
-        baseline: the untuned model's scores, which say whether the output head is to be tried.
+        baseline: the untuned model's scores, which may ask for the output head to be tried, as the space may.
     """
 
     def __init__(self, space: LeverSpace, margin: float, baseline: Scores) -> None:
         self.space, self.margin = space, margin
         self.pool = _pool(space)
-        self._asks_for_head = baseline.mean >= FAR and len(space.targets) > 1
+        self._asks_for_head = (space.head or baseline.mean >= FAR) and len(space.targets) > 1
         self._axes = _axes(space, self._asks_for_head)
         self._runs: dict[Candidate, Measurement] = {}
         self._surface: Surface | None = None

@@ -1,0 +1,209 @@
+"""Rows whose prompt has another row's prompt and answer in it: a conversation given as growing rows, or an example that
+is shown before the question.
+
+Such rows are not independent. Texts are compared by their letters and digits alone, in lower case. Each row's prompt
+and answer together are a *needle*. The last 2ᵏ bytes of a needle, for the largest k that they have, are its *tail*:
+wherever the last 2ᵏ bytes before the end of a word in a prompt have the hash of a tail, the whole needle is compared,
+by a hash too. Hashes of all stretches come from one running sum (Karp and Rabin, 1987), so every text is gone through
+once for each k, and no row is compared with all others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rung.data.store import Examples
+
+Numbers = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+ANYWHERE = 24
+"""A needle of so many letters counts wherever it stands in a prompt."""
+FIRST, FIRST_LINES = 12, 4
+"""A shorter one counts at the prompt's beginning: of so many letters, or of so many if a line ends there."""
+COMMON = 0.02
+"""What stands in so large a share of all prompts, and in more than a hundred, is a frame that they share."""
+_COMMONEST = 100
+_CANDIDATES = 64
+"""Needles with one tail that are compared."""
+_PIECE = 1 << 17
+_BASE = 0x9E3779B97F4A7C15
+"""Odd, so that it has an inverse among numbers of 64 bits."""
+
+_LETTER = np.array([byte >= 0x80 or chr(byte).isalnum() for byte in range(256)])
+_LOWER = np.array([byte + 32 * (65 <= byte <= 90) for byte in range(256)], dtype=np.uint8)
+_VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 256, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+@dataclass(frozen=True)
+class Contained:
+    """Pairs of rows, numbered through all splits: the prompt of `rows[i]` has all of row `inside[i]` in it."""
+
+    rows: Numbers
+    inside: Numbers
+
+
+def contained(parts: Sequence[Examples]) -> Contained:
+    """Every such pair of rows, but for what many prompts share. Of rows with one text `inside` is the first."""
+    needles = _Needles(parts)
+    rows, inside = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    first = 0
+    for piece in _pieces(parts):
+        stream = _Stream(piece)
+        own, found = needles.within(stream)
+        rows.append(own + first)
+        inside.append(found)
+        first += len(piece)
+    pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(inside)]), axis=1)
+    often = np.bincount(pairs[1], minlength=first) > max(_COMMONEST, COMMON * first)
+    pairs = pairs[:, ~often[pairs[1]]]
+    return Contained(pairs[0], pairs[1])
+
+
+def _pieces(parts: Sequence[Examples]) -> Iterator[list[tuple[str, str]]]:
+    """The prompts and answers of all rows, about a megabyte at a time."""
+    for part in parts:
+        piece, size = list[tuple[str, str]](), 0
+        for pair in part.pairs():
+            piece.append(pair)
+            size += len(pair[0]) + len(pair[1])
+            if size >= _PIECE:
+                yield piece
+                piece, size = [], 0
+        if piece:
+            yield piece
+
+
+class _Stream:
+    """The letters of some rows behind one another. `starts`, `middles` and `ends` are where each row's prompt begins,
+    and where it and the answer end. Lengths and places count letters, which are bytes of UTF-8.
+    """
+
+    def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
+        texts = [text.encode(errors="replace") for row in rows for text in row]
+        raw = np.frombuffer(b"".join(texts), np.uint8)
+        kept = _LETTER[raw]
+        before = np.concatenate([[0], np.cumsum(kept)])
+        bounds = before[np.concatenate([[0], np.cumsum([len(text) for text in texts])])]
+        self.starts, self.middles, self.ends = bounds[:-1:2], bounds[1::2], bounds[2::2]
+        places, letters = np.flatnonzero(kept), _LOWER[raw[kept]]
+        # Between which letters a word may end: where something stood there, or a script without spaces.
+        count = len(letters)
+        self.parts = np.ones(count + 1, dtype=bool)
+        self.lines = np.ones(count + 1, dtype=bool)
+        if count:
+            foreign = letters >= 0x80
+            self.parts[1:-1] = (np.diff(places) > 1) | foreign[1:] | foreign[:-1]
+            self.lines[1:-1] = np.diff(np.cumsum(raw == 10)[places]) > 0
+        self.parts[bounds] = self.lines[bounds] = True
+        powers, self._inverse = _powers(count.bit_length())
+        self._sums = np.zeros(count + 1, np.uint64)
+        np.cumsum(_VALUES[letters] * powers[:count], out=self._sums[1:])
+
+    def hash(self, first: Numbers, end: Numbers) -> Hashes:
+        """Of the letters from `first` up to `end`, each an array (n,): the same for the same letters wherever they
+        stand.
+        """
+        found: Hashes = (self._sums[end] - self._sums[first]) * self._inverse[first]
+        return found
+
+
+@functools.cache
+def _powers(bits: int) -> tuple[Hashes, Hashes]:
+    """The powers of the base, and their inverses, of so many bits' worth of letters."""
+    both = [np.full((1 << bits) + 1, base, dtype=np.uint64) for base in (_BASE, pow(_BASE, -1, 2**64))]
+    for powers in both:
+        powers[0] = 1
+    return np.cumprod(both[0]), np.cumprod(both[1])
+
+
+class _Needles:
+    """The prompt and answer of every row that has both, each once, by their tails."""
+
+    def __init__(self, parts: Sequence[Examples]) -> None:
+        wholes, lengths, tails, numbers = [], [], [], []
+        first = 0
+        for piece in _pieces(parts):
+            stream = _Stream(piece)
+            length = stream.ends - stream.starts
+            usable = (stream.middles > stream.starts) & (stream.ends > stream.middles) & (length >= FIRST_LINES)
+            starts, ends, length = stream.starts[usable], stream.ends[usable], length[usable]
+            wholes.append(stream.hash(starts, ends))
+            tails.append(stream.hash(ends - _tail(length), ends))
+            lengths.append(length)
+            numbers.append(np.flatnonzero(usable) + first)
+            first += len(piece)
+        whole = np.concatenate([np.zeros(0, np.uint64), *wholes])
+        _, once = np.unique(whole, return_index=True)
+        self.whole = whole[once]
+        self.length = np.concatenate([np.zeros(0, np.int64), *lengths])[once]
+        self.number = np.concatenate([np.zeros(0, np.int64), *numbers])[once]
+        tail = np.concatenate([np.zeros(0, np.uint64), *tails])[once]
+        sizes = _tail(self.length)
+        self.by_size = {int(size): _Tails(tail, np.flatnonzero(sizes == size)) for size in np.unique(sizes)}
+
+    def within(self, stream: _Stream) -> tuple[Numbers, Numbers]:
+        """The rows of the stream that have a needle in their prompt, each with the number of its row."""
+        sizes = stream.middles - stream.starts
+        row_of = np.repeat(np.arange(len(sizes)), sizes)
+        # The ends of words in prompts, but not where a prompt begins.
+        places = np.repeat(stream.starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(
+            int(sizes.sum())
+        )
+        ends = places + 1
+        chosen = stream.parts[ends]
+        row_of, ends = row_of[chosen], ends[chosen]
+        rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for size, tails in self.by_size.items():
+            deep = ends - stream.starts[row_of] >= size
+            if 2 * size <= ANYWHERE:
+                deep &= ends - stream.starts[row_of] < 2 * size  # they count at the beginning alone
+            own, end = row_of[deep], ends[deep]
+            hit, needle = tails.like(stream.hash(end - size, end))
+            own, end = own[hit], end[hit]
+            begin = end - self.length[needle]
+            fits = begin >= stream.starts[own]
+            own, end, begin, needle = own[fits], end[fits], begin[fits], needle[fits]
+            length = self.length[needle]
+            enough = np.where(stream.lines[end], FIRST_LINES, FIRST)
+            counts = np.where(begin == stream.starts[own], length >= enough, stream.parts[begin] & (length >= ANYWHERE))
+            counts &= stream.hash(begin, end) == self.whole[needle]
+            rows.append(own[counts])
+            found.append(self.number[needle[counts]])
+        return np.concatenate(rows), np.concatenate(found)
+
+
+class _Tails:
+    """The tails of one size; `needles` are the numbers of their needles."""
+
+    def __init__(self, tail: Hashes, needles: Numbers) -> None:
+        order = np.argsort(tail[needles], kind="stable")
+        self.needles, self.tail = needles[order], tail[needles][order]
+        self._bits = max(16, int(len(needles) * 16).bit_length())
+        self._seen = np.zeros(1 << self._bits, dtype=bool)
+        self._seen[self._slot(self.tail)] = True
+
+    def like(self, hashes: Hashes) -> tuple[Numbers, Numbers]:
+        """Which of the hashes are those of a tail, each as often as there are needles with it, and these needles."""
+        maybe = np.flatnonzero(self._seen[self._slot(hashes)])
+        first = np.searchsorted(self.tail, hashes[maybe], "left")
+        count = np.minimum(np.searchsorted(self.tail, hashes[maybe], "right") - first, _CANDIDATES)
+        hit = np.repeat(maybe, count)
+        within = np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
+        return hit, self.needles[np.repeat(first, count) + within]
+
+    def _slot(self, hashes: Hashes) -> Hashes:
+        # The low bits of the sums say little, and the product brings all of them to the top.
+        mixed = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(_BASE)
+        slot: Hashes = mixed >> np.uint64(64 - self._bits)
+        return slot
+
+
+def _tail(length: Numbers) -> Numbers:
+    """The largest power of two that is no more than each length."""
+    return 1 << np.floor(np.log2(np.maximum(length, 1))).astype(np.int64)

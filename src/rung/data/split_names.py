@@ -1,0 +1,104 @@
+"""Which split a file is of, by its name: `dev.jsonl`, `test/a.csv`, `my_train-00000-of-00003.parquet`.
+
+A name says a split with its first or its last word. In its middle a word says one only where another file has the same
+name with another split there (`squad-train-en.csv`, `squad-dev-en.csv`): `unit-test-writing.jsonl` is about tests. A
+file's own name says more than its folder's, and a folder's more than that of the folder that it lies in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import TypeVar
+
+from rung.errors import DataError
+
+Found = TypeVar("Found")
+
+SPLITS = ("train", "validation", "test")
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
+}
+_NEUTRAL = {"set", "split", "splits", "data", "dataset", "file", "part", "v"}
+"""Words at the ends of a name that do not count."""
+_ENDINGS = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|arrow))?(\.gz)?$", re.IGNORECASE)
+_SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$")
+
+
+def by_split(named: Sequence[tuple[PurePath, Found]]) -> tuple[dict[str, list[Found]], list[PurePath]]:
+    """What is of each split, by its name, and the names that are left out: those that say no split are to train on,
+    unless others say that they are.
+
+    Raises:
+        DataError: the name of a file says two splits.
+    """
+    siblings = _siblings(name for name, _ in named)
+    splits = [_split(name, siblings) for name, _ in named]
+    unnamed = "" if "train" in splits else "train"
+    found: dict[str, list[Found]] = {split: [] for split in SPLITS}
+    left: list[PurePath] = []
+    for split, (name, own) in zip(splits, named, strict=True):
+        if split or unnamed:
+            found[split or unnamed].append(own)
+        else:
+            left.append(name)
+    return {split: own for split, own in found.items() if own}, left
+
+
+def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]]) -> str:
+    *folders, _ = name.parts
+    said = _said(words := _words(name.name)) or {
+        split
+        for frame, split in _frames(words)
+        if len(siblings.get((str(name.parent), *frame), ())) > 1  # a sibling has another split there
+    }
+    if len(said) > 1:
+        raise DataError(
+            f"The name of '{name}' says both {' and '.join(sorted(said))}; call it after the split that it is of."
+        )
+    # Where a folder's name says two, as that of train_test_split, it says none.
+    for own in (said, *(_said(_words(folder)) for folder in reversed(folders))):
+        if len(own) == 1:
+            return next(iter(own))
+    return ""
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, without what does not count: endings, the numbers of shards and versions."""
+    bare = _SHARD.sub("", _ENDINGS.sub("", name))
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare).lower()
+    joined = re.sub(r"(hold|held)[^a-z]out", r"\1out", apart)
+    return [
+        word if word in _WORDS else re.sub(r"(?<=.)(set|split|data)$", "", word) or word for word in _letters(joined)
+    ]
+
+
+def _letters(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text)
+
+
+def _said(words: list[str]) -> set[str]:
+    """The splits that the first and the last word say."""
+    own = list(words)
+    while own and own[-1] in _NEUTRAL:
+        own.pop()
+    while own and own[0] in _NEUTRAL:
+        own.pop(0)
+    return {_WORDS[word] for word in (*own[:1], *own[-1:]) if word in _WORDS}
+
+
+def _frames(words: list[str]) -> list[tuple[tuple[str, ...], str]]:
+    """The name with a gap in the place of each word that may be a split, and that split."""
+    return [((*words[:i], "*", *words[i + 1 :]), _WORDS[word]) for i, word in enumerate(words) if word in _WORDS]
+
+
+def _siblings(names: Iterable[PurePath]) -> dict[tuple[str, ...], set[str]]:
+    """The splits that stand in each such gap, of the files of one folder."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for name in names:
+        for frame, split in _frames(_words(name.name)):
+            found.setdefault((str(name.parent), *frame), set()).add(split)
+    return found

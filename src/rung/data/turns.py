@@ -1,0 +1,250 @@
+"""What a message of a conversation says: who speaks, what, and whether it is to be learnt.
+
+Sets of conversations call the same things by many names. Whoever is plainly the user or the assistant is called so, and
+calls of tools have one form, that of OpenAI and of transformers' templates. What else a message has is left to the chat
+template, and told where that does not show it (`rung.data.probe`).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from rung.data.told import Told
+
+ROLES = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
+    **{name: name for name in ("system", "developer", "tool", "function", "observation", "ipython")},
+    **{name: name for name in ("function_response", "tool_response", "tool_results")},
+}
+"""What roles are called here, by what sets call them. Which of the last two lines a template knows, the probe finds."""
+_CALLS = ("function_call", "tool_call")
+_LEARNT = ("weight", "train", "training", "trainable", "train_on_turn", "learn", "loss", "loss_weight", "loss_mask")
+_NOT_LEARNT = ("masked", "ignore", "ignored")
+"""Fields in which a turn says whether it is to be learnt, as OpenAI, Axolotl, ms-swift and others write it."""
+FLAGS = {*_LEARNT, *_NOT_LEARNT, "mask", "sample_weight"}
+"""With those that may mean either."""
+_TRUTHS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+_SAID = ("content", "value", "tool_calls")
+_TEXTS = (None, "text", "input_text", "output_text")
+
+
+class UnfitError(Exception):
+    """What is wrong with a record, without where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message as chat templates take it; whether it says itself that it is to be learnt; and what is told of it."""
+
+    message: dict[str, Any]
+    learnt: bool | None = None
+    told: tuple[Told, ...] = ()
+
+    @property
+    def role(self) -> str:
+        return str(self.message["role"])
+
+
+def read_turns(value: Any, field: str) -> list[Turn]:
+    """The messages of a field.
+
+    Raises:
+        UnfitError: it is no list of messages.
+    """
+    value = _listed(unpacked(value))
+    if not isinstance(value, list) or not value:
+        raise UnfitError(f'"{field}" is a list of messages, and this is {kind_of(value)}')
+    return [_turn(message, f'message {number} of "{field}"') for number, message in enumerate(value, 1)]
+
+
+def is_chat(value: Any) -> bool:
+    """Whether these are messages, or a text of them. A text may be JSON for its own sake, so every message of it must
+    be one, with a role that is known.
+    """
+    messages = _listed(unpacked(value))
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        return False
+    if not isinstance(value, str):
+        return any({speaker, said} <= messages[0].keys() for speaker in ("role", "from") for said in _SAID)
+    return all(
+        str(message.get("role", message.get("from"))).lower() in ROLES
+        and isinstance(message.get("content", message.get("value")), str | list)
+        for message in messages
+    )
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object that was written as a text, as in a cell of a table: as JSON, or as Python does, which is
+    what pandas puts into a CSV file.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return _of_python(value) if _PYTHON.match(value) else value
+    return value
+
+
+_PYTHON = re.compile(r"\s*\[?\s*\{\s*['\"]")
+
+
+def _of_python(text: str) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _listed(value: Any) -> Any:
+    """One message as a list of it; and the messages of an object that has a list for each of their fields, as
+    `datasets` keeps a sequence of objects.
+    """
+    if not isinstance(value, dict) or not value.keys() & {"role", "from"}:
+        return value
+    columns = list(value.values())
+    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return [value]
+
+
+def _turn(message: Any, where: str) -> Turn:
+    if not isinstance(message, dict):
+        raise UnfitError(f"{where} is {kind_of(message)}; write an object with role and content")
+    called, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if not isinstance(called, str) or (content is None and not (message.get("tool_calls") or _old_call(message))):
+        raise UnfitError(f"{where} needs a role and a content, and it has {names(message)}")
+    lower = called.strip().lower()
+    if "from" in message and lower not in ROLES:
+        raise UnfitError(f"{where} is from '{called}'; known are {', '.join(ROLES)}")
+    role = ROLES.get(lower, called)
+    told: tuple[Told, ...] = ()
+    if "from" not in message and role != lower and role != called:
+        told = (("read_as", f"turns of '{called}' as those of the {role}"),)
+    # A column of Parquet or Arrow holds every field for every message, as null or empty where it has none.
+    more = {
+        field: value
+        for field, value in message.items()
+        if field not in ("role", "content", "from", "value") and not is_empty(value)
+    }
+    given = [*more]
+    learnt = _learnt(more, where) if more else None
+    told += tuple(
+        ("read_as", f"'{name}' in turns as whether they are to be learnt") for name in given if name not in more
+    )
+    text = sound(_content(content, where), where)
+    if lower in _CALLS and (calls := _calls(text)):
+        text, more["tool_calls"] = "", calls
+    elif "tool_calls" in more or _old_call(more):
+        more["tool_calls"] = _calls(more.get("tool_calls") or more.pop("function_call")) or more["tool_calls"]
+        if _has_null(more["tool_calls"]):
+            told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
+    return Turn({"role": role, "content": text, **more}, learnt, told)
+
+
+def _content(content: Any, where: str) -> str:
+    """The words of a message; of its parts, where it has several."""
+    if isinstance(content, list):
+        texts = [part if isinstance(part, str) else _part(part) for part in content]
+        if None in texts:
+            raise UnfitError(f"{where} has parts that are no text, and only text can be learnt")
+        return "".join(map(str, texts))
+    if not isinstance(content, str | None):
+        raise UnfitError(f"{where} has {kind_of(content)} for its content; write a text")
+    return content or ""
+
+
+def _part(part: Any) -> str | None:
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str) or part.get("type") not in _TEXTS:
+        return None
+    beside = [name for name, value in part.items() if name not in ("type", "text") and not is_empty(value)]
+    return None if beside else str(part["text"])
+
+
+def _learnt(more: dict[str, Any], where: str) -> bool | None:
+    """What a message says of being learnt; the fields that say it are taken out of it."""
+    said: set[bool] = set()
+    for field in (*_LEARNT, *_NOT_LEARNT):
+        value = more.get(field)
+        key = value.strip().lower() if isinstance(value, str) else value
+        if value is None:
+            continue
+        if isinstance(key, bool | int | float | str) and key in _TRUTHS:
+            learnt = _TRUTHS[key] != (field in _NOT_LEARNT)
+            del more[field]
+            # That a turn is not masked is nothing out of the ordinary.
+            said |= {learnt} if field in _LEARNT or not learnt else set()
+        elif field in ("weight", "loss_weight") and isinstance(value, int | float):
+            raise UnfitError(f"{where} has the {field} {value}, and a turn is learnt or not; write 1 or 0")
+    return None if not said else False not in said
+
+
+def _old_call(message: dict[str, Any]) -> bool:
+    """Whether it calls a function as OpenAI's first form of it did."""
+    call = message.get("function_call")
+    return isinstance(call, dict) and "name" in call and not message.get("tool_calls")
+
+
+def _calls(value: Any) -> list[Any] | None:
+    """Calls of tools in the form of OpenAI, with their arguments as objects; nothing, where they are no calls."""
+    calls = unpacked(value)
+    calls = [calls] if isinstance(calls, dict) else calls
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return None
+    made = []
+    for given in calls:
+        call = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(function := call.get("function"), dict):
+            own = {name: value for name, value in call.items() if name in ("id", "type")}
+            function = {name: value for name, value in call.items() if name not in own}
+            call = {"type": "function", **own}
+        if "name" not in function:
+            return None
+        if isinstance(function.get("arguments"), str) and isinstance(
+            found := unpacked(function["arguments"]), dict | list
+        ):
+            function = {**function, "arguments": found}
+        made.append({**call, "function": function})
+    return made
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_null, value.values() if isinstance(value, dict) else value))
+    return value is None
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field says nothing."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, list | tuple | dict) and not value)
+
+
+def sound(text: str, field: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnfitError(
+            f'the "{field}" has half a surrogate pair at character {error.start + 1}, which is no text; write it anew'
+        ) from None
+    return text
+
+
+def names(record: Any) -> str:
+    return ", ".join(map(repr, record)) or "no fields"
+
+
+def kind_of(value: Any) -> str:
+    kinds = {str: "a text", list: "a list", dict: "an object", type(None): "null", bool: "true or false"}
+    return "an empty list" if value == [] else kinds.get(type(value), "a number")
