@@ -137,6 +137,19 @@ class Examples(Sequence[Example]):
         whole = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
         return [int(length) for length in whole[self._chosen]]
 
+    def beyond(self, limit: int) -> tuple[int, int] | None:
+        """The first row with a token of the number `limit` or more, and that token."""
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            tokens = batch.column(0).flatten().to_numpy()
+            if not len(tokens) or tokens.max() < limit:
+                continue
+            rows = np.repeat(np.arange(batch.num_rows), np.diff(batch.column(0).offsets.to_numpy()))
+            for row, token in zip(rows[tokens >= limit], tokens[tokens >= limit], strict=True):
+                at = np.flatnonzero(self._chosen == start + row)
+                if len(at):
+                    return int(at[0]), int(token)
+        return None
+
     def _place(self, at: int) -> tuple[Any, int]:
         row = int(self._chosen[at])
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
