@@ -313,7 +313,10 @@ def _check_before_training(runner: LocalRunner, space: LeverSpace, recipe: Recip
     observer.note("checking that PEFT reads an adapter back as it is trained")
     check_vocabulary(runner.trainer, runner.data)
     tried = [space.candidate(space.ranks[0], space.learning_rates[0], targets) for targets in space.targets]
-    preflight(runner.trainer, tried, runner.validation, recipe.seed)
+    if idle := preflight(runner.trainer, tried, runner.validation, recipe.seed):
+        observer.note(
+            f"{', '.join(folded(idle))}: an adapter on them learns nothing from text, and counts all the same"
+        )
 
 
 def _left_out(runner: LocalRunner) -> list[str]:

@@ -1,8 +1,9 @@
-"""What has to hold before anything is trained: the base's losses are numbers, and PEFT reads an adapter back as it is.
+"""What has to hold before anything is trained: the base's losses are right, and PEFT reads an adapter back as it is.
 
-A candidate of each set of target modules goes through one step, is saved as a study saves it, and is read back by
-`PeftModel.from_pretrained`; then the factors have to be the very same on the very same layers, and the losses too. What
-PEFT would put elsewhere, or nowhere, shows here and not after a day.
+The untuned losses have to be numbers, those of the model's own logits, and blind to what comes after a token. Then a
+candidate of each set of target modules goes through one step, is saved as a study saves it, and is read back by
+`PeftModel.from_pretrained`: the factors have to be the very same on the very same layers, and the losses too. What PEFT
+would put elsewhere, or nowhere, shows here and not after a day.
 
 No second base is loaded: PEFT is given a copy of the tree of modules over the same tensors, in which every linear
 layer multiplies as the engine does. The copy is thrown away with all that PEFT did to it, so nothing of it is left in
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +33,7 @@ from rung.engine.checkpoint import save_adapter
 from rung.engine.lora import FrozenLinear
 from rung.engine.memory import Room
 from rung.engine.pack import AdapterState, Frozen, Pack, fresh_state
-from rung.engine.trainer import Trainer
+from rung.engine.trainer import Trainer, runs
 from rung.errors import ModelError, TargetError
 from rung.levers import Candidate
 from rung.model.quiet import quiet
@@ -67,35 +69,86 @@ def check_vocabulary(trainer: Trainer, data: Data) -> None:
             )
 
 
-def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Sequence[Example], seed: int) -> float:
+def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Sequence[Example], seed: int) -> list[str]:
     """Try the base, and an adapter of each of the candidates' target modules.
 
     Returns:
-        The largest relative difference between a row's loss here and as PEFT has it.
+        The layers, in full, on which an adapter learns nothing: text does not go through them, or not as products.
 
     Raises:
-        ModelError: the untuned model's loss, or a gradient, is not a number.
+        ModelError: the untuned model's loss is not a number, or not what the model itself says, or a gradient is none.
         TargetError: PEFT reads an adapter back as something else.
     """
     some = sorted(itertools.islice(examples, AMONG), key=lambda example: len(example.ids))[:ROWS]
-    untuned = trainer.score(some)[0].losses
+    _check_base(trainer, some)
     precision = str(trainer.base.dtype).removeprefix("torch.")
-    if not all(map(_is_number, untuned)):
-        raise ModelError(
-            f"The untuned model's loss is not a number in {precision}; give a sound model, or another --precision."
-        )
     kinds = {candidate.targets: replace(candidate, dropout=0.0) for candidate in candidates}
     states = [_bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale) for candidate in kinds.values()]
-    with Pack(trainer.frozen, list(kinds.values()), states, seed=seed) as pack:
+    before = dict(zip(kinds.values(), states, strict=True))
+    with runs(trainer.base.source), Pack(trainer.frozen, list(before), states, seed=seed) as pack:
         trainer.step(pack, collate(some, trainer.base.device), 1.0)
         if pack.lost:
             why = next(iter(pack.lost.values()))
             raise ModelError(f"After one step in {precision} {why}; give another --precision, or a sound model.")
+        after = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
+    idle = dict.fromkeys(
+        name
+        for candidate, state in after.items()
+        for name, factor in state.weights.items()
+        if name.endswith(".B") and torch.equal(factor, before[candidate].tensors[name])
+    )
+    # A study leaves the B of such a layer at zero.
+    still = [
+        replace(state, tensors={name: t * 0 if name in idle else t for name, t in state.tensors.items()})
+        for state in after.values()
+    ]
+    with Pack(trainer.frozen, list(after), still, seed=seed) as pack:
         scores = trainer.score(some, pack)
-        trained = [(c, pack.state(i), scores[i].losses) for i, c in enumerate(pack.candidates)]
+        trained = [(candidate, pack.state(i), scores[i].losses) for i, candidate in enumerate(pack.candidates)]
     # What did not fit here need not be told to the packs.
     trainer.training_room, trainer.scoring_room = Room(), Room()
-    return max(_read_back(trainer, candidate, state, some, losses) for candidate, state, losses in trained)
+    for candidate, state, losses in trained:
+        _read_back(trainer, candidate, state, some, losses)
+    return [name.removesuffix(".B") for name in idle]
+
+
+@torch.no_grad()
+def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
+    """
+    Raises:
+        ModelError: see `preflight`.
+    """
+    model, device, name = trainer.model, trainer.base.device, trainer.base.source
+    untuned, precision = trainer.score(rows)[0].losses, str(trainer.base.dtype).removeprefix("torch.")
+    if not all(map(math.isfinite, untuned)):
+        raise ModelError(
+            f"The untuned model's loss is not a number in {precision}; give a sound model, or another --precision."
+        )
+    ids = collate(rows[-1:], device).ids
+    whole, shorter = (
+        model(input_ids=some, use_cache=False).logits[:, : ids.shape[1] - 1] for some in (ids, ids[:, :-1])
+    )
+    if (whole - shorter).abs().max() > _tolerance(trainer) * whole.abs().max():
+        raise ModelError(
+            f"The model {name} looks at the tokens that it is to write, so it is no model that writes text."
+        )
+    theirs = [_loss(model, row, device) for row in rows]
+    if (off := _off(untuned, theirs)) > _tolerance(trainer):
+        raise ModelError(
+            f"The model {name} gives rows in a batch other losses than alone (off by {off:.1%}), which Rung cannot "
+            "train yet."
+        )
+
+
+def _off(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest relative difference; infinite where one is no number."""
+    each = [abs(a - b) / max(abs(a), 1e-6) for a, b in zip(ours, theirs, strict=True)]
+    return max(each) if all(map(math.isfinite, each)) else math.inf
+
+
+def _tolerance(trainer: Trainer) -> float:
+    """How far apart two ways of computing the same thing may be, by rounding alone."""
+    return 1e-3 + 4 * float(torch.finfo(trainer.base.dtype).eps)
 
 
 def _bent(state: AdapterState, scale: float) -> AdapterState:
@@ -111,7 +164,7 @@ def _bent(state: AdapterState, scale: float) -> AdapterState:
 @torch.no_grad()
 def _read_back(
     trainer: Trainer, candidate: Candidate, state: AdapterState, rows: Sequence[Example], losses: Sequence[float]
-) -> float:
+) -> None:
     frozen, device = trainer.frozen, trainer.base.device
     cards = [device] if device.type == "cuda" else []
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(cards), quiet():
@@ -125,13 +178,11 @@ def _read_back(
             ) from error
         _check_factors(frozen, candidate, state, read)
         theirs = [_loss(read, row, device) for row in rows]
-    off = max(abs(ours - other) / max(abs(ours), 1e-6) for ours, other in zip(losses, theirs, strict=True))
-    if not off <= 1e-3 + 4 * torch.finfo(trainer.base.dtype).eps:
+    if (off := _off(losses, theirs)) > _tolerance(trainer):
         raise TargetError(
             f"An adapter on '{candidate.targets}' has other losses as PEFT reads it back (off by {off:.1%}), so what "
             "is trained here would not be what is used; give other target modules."
         )
-    return off
 
 
 def _check_factors(frozen: Frozen, candidate: Candidate, state: AdapterState, read: nn.Module) -> None:
@@ -180,19 +231,14 @@ def _twin(frozen: Frozen) -> Any:
 
 
 class _AsLinear(nn.Linear):
-    """A frozen layer that PEFT takes for a linear one, which it is. It has no weight of its own."""
+    """A frozen layer that PEFT takes for a linear one, which it is."""
 
     def __init__(self, frozen: FrozenLinear) -> None:
         super().__init__(frozen.in_features, frozen.out_features, bias=False, device="meta")
-        like = frozen.weight
-        dtype = like.dtype if like.is_floating_point() else torch.float32
-        self.weight = nn.Parameter(torch.empty(0, device=like.device, dtype=dtype), requires_grad=False)
+        # Some models multiply by a layer's weight themselves, and add its bias.
+        self.weight, self.bias = frozen.weight, frozen.bias
         self.frozen = frozen
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.frozen(x)
         return y
-
-
-def _is_number(x: float) -> bool:
-    return x - x == 0

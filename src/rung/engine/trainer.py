@@ -57,12 +57,14 @@ class Trainer:
             cap=getattr(config, "final_logit_softcapping", None),
         )
         register()
-        self._kinds = attention or self._attention_kinds()
         self.training_room, self.scoring_room = Room(), Room()
         self.memory: int | None = None
         self.checkpointing = False
+        self._kinds = attention or ("eager", "eager")
         if attention is None:
-            self._check_head()
+            with runs(base.source):
+                self._kinds = self._attention_kinds()
+                self._check_head()
 
     def step(self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]) -> Tensor:
         """One step of every candidate in the pack: the mean loss of its batch's completion tokens, backwards, AdamW.
@@ -362,7 +364,8 @@ class Trainer:
             return found
 
         plain = states("eager")
-        assert plain is not None, "every model has a plain attention"
+        if plain is None:
+            raise ModelError(f"The model {self.base.source} cannot be run on tokens alone; give one that writes text.")
         kept = []
         for kind in (NAME if self.base.device.type == "cpu" else "sdpa", "sdpa"):
             found = states(kind)
@@ -382,6 +385,25 @@ class Trainer:
             raise ModelError(
                 f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
             )
+
+
+@contextlib.contextmanager
+def runs(source: str) -> Iterator[None]:
+    """A first pass through a model: one that wants more than tokens and linear layers breaks in any way.
+
+    Raises:
+        ModelError: it does, with what it said.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"The model {source} cannot be trained over frozen layers ({why}); give another, or try --quantization "
+            "bf16."
+        ) from error
 
 
 def _shape(batches: Sequence[Batch]) -> tuple[int, int]:

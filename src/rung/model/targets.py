@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rung.errors import TargetError
@@ -38,6 +39,12 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     find: Any = getattr(model, "get_decoder", None)
     decoder, head = (find() if find else None) or model, head_name(model)
     within = next((name for name, module in model.named_modules() if module is decoder), "")
+    # A model inside the decoder is of something else than text: images, sounds.
+    others = tuple(
+        f"{within}.{name}." if within else f"{name}."
+        for name, module in decoder.named_modules()
+        if isinstance(module, PreTrainedModel) and module is not decoder and decoder is not model
+    )
     return {
         name: module
         for name, module in model.named_modules()
@@ -45,6 +52,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         and _is_a_product(module)
         and not is_routed(name)
         and (name == head or not within or name.startswith(f"{within}."))
+        and not name.startswith(others)
     }
 
 
