@@ -40,7 +40,7 @@ from rung.model.quiet import quiet
 from rung.model.sound import named
 from rung.model.targets import last_name
 
-ROWS, AMONG = 4, 256
+ROWS, AMONG = 3, 256
 """The shortest rows of so many are tried."""
 _PREFIX = "base_model.model."
 
@@ -80,7 +80,13 @@ def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Seque
         TargetError: PEFT reads an adapter back as something else.
     """
     some = sorted(itertools.islice(examples, AMONG), key=lambda example: len(example.ids))[:ROWS]
-    _check_base(trainer, some)
+    with trainer.dense_where_room():
+        _check_base(trainer, some)
+        return _check_adapters(trainer, candidates, some, seed)
+
+
+def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Sequence[Example], seed: int) -> list[str]:
+    """See `preflight`."""
     precision = str(trainer.base.dtype).removeprefix("torch.")
     kinds = {candidate.targets: replace(candidate, dropout=0.0) for candidate in candidates}
     states = [_bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale) for candidate in kinds.values()]
@@ -132,7 +138,7 @@ def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
         raise ModelError(
             f"The model {name} looks at the tokens that it is to write, so it is no model that writes text."
         )
-    theirs = [_loss(model, row, device) for row in rows]
+    theirs = [_losses(model, [row], device)[0] for row in rows]
     if (off := _off(untuned, theirs)) > _tolerance(trainer):
         raise ModelError(
             f"The model {name} gives rows in a batch other losses than alone (off by {off:.1%}), which Rung cannot "
@@ -177,7 +183,7 @@ def _read_back(
                 "give other target modules."
             ) from error
         _check_factors(frozen, candidate, state, read)
-        theirs = [_loss(read, row, device) for row in rows]
+        theirs = _losses(read, rows, device)
     if (off := _off(losses, theirs)) > _tolerance(trainer):
         raise TargetError(
             f"An adapter on '{candidate.targets}' has other losses as PEFT reads it back (off by {off:.1%}), so what "
@@ -211,11 +217,15 @@ def _same(layer: Any, name: str, weights: Mapping[str, Tensor], scale: float) ->
     return all(torch.equal(there.cpu().float(), weights[f"{name}.{factor}"]) for factor, there in factors)
 
 
-def _loss(model: Any, row: Example, device: torch.device) -> float:
-    """The summed loss of what is learnt of a row, from the model's own logits."""
-    batch = collate([row], device)
-    logits = model(input_ids=batch.ids, use_cache=False).logits[0, batch.positions].float()
-    return float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+def _losses(model: Any, rows: Sequence[Example], device: torch.device) -> list[float]:
+    """The summed loss of what is learnt of each row, from the model's own logits."""
+    batch = collate(rows, device)
+    logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)[batch.positions].float()
+    each = nn.functional.cross_entropy(logits, batch.labels, reduction="none").double()
+    sums: list[float] = (
+        torch.zeros(len(rows), dtype=torch.float64, device=device).index_add(0, batch.rows, each).tolist()
+    )
+    return sums
 
 
 def _twin(frozen: Frozen) -> Any:
@@ -236,7 +246,8 @@ class _AsLinear(nn.Linear):
     def __init__(self, frozen: FrozenLinear) -> None:
         super().__init__(frozen.in_features, frozen.out_features, bias=False, device="meta")
         # Some models multiply by a layer's weight themselves, and add its bias.
-        self.weight, self.bias = frozen.weight, frozen.bias
+        bias: Any = frozen.bias
+        self.weight, self.bias = frozen.weight, bias
         self.frozen = frozen
 
     def forward(self, x: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class Trainer:
         lengths = [len(example.written_after) for example in examples]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
-        with self._turn(pack, training=False), self._dense_while_writing():
+        with self._turn(pack, training=False), self.dense_where_room():
             most = min(batch_size, self._writable(max(lengths) + limit))
             waiting = by_length(lengths, max(1, most // width))
             while waiting:
@@ -326,9 +326,9 @@ class Trainer:
             pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, False
 
     @contextlib.contextmanager
-    def _dense_while_writing(self) -> Iterator[None]:
-        """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for
-        each token, by a few rows.
+    def dense_where_room(self) -> Iterator[None]:
+        """Hold the dense weights, where half of the free memory is enough: for writing, which multiplies every weight
+        once for each token, by a few rows, and for what else does few products with each.
         """
         held = self.frozen.holds_dense
         if not held and self.frozen.dense_bytes(self.base.dtype) <= self._free() / 2:
