@@ -13,6 +13,7 @@ from rung.data.audit import Finding, audit, worst_first
 from rung.data.batches import steps_per_pass
 from rung.data.prepare import Data, fits, prepare
 from rung.engine.memory import memory_limit
+from rung.engine.preflight import check_vocabulary
 from rung.engine.trainer import Trainer
 from rung.levers import Scores
 from rung.metrics import Written
@@ -125,8 +126,9 @@ def _base(recipe: Recipe) -> Base | None:
 
 def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
     tell("asking the untuned model")
-    rows, count = data.validation, min(SCORED, len(data.validation))
-    return Trainer(base).score([rows[at * len(rows) // count] for at in range(count)])[0]
+    rows, count, trainer = data.validation, min(SCORED, len(data.validation)), Trainer(base)
+    check_vocabulary(trainer, data)
+    return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
 
 
 def _far(scores: Scores, data: Data, recipe: Recipe) -> list[Finding]:

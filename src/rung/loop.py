@@ -360,7 +360,12 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data, base: Base) -> 
         )
     if begun["data_sha256"] != data.facts.digest:
         raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
-    files, now = begun.get("model_files", {}), fingerprint(base.source)
+    files, now = begun.get("model_files"), fingerprint(base.source)
+    if files is None:
+        raise StudyError(
+            f"The study '{folder.path}' was begun by a version of Rung that did not write down what its model's files "
+            "hold; give this one a --study of its own."
+        )
     if other := sorted(name for name in files.keys() | now.keys() if files.get(name) != now.get(name)):
         raise StudyError(
             f"The model of the study '{folder.path}' has changed since it began ({', '.join(other)}); give it a new "

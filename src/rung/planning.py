@@ -18,6 +18,7 @@ from rung.engine.calibrate import REACHED, STREAMED, Costs, measured, rehearsed
 from rung.engine.loss import CHUNK
 from rung.engine.memory import keep_freed_memory, memory_limit
 from rung.engine.plan import SPARE, need
+from rung.engine.preflight import check_vocabulary
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
@@ -118,6 +119,7 @@ def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
+    check_vocabulary(trainer, data)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]

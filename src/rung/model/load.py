@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import bitsandbytes
@@ -101,6 +102,11 @@ def _loaded(spec: str, source: str, quantization: str, dtype: torch.dtype, devic
                 # Refused by `check_loaded`, which can name the weight.
                 ignore_mismatched_sizes=True,
             )
+        except UnpicklingError as error:
+            raise ModelError(
+                f"The weights of '{spec}' are a pickle that is broken or holds more than tensors, and Rung runs no "
+                "code of a checkpoint; give a model in safetensors."
+            ) from error
         except Exception as error:  # a broken checkpoint breaks the libraries in any way
             raise _cannot_be_loaded(spec, error) from error
     return found
@@ -202,7 +208,9 @@ def _converted(gguf: Path) -> str:
         raise
     except Exception as error:  # a file that is no GGUF breaks its reader in any way
         why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(f"The file '{gguf}' cannot be read as GGUF ({why}); give another, or a folder.") from error
+        raise ModelError(
+            f"The file '{gguf}' cannot be read as GGUF ({why}); fetch it again, or give a folder."
+        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not folder.exists():
