@@ -5,7 +5,7 @@ as a study loads it. An adapter on all linear layers is trained for three steps 
 the model is loaded with `PeftModel.from_pretrained`, and every row's loss compared. A model has to be trained and
 equal, or refused in one sentence.
 
-    python benchmarks/architectures.py [--json] [NAME …]
+    python benchmarks/architectures.py [--json] [--targets all-linear+lm_head] [NAME …]
 """
 
 from __future__ import annotations
@@ -269,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="architectures, by model_type; all by default")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--targets", default="all-linear")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
@@ -277,7 +278,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with at_most(SECONDS):
-                    found[kind] = tried(kind, Path(folder))
+                    found[kind] = tried(kind, Path(folder), options.targets)
             except TimeoutError as error:
                 found[kind] = {"outcome": "none", "why": str(error)}
         if not options.json:

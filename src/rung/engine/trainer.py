@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
 from rung.data.render import Example
@@ -25,6 +25,11 @@ from rung.errors import ModelError, TrainingError
 from rung.levers import Scores, shared_sources
 from rung.model.load import Base
 
+FACTORS = ("logit_scale", "lm_head_multiplier")
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call that which is done to logits."""
+LARGE = 50.0
+"""A logit at which a cap shows."""
 SCORED_ROWS = 128
 """Rows that are scored in one pass, over all candidates."""
 
@@ -53,8 +58,8 @@ class Trainer:
         config = self.model.config.get_text_config()
         self.head = Head(
             self.frozen.layers[self.frozen.head],
-            factor=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
-            cap=getattr(config, "final_logit_softcapping", None),
+            factor=_first(config, FACTORS) or 1 / (getattr(config, "logits_scaling", None) or 1),
+            cap=_first(config, CAPS),
         )
         register()
         self.training_room, self.scoring_room = Room(), Room()
@@ -378,13 +383,33 @@ class Trainer:
         """Some models change their logits in a way that Rung does not know of; its loss would be wrong for them."""
         ids = torch.arange(4, device=self.base.device)[None]
         self._attention(4)
-        theirs = self.model(input_ids=ids, use_cache=False).logits.float()
-        states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        ours = self.head.logits_((states[0] @ self.head.layer.dense(states.dtype).T).float())
-        if (theirs[0] - ours).abs().max() > 0.01 * ours.abs().max():
-            raise ModelError(
-                f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
-            )
+        states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+        product = states @ self.head.layer.dense(states.dtype).T
+        # A small model's logits are too small for a cap to show, so they are made large too.
+        for scale in (1.0, LARGE / max(1e-3, float(product.abs().max()))):
+            with _scaled(self.head.layer, scale):
+                theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            ours = self.head.logits_(scale * product.float())
+            if (theirs - ours).abs().max() > 0.01 * ours.abs().max():
+                raise ModelError(
+                    f"The model {self.base.source} changes its logits after the output head, which Rung cannot train "
+                    "yet."
+                )
+
+
+def _first(config: Any, names: Sequence[str]) -> float | None:
+    """The first of the values that the configuration has, and that is not zero."""
+    return next((value for name in names if (value := getattr(config, name, None))), None)
+
+
+@contextlib.contextmanager
+def _scaled(layer: nn.Module, scale: float) -> Iterator[None]:
+    """The layer's product, so many times."""
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale,))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager
