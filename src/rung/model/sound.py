@@ -110,7 +110,7 @@ def check_loaded(spec: str, model: nn.Module, info: Mapping[str, Any]) -> list[s
             "not what a study is of; take that file away, or merge the adapter with PEFT's merge_and_unload() and save "
             "the model."
         )
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
+    for name, stored, wanted in sorted([*info["mismatched_keys"], *_quantised_amiss(model)]):
         raise ModelError(
             f"The weight {name} of '{spec}' is {tuple(stored)} in its file and {tuple(wanted)} by its config.json; put "
             "the config.json right, or the one back that belongs to these weights."
@@ -128,6 +128,16 @@ def check_loaded(spec: str, model: nn.Module, info: Mapping[str, Any]) -> list[s
     if info["unexpected_keys"]:
         told.append(f"{named(info['unexpected_keys'])}: in the file of '{spec}', and no part of the model: left out")
     return told
+
+
+def _quantised_amiss(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Quantised weights of another shape than their layer's, which transformers lets pass: name, shape, layer's."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
+            state: Any = getattr(module.weight, "quant_state", None)
+            stored = tuple(module.weight.shape if state is None else state.shape)
+            if stored != (module.out_features, module.in_features):
+                yield f"{name}.weight", stored, (module.out_features, module.in_features)
 
 
 def check_finite(spec: str, model: nn.Module) -> None:
