@@ -88,11 +88,16 @@ def closed_layers(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     for last in dict.fromkeys(map(last_name, names)):
         config: Any = LoraConfig(target_modules=[last])
         try:
-            convert_peft_config_for_transformers(config, model, [])
             _check_lora_target_modules_mamba(config, model, last)
         except ValueError:
             why[last] = "PEFT refuses an adapter on it in this architecture"
-        if set(config.target_modules) != {last}:
+            continue
+        try:
+            convert_peft_config_for_transformers(config, model, [])
+            kept = set(config.target_modules) == {last}
+        except ValueError:  # it is the half of a pair that is one parameter now
+            kept = False
+        if not kept:
             why[last] = "PEFT takes its name for the stacked experts of this architecture"
     return {name: why[last_name(name)] for name in names if last_name(name) in why}
 
@@ -147,7 +152,7 @@ def resolve(
         found = {name for name in names if _means(part, name, head)}
         if not found:
             valid = ", ".join(sorted({last_name(name) for name in names if name != head}))
-            words = ", ".join((*WORDS, HEAD) if head else WORDS)
+            words = ", ".join(word for word in (*WORDS, HEAD) if any(_means(word, name, head) for name in names))
             if shut := [name for name in closed if _means(part, name, head)]:
                 raise TargetError(
                     f"No adapter can go on '{part}' in this model ({closed[shut[0]]}); valid targets are {words}, or "
