@@ -128,7 +128,7 @@ def _base(recipe: Recipe) -> Base | None:
 def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
     tell("asking the untuned model")
     trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
-    check_rows(data, trainer.positions, trainer.vocabulary)
+    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rung.levers import Candidate
 from rung.model.anatomy import Adapter, Anatomy
 from rung.model.servers import serving
-from rung.model.targets import HEAD, stacked_experts
+from rung.model.targets import HEAD, folded, stacked_experts
 
 RANKS = (8, 16, 32, 64, 128)
 """The ladder that is shown beside the rank that was asked for."""
@@ -86,6 +86,9 @@ def _notes(model: Anatomy) -> list[str]:
         found.append(
             f"{', '.join(experts)}: experts kept as one stacked parameter. No adapter goes on them, and no 4 bits."
         )
+    for why in dict.fromkeys(model.closed.values()):
+        names = folded(name for name, own in model.closed.items() if own == why)
+        found.append(f"{', '.join(names)}: {why}, so none goes on them.")
     if model.head and model.tied:
         found.append(f"{HEAD} is tied to the embedding: its numbers count once, and an adapter on it parts the two.")
     if model.quantized_by:

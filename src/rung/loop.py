@@ -17,10 +17,12 @@ from rung.atomic import write_text
 from rung.data.audit import Finding, asks_for_head, audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
+from rung.engine.preflight import preflight
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import WORDS, Candidate, LeverSpace, Scores, Verdict
+from rung.model.files import fingerprint
 from rung.model.load import PRECISIONS, Base, end_tokens, load_base, load_tokenizer
-from rung.model.targets import stacked_experts
+from rung.model.targets import folded, stacked_experts
 from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, read_kept
 from rung.result import Tested, document, manifest
@@ -75,7 +77,7 @@ def tune(
 
 
 def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callable[[], float]) -> dict[str, Any]:
-    begun = clock()
+    started = clock()
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
     findings = _tell_audit(data, tokenizer, recipe, observer)
@@ -84,7 +86,7 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
     observer.note(f"loading {recipe.model}")
     base = load_base(recipe.model, recipe.quantization, recipe.precision)
     asked, recipe = recipe, resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
-    _check_same(recipe, folder, data)
+    _check_same(recipe, folder, data, base)
     runner = LocalRunner(base, data, recipe, folder)
     space = space_of(recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings))
     space = unlike_targets(space, runner.trainer.frozen.targets, observer)
@@ -94,21 +96,24 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
         check_budget(found[0], runner.full_tokens)
         if recipe.strategy == "grid":
             check_grid(space, found[0] / runner.full_tokens)
+    begun = folder.manifest.exists()
+    if not begun:
+        _check_before_training(runner, space, recipe, observer)
     ledger = Ledger(folder)
     ledger.history()  # so that a file which is damaged is known of now
-    if not folder.manifest.exists():
+    if not begun:
         # The manifest last: it says that the study has begun.
         write_text(folder.recipe, recipe.as_yaml())
         write_json(folder.manifest, manifest(recipe, base, data))
     observer.note(_describe(recipe, base, runner))
     tell_room(data, runner.trainer.positions, observer.note)
-    if experts := stacked_experts(base.model):
-        observer.note(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
+    for text in (*base.notes, *_left_out(runner)):
+        observer.note(text)
     budget = _budget(recipe, runner, ledger, observer)
     written = Writings(runner, ledger, quality, judge, observer.note)
     judged = (f"of {in_words(judge.name)}", written.judged(None)) if judge else None
     strategy = make_strategy(recipe, space, budget, look_for(runner.steps), observer, judged)
-    return answer(strategy, runner, ledger, observer, base, recipe, written, lambda: clock() - begun)
+    return answer(strategy, runner, ledger, observer, base, recipe, written, lambda: clock() - started)
 
 
 def make_strategy(
@@ -352,7 +357,32 @@ def resolve(recipe: Recipe, hidden_size: int, computed_in: Any) -> Recipe:
     return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
 
 
-def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
+def _check_before_training(runner: LocalRunner, space: LeverSpace, recipe: Recipe, observer: Observer) -> None:
+    """
+    Raises:
+        ModelError, TargetError: see `rung.engine.preflight`.
+    """
+    observer.note("checking that PEFT reads an adapter back as it is trained")
+    tried = [space.candidate(space.ranks[0], space.learning_rates[0], targets) for targets in space.targets]
+    if idle := preflight(runner.trainer, tried, runner.validation, recipe.seed):
+        observer.note(
+            f"{', '.join(folded(idle))}: an adapter on them learns nothing from text, and counts all the same"
+        )
+
+
+def _left_out(runner: LocalRunner) -> list[str]:
+    """What of the model no adapter goes on."""
+    frozen = runner.trainer.frozen
+    said = []
+    if experts := stacked_experts(frozen.model):
+        said.append(f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them")
+    for why in dict.fromkeys(frozen.closed.values()):
+        names = folded(name for name, own in frozen.closed.items() if own == why)
+        said.append(f"{', '.join(names)}: {why}, so none goes on them")
+    return said
+
+
+def _check_same(recipe: Recipe, folder: StudyFolder, data: Data, base: Base) -> None:
     """A study folder answers one question.
 
     Raises:
@@ -382,6 +412,17 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data) -> None:
         )
     if begun.get("data_sha256") != data.facts.digest:
         raise StudyError(f"The data of the study '{folder.path}' has changed since it began; give it a new --study.")
+    files, now = begun.get("model_files"), fingerprint(base.source)
+    if files is None:
+        raise StudyError(
+            f"The study '{folder.path}' was begun by a version of Rung that did not write down what its model's files "
+            "hold; give this one a --study of its own."
+        )
+    if other := sorted(name for name in files.keys() | now.keys() if files.get(name) != now.get(name)):
+        raise StudyError(
+            f"The model of the study '{folder.path}' has changed since it began ({', '.join(other)}); give it a new "
+            "--study."
+        )
 
 
 def _describe(recipe: Recipe, base: Base, runner: LocalRunner) -> str:

@@ -121,7 +121,7 @@ def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
-    check_rows(data, trainer.positions, trainer.vocabulary)
+    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]

@@ -17,6 +17,7 @@ from rung.data.batches import ORDER
 from rung.data.prepare import Data
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
+from rung.model.files import fingerprint
 from rung.model.load import Base
 from rung.quality import Quality
 from rung.recipe import Recipe
@@ -153,6 +154,7 @@ def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if base.device.type == "cuda" else platform.machine(),
         },
         "model_source": base.source,
+        "model_files": fingerprint(base.source),
         "precision": str(base.dtype).removeprefix("torch."),
         "seed": recipe.seed,
         "data_sha256": data.facts.digest,

@@ -80,7 +80,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config\.json"):
         load_base(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin\)"):
         load_base(str(tmp_path))
 
 

@@ -4,13 +4,23 @@ from typing import Any
 
 import peft
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.architectures import ARCHITECTURES, make
+from tests.architectures import ARCHITECTURES, BEYOND, make
 from tests.tiny import tiny_llama
+from torch import nn
 
 from rung.errors import TargetError
-from rung.model.targets import head_name, last_name, linear_layers, peft_names, resolve, stacked_experts
+from rung.model.targets import (
+    closed_layers,
+    head_name,
+    last_name,
+    linear_layers,
+    peft_names,
+    resolve,
+    stacked_experts,
+)
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}
@@ -27,7 +37,12 @@ GROUPS: dict[str, tuple[set[str], set[str]]] = {
 
 
 def chosen(model: Any, targets: str) -> list[str]:
-    return resolve(linear_layers(model), targets, head_name(model))
+    layers = linear_layers(model)
+    return resolve(layers, targets, head_name(model), closed_layers(model, layers))
+
+
+def modules(model: Any) -> list[str]:
+    return [name for name, _ in model.named_modules()]
 
 
 def names(targets: str) -> set[str]:
@@ -89,7 +104,9 @@ def test_all_linear_is_what_peft_means_by_it(name: str) -> None:
 def test_experts_that_are_stacked_parameters_are_named_since_nothing_adapts_them() -> None:
     assert stacked_experts(make("mixtral")) == ["model.layers.*.mlp.experts"]
     assert stacked_experts(make("qwen2-moe")) == ["model.layers.*.mlp.experts"]
+    assert stacked_experts(make("gpt-oss")) == ["model.layers.*.mlp.experts"]
     assert stacked_experts(make("llama")) == []
+    assert stacked_experts(make("mamba")) == [], "a convolution's kernel is no expert"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -111,7 +128,63 @@ def test_the_groups_are_told_apart_by_the_modules_names(name: str) -> None:
 def test_peft_finds_the_same_modules_by_the_names_it_is_given(name: str, targets: str) -> None:
     model = make(name)
     wanted = chosen(model, targets)
-    assert by_peft(make(name), peft_names(linear_layers(model), wanted)) == set(wanted)
+    assert by_peft(make(name), peft_names(modules(model), wanted)) == set(wanted)
+
+
+CLOSED = {
+    "deepseek-v3": {"gate_proj", "up_proj", "down_proj"},
+    "qwen3-next": {"gate_proj", "up_proj", "down_proj"},
+    "mamba": {"out_proj"},
+}
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *BEYOND])
+def test_what_peft_would_not_find_again_is_closed(name: str) -> None:
+    model = make(name)
+    assert {last_name(found) for found in closed_layers(model, linear_layers(model))} == CLOSED.get(name, set())
+
+
+@pytest.mark.parametrize("name", list(BEYOND))
+def test_peft_finds_all_linear_layers_that_are_open(name: str) -> None:
+    model = make(name)
+    wanted = chosen(model, "all-linear")
+    assert wanted
+    assert by_peft(make(name), peft_names(modules(model), wanted)) == set(wanted)
+
+
+def test_a_closed_layer_is_refused_with_the_reason_and_the_open_ones() -> None:
+    with pytest.raises(TargetError) as error:
+        chosen(make("mamba"), "out_proj")
+    assert "No adapter can go on 'out_proj' in this model (PEFT refuses an adapter on it" in str(error.value)
+    assert str(error.value).endswith("or from dt_proj, in_proj, x_proj.")
+    with pytest.raises(TargetError, match=r"on 'mlp' in this model \(PEFT takes its name for the stacked experts"):
+        chosen(make("deepseek-v3"), "mlp")
+
+
+def test_a_vision_tower_is_no_part_of_what_text_goes_through() -> None:
+    model = make("gemma3-vision")
+    assert any("vision_tower" in name and name.endswith("q_proj") for name in modules(model))
+    assert not any("vision" in name or "projector" in name for name in linear_layers(model))
+    assert {last_name(name) for name in chosen(model, "all-linear")} == ATTENTION | MLP
+    # A name that the tower has too is written in full, so that PEFT leaves the tower alone.
+    names = peft_names(modules(model), chosen(model, "q_proj"))
+    assert len(names) == 2
+    assert all(name.endswith("self_attn.q_proj") and "vision" not in name for name in names)
+
+
+class Router(nn.Linear):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), x
+
+
+class Named(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T
+
+
+def test_a_kind_of_linear_layer_that_does_more_is_none() -> None:
+    model = nn.ModuleDict({"plain": nn.Linear(4, 3), "router": Router(4, 3), "named": Named(4, 3, bias=False)})
+    assert list(linear_layers(model)) == ["plain", "named"]
 
 
 @given(st.sets(st.sampled_from(list(linear_layers(tiny_llama()))), min_size=1))

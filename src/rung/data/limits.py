@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rung.data.prepare import Data
 from rung.data.render import Example
@@ -17,14 +18,15 @@ def room_to_write(examples: Sequence[Example]) -> int:
     return longest + longest // 4
 
 
-def check_rows(data: Data, positions: int | None, vocabulary: int) -> None:
+def check_rows(data: Data, positions: int | None, vocabulary: int, tokenizer: Any) -> None:
     """
     Args:
         positions: how many tokens the model can tell the places of, if there is a limit.
-        vocabulary: how many tokens its embedding has.
+        vocabulary: how many tokens its embedding, and its output head, have.
+        tokenizer: what made the rows.
 
     Raises:
-        DataError: a row is longer than that, or has a token that the embedding lacks.
+        DataError: a row is longer than that, or has a token that the embedding lacks, or writing would stop at one.
     """
     lengths = [length for rows in data.splits.values() for length in rows.lengths]
     if positions and (beyond := sum(length > positions for length in lengths)):
@@ -32,16 +34,23 @@ def check_rows(data: Data, positions: int | None, vocabulary: int) -> None:
             f"{beyond:,} of {len(lengths):,} rows have more tokens than the model has positions, {positions:,}, and "
             f"the longest has {max(lengths):,}; give --max-tokens {positions}."
         )
+    for token, where in _tokens(data, vocabulary):
+        if token >= vocabulary:
+            raise DataError(
+                f"{where} has the token {tokenizer.convert_ids_to_tokens(token)!r}, number {token} in the tokenizer, "
+                f"and the model has an embedding for {vocabulary:,}; give the tokenizer that belongs to the model, or "
+                "save the model after resize_token_embeddings()."
+            )
+
+
+def _tokens(data: Data, vocabulary: int) -> Iterator[tuple[int, str]]:
+    """The highest token of each row, where one may be beyond the vocabulary, and of the ends; and where it stands."""
     for rows in data.splits.values():
         # Most data are done with the first; only then are rows looked at one by one.
-        if rows.highest_token < vocabulary:
-            continue
-        for row, example in enumerate(rows):
-            if (token := max((*example.ids, *example.given))) >= vocabulary:
-                raise DataError(
-                    f"{rows.texts(row).where}: the token {token} is none of the {vocabulary:,} of the model's "
-                    "embedding; give the tokenizer that belongs to the model, or resize the embedding and save it."
-                )
+        if rows.highest_token >= vocabulary:
+            for row, example in enumerate(rows):
+                yield max((*example.ids, *example.given)), rows.texts(row).where
+    yield from ((token, "The end of each answer") for token in data.facts.ends)
 
 
 def rows_short_of_room(examples: Sequence[Example], positions: int | None) -> int:

@@ -22,7 +22,6 @@ from rung.atomic import folder_whole, write_bytes, write_text
 from rung.engine.optimizer import Progress
 from rung.engine.pack import AdapterState, Frozen
 from rung.levers import Candidate
-from rung.model.targets import peft_names
 
 KEPT = 2
 """How many checkpoints of a candidate stay."""
@@ -81,7 +80,7 @@ def save_adapter(folder: Path, candidate: Candidate, state: AdapterState, frozen
     """
     weights = {f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor for key, tensor in state.weights.items()}
     write_bytes(folder / "adapter_model.safetensors", save(weights, metadata={"format": "pt"}))
-    config = peft_config(candidate, peft_names(frozen.layers, frozen.targets(candidate)), base)
+    config = peft_config(candidate, frozen.peft_names(candidate), base)
     fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_text(folder / "adapter_config.json", json.dumps(fields, indent=2, sort_keys=True))
 

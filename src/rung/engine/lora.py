@@ -196,9 +196,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        # As a matrix: given a strided (B, 1, I), matmul would copy the weight once for each of the B rows.
-        y = x.reshape(-1, x.shape[-1]) @ layer.dense(x.dtype).T
-        return y.view(*x.shape[:-1], -1)
+        return _product(x, x.reshape(-1, x.shape[-1]), layer)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -215,11 +213,10 @@ class _PackedProduct(torch.autograd.Function):
         x_NI = x.reshape(-1, inputs)
         if shared:
             x_NI = x_NI[: x_NI.shape[0] // K]
-            y = (x_NI @ layer.dense(x.dtype).T).repeat(K, 1)
             x_KNI = x_NI.expand(K, -1, -1)
         else:
-            y = x_NI @ layer.dense(x.dtype).T
             x_KNI = x_NI.view(K, -1, inputs)
+        y = _product(x, x_NI, layer)
         y_KNO = y.view(K, -1, y.shape[-1])
         lows, keeps = [], []
         for part in parts:
@@ -235,7 +232,7 @@ class _PackedProduct(torch.autograd.Function):
             lows.append(low)
         ctx.save_for_backward(x_NI, *lows, *keeps)
         ctx.layer, ctx.parts, ctx.start, ctx.width = layer, parts, turn.start, K
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
@@ -262,6 +259,22 @@ class _PackedProduct(torch.autograd.Function):
                 else:
                     own_grad_x.add_(drop(torch.bmm(grad_low, part.A), keep, part.dropout))
         return None if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, None, None, None, None
+
+
+def _product(x: Tensor, x_NI: Tensor, layer: FrozenLinear) -> Tensor:
+    """The frozen product (…, O) of x (…, I), whose rows are those of the matrix x_NI, or some copies of them.
+
+    As a matrix: given a strided (B, 1, I), matmul would copy the weight once for each of the B rows. And in a tensor of
+    its own: a view could not be added to in place, as Falcon's blocks do.
+    """
+    weight = layer.dense(x.dtype)
+    y = x.new_empty(*x.shape[:-1], weight.shape[0])
+    rows = x_NI.shape[0]
+    if y.shape[:-1].numel() == rows:
+        torch.mm(x_NI, weight.T, out=y.view(rows, -1))
+    else:
+        y.view(-1, rows, weight.shape[0]).copy_(x_NI @ weight.T)
+    return y
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

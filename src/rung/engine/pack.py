@@ -21,7 +21,7 @@ from rung.engine.dropout import keep_mask, stream_key
 from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, Turn
 from rung.engine.optimizer import PackedAdamW, Progress
 from rung.levers import Candidate
-from rung.model.targets import head_name, linear_layers, resolve
+from rung.model.targets import closed_layers, head_name, linear_layers, peft_names, resolve
 
 RUNAWAY_STEPS = 8
 """So many steps of a loss beyond all reason, and a candidate is given up."""
@@ -53,11 +53,15 @@ class AdapterState:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A model whose linear layers stand still, those layers under the names that PEFT knows them by, and its head's."""
+    """A model whose linear layers stand still, those layers under the names that PEFT knows them by, and its head's.
+
+    No adapter goes on those that are `closed`; see `rung.model.targets.closed_layers`.
+    """
 
     model: Any
     layers: Mapping[str, FrozenLinear]
     head: str | None = None
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     def targets(self, candidate: Candidate) -> dict[str, FrozenLinear]:
         """The layers that the candidate adapts.
@@ -65,7 +69,12 @@ class Frozen:
         Raises:
             TargetError: see `rung.model.targets.resolve`.
         """
-        return {name: self.layers[name] for name in resolve(self.layers, candidate.targets, self.head)}
+        chosen = resolve(self.layers, candidate.targets, self.head, self.closed)
+        return {name: self.layers[name] for name in chosen}
+
+    def peft_names(self, candidate: Candidate) -> list[str]:
+        """The candidate's layers as `target_modules`."""
+        return peft_names((name for name, _ in self.model.named_modules()), self.targets(candidate))
 
     def parameters(self, candidate: Candidate) -> int:
         """How many numbers the candidate's adapter has: rank · (in + out) of each layer, counted from the shapes."""
@@ -92,9 +101,10 @@ def freeze(model: nn.Module) -> Frozen:
     """Put a `FrozenLinear` in the place of every linear layer, the output head among them, for good."""
     head = head_name(model)
     layers = {name: FrozenLinear(layer) for name, layer in linear_layers(model).items()}
+    closed = closed_layers(model, layers)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    return Frozen(model.requires_grad_(False), layers, head)
+    return Frozen(model.requires_grad_(False), layers, head, closed)
 
 
 def fresh_state(frozen: Frozen, candidate: Candidate, study_seed: int) -> AdapterState:

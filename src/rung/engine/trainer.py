@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
 from rung.data.limits import room_to_write
@@ -27,6 +27,11 @@ from rung.levers import Scores, shared_sources
 from rung.model.load import Base
 from rung.model.positions import positions_of
 
+FACTORS = ("logit_scale", "lm_head_multiplier")
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call that which is done to logits."""
+LARGE = 50.0
+"""A logit at which a cap shows."""
 SCORED_ROWS = 128
 """Rows that are scored in one pass, over all candidates."""
 
@@ -36,7 +41,7 @@ class Trainer:
 
     `training_room` and `scoring_room` say how much one pass may hold; they shrink by themselves when memory runs out.
     `memory` is what the process may hold in all, in bytes, where that is less than what is free. `positions` is how
-    many tokens a row may have, if there is a limit, and `vocabulary` how many the embedding has.
+    many tokens a row may have, if there is a limit, and `vocabulary` how many tokens it knows.
     With `attention`, the kinds for short and for long rows, nothing is tried out: for a base that has no numbers.
 
     Raises:
@@ -55,19 +60,22 @@ class Trainer:
             raise ModelError(f"The model {base.source} has no linear layers, so LoRA cannot adapt it.")
         config = self.model.config.get_text_config()
         self.positions = positions_of(config)
-        self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
         self.head = Head(
             self.frozen.layers[self.frozen.head],
-            factor=getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1),
-            cap=getattr(config, "final_logit_softcapping", None),
+            factor=_first(config, FACTORS) or 1 / (getattr(config, "logits_scaling", None) or 1),
+            cap=_first(config, CAPS),
         )
+        embedded: int = self.model.get_input_embeddings().weight.shape[0]
+        self.vocabulary = min(embedded, self.head.layer.out_features)
         register()
-        self._kinds = attention or self._attention_kinds()
         self.training_room, self.scoring_room = Room(), Room()
         self.memory: int | None = None
         self.checkpointing = False
+        self._kinds = attention or ("eager", "eager")
         if attention is None:
-            self._check_head()
+            with runs(base.source):
+                self._kinds = self._attention_kinds()
+                self._check_head()
 
     def step(self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]) -> Tensor:
         """One step of every candidate in the pack: the mean loss of its batch's completion tokens, backwards, AdamW.
@@ -179,7 +187,7 @@ class Trainer:
         rooms = [min(limit, self.positions - length) if self.positions else limit for length in lengths]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
-        with self._turn(pack, training=False), self._dense_while_writing():
+        with self._turn(pack, training=False), self.dense_where_room():
             most = min(batch_size, self._writable(max(lengths) + limit))
             waiting = by_length(lengths, max(1, most // width), rooms)
             while waiting:
@@ -334,9 +342,9 @@ class Trainer:
             pack.turn.rows, pack.turn.tokens, pack.turn.training = (), None, False
 
     @contextlib.contextmanager
-    def _dense_while_writing(self) -> Iterator[None]:
-        """Hold the dense weights, where half of the free memory is enough: writing multiplies every weight once for
-        each token, by a few rows.
+    def dense_where_room(self) -> Iterator[None]:
+        """Hold the dense weights, where half of the free memory is enough: for writing, which multiplies every weight
+        once for each token, by a few rows, and for what else does few products with each.
         """
         held = self.frozen.holds_dense
         if not held and self.frozen.dense_bytes(self.base.dtype) <= self._free() / 2:
@@ -372,7 +380,8 @@ class Trainer:
             return found
 
         plain = states("eager")
-        assert plain is not None, "every model has a plain attention"
+        if plain is None:
+            raise ModelError(f"The model {self.base.source} cannot be run on tokens alone; give one that writes text.")
         kept = []
         for kind in (NAME if self.base.device.type == "cpu" else "sdpa", "sdpa"):
             found = states(kind)
@@ -385,13 +394,52 @@ class Trainer:
         """Some models change their logits in a way that Rung does not know of; its loss would be wrong for them."""
         ids = torch.arange(4, device=self.base.device)[None]
         self._attention(4)
-        theirs = self.model(input_ids=ids, use_cache=False).logits.float()
-        states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        ours = self.head.logits_((states[0] @ self.head.layer.dense(states.dtype).T).float())
-        if (theirs[0] - ours).abs().max() > 0.01 * ours.abs().max():
-            raise ModelError(
-                f"The model {self.base.source} changes its logits after the output head, which Rung cannot train yet."
-            )
+        states = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+        product = states @ self.head.layer.dense(states.dtype).T
+        # A small model's logits are too small for a cap to show, so they are made large too.
+        for scale in (1.0, LARGE / max(1e-3, float(product.abs().max()))):
+            with _scaled(self.head.layer, scale):
+                theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            ours = self.head.logits_(scale * product.float())
+            if (theirs - ours).abs().max() > 0.01 * ours.abs().max():
+                raise ModelError(
+                    f"The model {self.base.source} changes its logits after the output head, which Rung cannot train "
+                    "yet."
+                )
+
+
+def _first(config: Any, names: Sequence[str]) -> float | None:
+    """The first of the values that the configuration has, and that is not zero."""
+    return next((value for name in names if (value := getattr(config, name, None))), None)
+
+
+@contextlib.contextmanager
+def _scaled(layer: nn.Module, scale: float) -> Iterator[None]:
+    """The layer's product, so many times."""
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale,))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def runs(source: str) -> Iterator[None]:
+    """A first pass through a model: one that wants more than tokens and linear layers breaks in any way.
+
+    Raises:
+        ModelError: it does, with what it said.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"The model {source} cannot be trained over frozen layers ({why}); give another, or try --quantization "
+            "bf16."
+        ) from error
 
 
 def _shape(batches: Sequence[Batch]) -> tuple[int, int]:

@@ -25,7 +25,18 @@ from rung.errors import ModelError, TargetError
 from rung.levers import WORDS, Candidate
 from rung.model.quiet import quiet
 from rung.model.source import read_config
-from rung.model.targets import HEAD, head_name, kind_of, last_name, linear_layers, peft_names, resolve
+from rung.model.targets import (
+    HEAD,
+    closed_layers,
+    head_name,
+    is_routed,
+    is_stacked,
+    kind_of,
+    last_name,
+    linear_layers,
+    peft_names,
+    resolve,
+)
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 """NF4 keeps a scale for 64 weights; double quantisation keeps those in 8 bits, with a scale for 256 (2305.14314)."""
@@ -108,6 +119,7 @@ class Anatomy:
         self.model_type = str(self.model.config.model_type)
         self.quantized_by = (config.get("quantization_config") or {}).get("quant_method")
         self._layers = linear_layers(self.model)
+        self.closed = closed_layers(self.model, self._layers)
         self.head = head_name(self.model)
         self.parts = list(self._parts())
 
@@ -168,7 +180,7 @@ class Anatomy:
         found = {}
         for word in (*WORDS, HEAD):
             try:
-                found[word] = tuple(peft_names(self._layers, resolve(self._layers, word, self.head)))
+                found[word] = tuple(self._names(self._chosen(word)))
             except TargetError:
                 continue
         return found
@@ -179,17 +191,23 @@ class Anatomy:
         Raises:
             TargetError: see `rung.model.targets.resolve`.
         """
-        chosen = resolve(self._layers, candidate.targets, self.head)
+        chosen = self._chosen(candidate.targets)
         alike = Counter((last_name(name), self._kind(name), *_shape(self._layers[name])) for name in chosen)
         shares = tuple(
             Share(name, kind, inputs, outputs, count, count * candidate.rank * (inputs + outputs))
             for (name, kind, inputs, outputs), count in alike.items()
         )
-        return Adapter(candidate, tuple(peft_names(self._layers, chosen)), shares)
+        return Adapter(candidate, tuple(self._names(chosen)), shares)
 
     def products(self, targets: str) -> int:
         """The numbers of the frozen weights under those target modules: multiply-adds for each token."""
-        return sum(i * o for i, o in (_shape(self._layers[n]) for n in resolve(self._layers, targets, self.head)))
+        return sum(i * o for i, o in (_shape(self._layers[n]) for n in self._chosen(targets)))
+
+    def _chosen(self, targets: str) -> list[str]:
+        return resolve(self._layers, targets, self.head, self.closed)
+
+    def _names(self, chosen: list[str]) -> list[str]:
+        return peft_names((name for name, _ in self.model.named_modules()), chosen)
 
     def _parts(self) -> Iterator[Part]:
         """In the model's order; a tied head stands there with no parameters of its own."""
@@ -204,7 +222,7 @@ class Anatomy:
                 alike[(folded, self._kind(name), *_shape(module), whole)] += 1
             elif isinstance(module, nn.Embedding):
                 alike[folded, "embedding", module.num_embeddings, module.embedding_dim, whole] += 1
-            elif any(p.dim() == 3 for p in own.values()):
+            elif is_stacked(module):
                 for key, p in own.items():
                     shape = (p.shape[2], p.shape[1]) if p.dim() == 3 else (None, None)
                     alike[(f"{folded}.{key}", "experts", *shape, sizes[key])] += 1
@@ -218,7 +236,7 @@ class Anatomy:
     def _kind(self, name: str) -> str:
         if name == self.head:
             return "head"
-        return kind_of(name) if name in self._layers else "experts"
+        return kind_of(name) if name in self._layers else "experts" if is_routed(name) else "other"
 
 
 def anatomy(spec: str) -> Anatomy:

@@ -10,6 +10,7 @@ import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import bitsandbytes
@@ -21,8 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from rung.atomic import folder_beside
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
+from rung.model.files import check_pointer, check_whole, snapshot
 from rung.model.quiet import quiet
-from rung.model.source import converted_folder, find, needs_gguf
+from rung.model.sound import check_finite, check_loaded, check_quantization, check_stored, quantization_of
+from rung.model.source import converted_folder, find, needs_gguf, read_config
 from rung.model.targets import linear_layers
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -31,12 +34,15 @@ QUANTIZATIONS = ("nf4", "nf4-single", "int8", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen model and its tokenizer. `source` is what `from_pretrained` takes to load the same weights again."""
+    """A frozen model and its tokenizer. `source` is what `from_pretrained` takes to load the same weights again, and
+    `notes` what its user should be told of it.
+    """
 
     model: Any
     tokenizer: Any
     source: str
     dtype: torch.dtype
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -66,24 +72,44 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     source, tokenizer = _find(spec), load_tokenizer(spec)
+    config, folder = read_config(spec), snapshot(source)
+    check_quantization(spec, config, quantization, folder)
+    model, info = _loaded(spec, source, quantization, dtype, device)
+    notes = check_loaded(spec, model, info)
+    if quantization_of(config) is None and (folder := snapshot(source)):
+        check_stored(spec, folder)
+    cast_around_linear_layers(model, dtype)
+    check_finite(spec, model)
+    model.requires_grad_(False)
+    model.eval()
+    # The model's own would add to greedy writing what it likes: a repetition penalty, beams.
+    model.generation_config = GenerationConfig()
+    return Base(model, tokenizer, source, dtype, tuple(notes))
+
+
+def _loaded(spec: str, source: str, quantization: str, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
+    """The model, and what `from_pretrained` says of its weights."""
     with quiet():
         try:
             # Without a word on remote code the library asks the user in the terminal.
-            model = AutoModelForCausalLM.from_pretrained(
+            found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 source,
                 trust_remote_code=False,
                 dtype=PRECISIONS.get(quantization, dtype),
                 quantization_config=_quantizer(quantization, dtype),
                 device_map={"": device},
+                output_loading_info=True,
+                # Refused by `check_loaded`, which can name the weight.
+                ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError) as error:
-            raise _cannot_be_loaded(spec, error) from None
-    cast_around_linear_layers(model, dtype)
-    model.requires_grad_(False)
-    model.eval()
-    # The model's own would add to greedy writing what it likes: a repetition penalty, beams.
-    model.generation_config = GenerationConfig()
-    return Base(model, tokenizer, source, dtype)
+        except UnpicklingError as error:
+            raise ModelError(
+                f"The weights of '{spec}' are a pickle that is broken or holds more than tensors, and Rung runs no "
+                "code of a checkpoint; give a model in safetensors."
+            ) from error
+        except Exception as error:  # a broken checkpoint breaks the libraries in any way
+            raise _cannot_be_loaded(spec, error) from error
+    return found
 
 
 def load_tokenizer(spec: str) -> Any:
@@ -93,11 +119,13 @@ def load_tokenizer(spec: str) -> Any:
         ModelError: there is none, or it has no end token.
     """
     source = _find(spec)
+    if Path(source).is_dir():
+        check_whole(Path(source))
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise _cannot_be_loaded(spec, error) from None
+        except Exception as error:  # broken files break the libraries in any way
+            raise _cannot_be_loaded(spec, error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"The tokenizer of '{spec}' has no end token, so nothing trained on it could learn to stop; name one as "
@@ -119,7 +147,7 @@ def end_tokens(spec: str, tokenizer: Any) -> set[int]:
 
 
 def _cannot_be_loaded(spec: str, error: Exception) -> ModelError:
-    first = str(error).strip().splitlines()[0].rstrip(".")
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return ModelError(
         f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
         f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."
@@ -172,12 +200,16 @@ def _converted(gguf: Path) -> str:
     folder = converted_folder(gguf)
     if folder.exists():
         return str(folder)
+    check_pointer(gguf)
     needs_gguf(gguf)
     made = folder_beside(folder)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, output_loading_info=True
+            )
+            check_loaded(str(gguf), model, info)
             # save_pretrained refuses while the configuration says gguf; the weights are dense by now.
             model.hf_quantizer = None
             if hasattr(model.config, "quantization_config"):
@@ -186,8 +218,13 @@ def _converted(gguf: Path) -> str:
             tokenizer.save_pretrained(made)
         with contextlib.suppress(FileExistsError, OSError):  # another process may have made it meanwhile
             made.rename(folder)
+    except ModelError:
+        raise
     except Exception as error:  # a file that is no GGUF breaks its reader in any way
-        raise ModelError(f"The file '{gguf}' cannot be read as GGUF ({error}); give another, or a folder.") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"The file '{gguf}' cannot be read as GGUF ({why}); fetch it again, or give a folder."
+        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not folder.exists():

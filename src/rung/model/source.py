@@ -28,6 +28,11 @@ def find(spec: str) -> Path | str:
         return packaged_gguf() or DEFAULT_HUB_ID
     path = Path(spec).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+            raise ModelError(
+                f"The folder '{spec}' has an adapter (adapter_config.json) and no model; give the model that it is of"
+                f"{_base_of(path / 'adapter_config.json')}, or merge the two and save them."
+            )
         if not (path / "config.json").exists():
             raise ModelError(f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote.")
         return path.resolve()
@@ -38,6 +43,15 @@ def find(spec: str) -> Path | str:
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise ModelError(f"There is no model '{spec}'; {REMEDY}.")
     return spec
+
+
+def _base_of(adapter: Path) -> str:
+    """`, owner/name`, if the adapter says so."""
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f", {base}" if base else ""
 
 
 def at_hand(spec: str) -> list[Path]:
@@ -52,7 +66,7 @@ def at_hand(spec: str) -> list[Path]:
         found = Path(config).parent
     if found.suffix == ".gguf":
         return [found]
-    return sorted(found.glob("*.safetensors")) if found.is_dir() else []
+    return sorted([*found.glob("*.safetensors"), *found.glob("pytorch_model*.bin")]) if found.is_dir() else []
 
 
 def packaged_gguf() -> Path | None:

@@ -77,7 +77,7 @@ class LocalRunner:
         self.trainer = Trainer(base)
         self.recipe, self.folder = recipe, folder
         self.device = base.device
-        check_rows(data, self.trainer.positions, self.trainer.vocabulary)
+        check_rows(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
         self.data, self.train, self.validation = data, data.train, data.validation
         lengths = data.train.lengths
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
