@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import settings
-from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer, write_rows
 
 import rung.data.prepare
 from rung.model.load import Base, load_base
@@ -59,8 +58,4 @@ def exact_base(tiny_folder: Path) -> Iterator[Base]:
 
 @pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
-    """120 rows of a task that two layers can learn: the completion is the prompt's letter, twice."""
-    path = tmp_path / "rows.jsonl"
-    rows = [{"prompt": f"{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2} for i in range(120)]
-    path.write_text("\n".join(json.dumps({**row, "prompt": f"{i}{row['prompt']}"}) for i, row in enumerate(rows)))
-    return path
+    return write_rows(tmp_path / "rows.jsonl")

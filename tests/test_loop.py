@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.odd_tokenizers import byte_level
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_llama, write_rows
 
 from rung import loop
 from rung.errors import DataError, MetricError, ModelError, RecipeError, StudyError, TargetError
@@ -62,13 +64,17 @@ class StopsAt(Listener):
 
 @pytest.fixture
 def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
+    return recipe_of(tiny_folder, rows_file)
+
+
+def recipe_of(model: Path, rows: Path) -> Recipe:
     return Recipe(
-        model=str(tiny_folder),
+        model=str(model),
         quantization="fp32",
         precision="fp32",
-        data=str(rows_file),
-        validation=str(rows_file),
-        test=str(rows_file),
+        data=str(rows),
+        validation=str(rows),
+        test=str(rows),
         allow_leakage=True,
         ranks=(2, 4, 8),
         learning_rates=(1e-3, 4e-3, 1.6e-2),
@@ -77,10 +83,29 @@ def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
     )
 
 
-def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "letters")
+@dataclass(frozen=True)
+class Finished:
+    """A whole study, for tests that only read it; those that go on in its folder take a copy."""
+
+    recipe: Recipe
+    folder: StudyFolder
+    listener: Listener
+    found: dict[str, Any]
+
+    def copy(self, into: Path) -> StudyFolder:
+        return StudyFolder(shutil.copytree(self.folder.path, into / self.folder.path.name))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    root = tmp_path_factory.mktemp("finished")
+    recipe, folder = recipe_of(tiny_folder, write_rows(root / "rows.jsonl")), StudyFolder(root / "studies" / "letters")
     listener = Listener()
-    found = tune(recipe, folder, listener)
+    return Finished(recipe, folder, listener, tune(recipe, folder, listener))
+
+
+def test_a_study_ends_with_an_answer_and_leaves_everything_behind(finished: Finished) -> None:
+    recipe, folder, listener, found = finished.recipe, finished.folder, finished.listener, finished.found
     assert found == json.loads(folder.result.read_text())
     assert {"schema", "study", "model", "baseline", "recommendation", "verdicts", "candidates", "cost"} <= found.keys()
     assert (found["schema"], found["study"]) == (1, "letters")
@@ -120,9 +145,8 @@ def test_a_study_ends_with_an_answer_and_leaves_everything_behind(recipe: Recipe
     assert any(isinstance(heard, Verdict) for heard in listener.heard)
 
 
-def test_the_recommended_adapter_is_the_one_that_was_measured(recipe: Recipe, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "s")
-    found = tune(recipe, folder, Listener())
+def test_the_recommended_adapter_is_the_one_that_was_measured(finished: Finished) -> None:
+    recipe, folder, found = finished.recipe, finished.folder, finished.found
     base = load_base(recipe.model, "fp32", "fp32")
     model = PeftModel.from_pretrained(base.model, folder.path / found["recommendation"]["adapter"]).eval()
     losses = tokens = 0.0
@@ -280,32 +304,33 @@ def without_times(document: Any) -> Any:
 
 
 @pytest.mark.parametrize("ticks", [1, 12, 25])
-def test_an_interrupted_study_goes_on_and_ends_where_the_other_ends(recipe: Recipe, tmp_path: Path, ticks: int) -> None:
-    whole = tune(recipe, StudyFolder(tmp_path / "a" / "s"), Listener())
-    folder = StudyFolder(tmp_path / "b" / "s")
+def test_an_interrupted_study_goes_on_and_ends_where_the_other_ends(
+    finished: Finished, tmp_path: Path, ticks: int
+) -> None:
+    recipe, folder = finished.recipe, StudyFolder(tmp_path / finished.folder.path.name)
     with pytest.raises(KeyboardInterrupt):
         tune(recipe, folder, StopsAt(ticks))
     assert not folder.result.exists()
-    assert without_times(tune(recipe, folder, Listener())) == without_times(whole)
+    assert without_times(tune(recipe, folder, Listener())) == without_times(finished.found)
 
 
 def test_a_finished_study_answers_again_without_training(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = StudyFolder(tmp_path / "s")
-    whole = tune(recipe, folder, Listener())
-    listener = Listener()
+    folder, listener = finished.copy(tmp_path), Listener()
 
     def test(self: object, candidate: object) -> None:
         raise AssertionError("the test split is opened once")
 
     monkeypatch.setattr(loop.LocalRunner, "test", test)
-    assert without_times(tune(recipe, folder, listener)) == without_times(whole)
+    assert without_times(tune(finished.recipe, folder, listener)) == without_times(finished.found)
     assert not any(isinstance(heard, Tick) for heard in listener.heard)
 
 
 def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "s")
+    few = {"ranks": (2,), "learning_rates": (4e-3,), "targets": ("attention",), "alphas": ("2r",)}
+    recipe = recipe.model_copy(update=few)
     tune(recipe, folder, Listener())
     with pytest.raises(StudyError, match=r"passes was 1.0 and is 2"):
         tune(recipe.model_copy(update={"passes": 2}), folder, Listener())

@@ -1,6 +1,9 @@
-"""A tiny Llama made on the spot, with a tokenizer of single characters."""
+"""A tiny Llama made on the spot, with a tokenizer of single characters and something to learn."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -36,3 +39,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+
+
+def write_rows(path: Path) -> Path:
+    """120 rows of a task that two layers can learn: the completion is the prompt's letter, twice."""
+    rows = [{"prompt": f"{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2} for i in range(120)]
+    path.write_text("\n".join(json.dumps({**row, "prompt": f"{i}{row['prompt']}"}) for i, row in enumerate(rows)))
+    return path
