@@ -13,7 +13,7 @@ candidates = st.builds(
     rank=st.integers(1, 512),
     alpha=st.integers(1, 1024),
     targets=st.sampled_from(
-        ["attention", "mlp", "q_proj,v_proj", "q_proj+v_proj", "q_*", "q_x", "q_?", "L" * 300, "L" * 301]
+        ["attention", "all-linear", "q_proj,v_proj", "q_proj+v_proj", "q_*", "q_x", "q_?", "L" * 300, "L" * 301]
     ),
     learning_rate=st.sampled_from([1e-4, 2e-4, 1.5e-4, 1e-3, 1.0000001e-3]),
     use_rslora=st.booleans(),
@@ -30,6 +30,7 @@ def test_unlike_candidates_have_unlike_ids(a: Candidate, b: Candidate) -> None:
     ("candidate", "name"),
     [
         (Candidate(8, 16, "attention", 1e-3), "r8-a16-attention-lr0.001-s0"),
+        (Candidate(8, 16, "all-linear", 2e-3), "r8-a16-all-linear-lr0.002-s0"),
         (
             Candidate(16, 2.5, "attention+lm_head", 1e-5, True, 0.05, 3),
             "r16-a2.5-attention+lm_head-lr1e-05-rslora-d0.05-s3",

@@ -86,3 +86,10 @@ def test_what_cannot_be_read_is_one_sentence_with_its_line(tmp_path: Path, data:
 def test_a_file_that_is_none_is_one_sentence(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="cannot be read .*; give the path of a YAML file"):
         read_yaml(tmp_path / name)
+
+
+def test_rows_in_the_place_of_a_recipe_are_told_where_they_belong(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    with pytest.raises(RecipeError, match=r"rows.jsonl, line 2: this is not YAML .*, and give data with --data\."):
+        read_yaml(path)

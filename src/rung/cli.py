@@ -31,6 +31,8 @@ _INTERRUPTED = 130
 """The exit code that Typer makes of Ctrl-C."""
 _UsageError: Any = typer.BadParameter.__base__
 
+_RECIPE = "A recipe in YAML, whose files are found beside it, or else from here; without one, the embedded default."
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -76,7 +78,7 @@ Numbers = Annotated[
 
 @app.command()
 def tune(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder or a GGUF file.")] = None,
     data: Data = None,
     validation: Validation = None,
@@ -204,7 +206,7 @@ def tune(
 
 @app.command()
 def data(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder or a GGUF file.")] = None,
     data: Data = None,
     validation: Validation = None,
@@ -251,7 +253,7 @@ def data(
 
 @app.command()
 def plan(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; without one, the embedded default.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     device: Annotated[
         str, typer.Option(help="here, from a few real steps; or an estimate for t4, l4, a10, a100, h100, rtx4090 …")
     ] = "here",

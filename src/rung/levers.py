@@ -215,9 +215,9 @@ def short_name(text: str, limit: int) -> str:
 
 def _label(targets: str) -> str:
     """Target modules in a file's name. What no name may have is written as x, and then a hash tells it apart."""
-    if re.fullmatch(r"[\w.+]*", targets, re.ASCII):
+    if re.fullmatch(r"[\w.+-]*", targets, re.ASCII):
         return short_name(targets, LONGEST)
-    plain = re.sub(r"[^\w.+]", "x", targets, flags=re.ASCII)
+    plain = re.sub(r"[^\w.+-]", "x", targets, flags=re.ASCII)
     return f"{short_name(plain, LONGEST - 13)}~{hashlib.sha256(targets.encode()).hexdigest()[:12]}"
 
 

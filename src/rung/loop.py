@@ -322,6 +322,7 @@ def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) 
             observer.note(f"a climb trains {speed:,.0f} tokens a second here, with what it takes to score them")
         amount *= speed
     check_budget(amount, runner.full_tokens)
+    observer.note(f"a budget of {recipe.budget} is {amount / runner.full_tokens:,.1f} trainings in full")
     return amount / runner.full_tokens
 
 

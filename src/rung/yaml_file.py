@@ -39,6 +39,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
         remedy = "indent with spaces, not with tabs" if "\\t" in str(error.problem) else "write 'key: value' lines"
+        remedy += "" if path.suffix in (".yaml", ".yml", ".json") else ", and give data with --data"
         what = ", ".join(filter(None, (error.context, error.problem)))
         raise RecipeError(f"{path}{where}: this is not YAML ({what}); {remedy}.") from None
     except RecursionError:

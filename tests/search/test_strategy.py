@@ -110,3 +110,31 @@ def test_a_grid_trains_everything_once() -> None:
     _, heats, history = run(Grid.of(SMALL), hill())
     assert [heat.candidates for heat in heats] == [SMALL.candidates()]
     assert len(history) == 16
+
+
+DOUBLED = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "16", "rslora", "4r"))
+"""2r is 16 at rank 8, and rslora, 16 / √16, is 4r at rank 16."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Climb(DOUBLED),
+        lambda: Climb(DOUBLED, plan=Plan(semifinalists=6)),
+        lambda: Grid.of(DOUBLED),
+        lambda: Random(DOUBLED, 100),
+        lambda: Tpe(DOUBLED, 8.0),
+    ],
+    ids=["climb", "climb, semifinal", "grid", "random", "tpe"],
+)
+def test_a_space_with_settings_by_two_names_is_searched_to_the_end(make: Callable[[], Strategy]) -> None:
+    decision, _, history = run(make(), hill())
+    assert decision.recommended is not None
+    if isinstance(make(), Grid):
+        assert DOUBLED.combinations - len(history) == 8
+        assert (
+            len(
+                {(m.candidate.rank, m.candidate.scale, m.candidate.targets, m.candidate.learning_rate) for m in history}
+            )
+            == 24
+        )
