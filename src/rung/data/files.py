@@ -71,10 +71,7 @@ _ABOUT = re.compile(r"dataset_infos?\.json|state\.json|dataset_dict\.json|cache-
 
 def _by_split(named: Sequence[tuple[Path, list[Path]]], tell: Tell) -> dict[str, list[Path]]:
     """The files of each split, by their names."""
-    found, left = by_split(named)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        tell(f"'{left[0]}'{more} names no split where others are called train, and is left out")
+    found = by_split(named, tell)
     return {split: [path for paths in own for path in paths] for split, own in found.items()}
 
 
