@@ -124,8 +124,9 @@ def _grown(data: Data) -> Iterator[Finding]:
     pairs = contained(parts)
     sides = [np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.inside)]
     learnt, others = dict[int, int](), dict[int, int]()
-    for row, inside, to, of in zip(pairs.rows.tolist(), pairs.inside.tolist(), *sides, strict=True):
-        if to != of and to == 2 and facts.shape in _TURNS:
+    columns = pairs.rows.tolist(), pairs.inside.tolist(), pairs.partly.tolist()
+    for row, inside, partly, to, of in zip(*columns, *sides, strict=True):
+        if to != of and to == 2 and not partly and facts.shape in _TURNS:
             learnt.setdefault(inside, row)
         elif to != of:
             others.setdefault(*((inside, row) if to == 2 else (row, inside)))
