@@ -92,19 +92,17 @@ class _Stream:
     def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
         texts = [text.encode(errors="replace") for row in rows for text in row]
         raw = np.frombuffer(b"".join(texts), np.uint8)
-        kept = _LETTER[raw]
-        before = np.concatenate([[0], np.cumsum(kept)])
-        bounds = before[np.concatenate([[0], np.cumsum([len(text) for text in texts])])]
+        places = np.flatnonzero(_LETTER[raw])
+        bounds = np.searchsorted(places, np.cumsum([0, *map(len, texts)]))
         self.starts, self.middles, self.ends = bounds[:-1:2], bounds[1::2], bounds[2::2]
-        places, letters = np.flatnonzero(kept), _LOWER[raw[kept]]
+        letters = _LOWER[raw[places]]
         # Between which letters a word may end: where something stood there, or a script without spaces.
         count = len(letters)
-        self.parts = np.ones(count + 1, dtype=bool)
-        self.lines = np.ones(count + 1, dtype=bool)
-        if count:
-            foreign = letters >= 0x80
-            self.parts[1:-1] = (np.diff(places) > 1) | foreign[1:] | foreign[:-1]
-            self.lines[1:-1] = np.diff(np.cumsum(raw == 10)[places]) > 0
+        self.parts, self.lines = np.ones(count + 1, dtype=bool), np.zeros(count + 1, dtype=bool)
+        self.parts[1:-1] = np.diff(places) > 1
+        foreign = np.flatnonzero(letters >= 0x80)
+        self.parts[foreign] = self.parts[foreign + 1] = True
+        self.lines[np.searchsorted(places, np.flatnonzero(raw == 10))] = True
         self.parts[bounds] = self.lines[bounds] = True
         powers, self._inverse = _powers(count.bit_length())
         self._sums = np.zeros(count + 1, np.uint64)
@@ -157,14 +155,10 @@ class _Needles:
 
     def within(self, stream: _Stream) -> tuple[Numbers, Numbers]:
         """The rows of the stream that have a needle in their prompt, each with the needle's place."""
-        sizes = stream.middles - stream.starts
-        row_of = np.repeat(np.arange(len(sizes)), sizes)
         # The ends of words in prompts, but not where a prompt begins.
-        places = np.repeat(stream.starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(
-            int(sizes.sum())
-        )
-        ends = places + 1
-        chosen = stream.parts[ends]
+        ends = np.flatnonzero(stream.parts)
+        row_of = np.searchsorted(stream.starts, ends, side="left") - 1
+        chosen = (row_of >= 0) & (ends <= stream.middles[row_of]) & (ends > stream.starts[row_of])
         row_of, ends = row_of[chosen], ends[chosen]
         rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for size, tails in self.by_size.items():
