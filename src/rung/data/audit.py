@@ -301,7 +301,7 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     """How the completions are read, where they are numbers."""
     numbers = column.convention(given)
     read = column.reads[numbers.decimal]
-    if read < max(1, NUMBERS * column.rows):
+    if column.numbers < max(1, NUMBERS * column.rows):
         return
     shown = column.shown
     kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
@@ -326,11 +326,13 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
         severity = "warning"
     if column.unit is None:
         units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
-        says, severity = f"{says} They have several units ({units}), so no error of theirs is worked out.", "warning"
+        says += f" The numbers have several units ({units}), so no error of theirs is worked out."
+        severity = "warning"
     if others := column.rows - read:
         text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
         is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
-        says, severity = f"{says} {is_none}, such as {_quoted(text)}; write all of them alike.", "warning"
+        says += f" {is_none}, such as {_quoted(text)}; write all of them alike."
+        severity = "warning"
     if says:
         yield Finding("numbers", severity, says.strip())
 

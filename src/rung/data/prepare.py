@@ -72,8 +72,8 @@ class Facts:
     `read` counts the rows of each split, `long` those of them that are longer than `max_tokens`, and `lengths` the rows
     of each number of tokens. `made` are the splits that were made by a hash. `bad` counts malformed rows, and `listed`
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
-    completion. `ends` are the tokens at which writing stops. `numbers` says how the numbers among the completions of
-    all splits are written, and `told` what was taken otherwise than somebody might think. `together` counts rows that
+    completion. `ends` are the tokens at which writing stops. `numbers` says how the numbers among the training
+    completions are written, and `told` what was taken otherwise than somebody might think. `together` counts rows that
     go on from another row and were kept in its split, and `apart` those that were too many for that.
     """
 
@@ -265,7 +265,7 @@ def _write(
                 if example:
                     answer = renderer.answer(row, found)
                     writers[split].add(example, row, answer, where)
-                    seen.numbers.add(answer[1])
+                    seen.numbers.add(answer[1], held=split != "train")
             passed += len(piece)
             if passed % (100 * _PIECE) == 0:
                 tell(f"{passed:,} rows read and tokenised")
