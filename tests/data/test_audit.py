@@ -331,9 +331,10 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (["5 kg", "300 g"], "They have several units ('kg', 'g'), so no error of theirs is worked out"),
-        (["3,5"] * 30 + ["2.5"], "15 of 540 completions are no such number, such as '2.5'"),
-        (["3,5"] * 30 + ["3,1,2"], "15 of 540 completions are no such number, such as '3,1,2'"),
+        (["5 kg", "300 g"], "The numbers have several units ('kg', 'g'), so no error of theirs is worked out"),
+        (["3,5"] * 30 + ["2.5"], "9 of 300 completions are no such number, such as '2.5'"),
+        (["3,5"] * 30 + ["3,1,2"], "9 of 300 completions are no such number, such as '3,1,2'"),
+        (["3,5", "2.5"], "150 of 300 completions are no such number, such as '3,5'; write all of them alike"),
         (["7.0", "12.0", "3.0"], "Whole numbers are written as '7.0', as a table does once one of them is missing"),
     ],
 )

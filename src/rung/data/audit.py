@@ -131,8 +131,9 @@ def _grown(data: Data) -> Iterator[Finding]:
     pairs = contained(parts)
     sides = [np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.inside)]
     learnt, others = dict[int, int](), dict[int, int]()
-    for row, inside, to, of in zip(pairs.rows.tolist(), pairs.inside.tolist(), *sides, strict=True):
-        if to != of and to == 2 and facts.shape in _TURNS:
+    columns = pairs.rows.tolist(), pairs.inside.tolist(), pairs.partly.tolist()
+    for row, inside, partly, to, of in zip(*columns, *sides, strict=True):
+        if to != of and to == 2 and not partly and facts.shape in _TURNS:
             learnt.setdefault(inside, row)
         elif to != of:
             others.setdefault(*((inside, row) if to == 2 else (row, inside)))
@@ -351,7 +352,7 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     """How the completions are read, where they are numbers."""
     numbers = column.convention(given)
     read = column.reads[numbers.decimal]
-    if read < max(1, NUMBERS * column.rows):
+    if column.numbers < max(1, NUMBERS * column.rows):
         return
     shown = column.shown
     kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
@@ -376,11 +377,13 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
         severity = "warning"
     if column.unit is None:
         units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
-        says, severity = f"{says} They have several units ({units}), so no error of theirs is worked out.", "warning"
+        says += f" The numbers have several units ({units}), so no error of theirs is worked out."
+        severity = "warning"
     if others := column.rows - read:
         text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
         is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
-        says, severity = f"{says} {is_none}, such as {_quoted(text)}; write all of them alike.", "warning"
+        says += f" {is_none}, such as {_quoted(text)}; write all of them alike."
+        severity = "warning"
     if says:
         yield Finding("numbers", severity, says.strip())
 
