@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.odd_tokenizers import byte_level, words
+from tests.odd_tokenizers import byte_level, pieces, words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.audit import Finding, audit
@@ -199,6 +199,14 @@ def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too
         f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 4: "
         "'row 3 달:' is read as 'row 3 :'."
     )
+
+
+def test_texts_that_write_marks_of_their_own_are_no_loss(tmp_path: Path) -> None:
+    for tokenizer, marks in ((pieces(), "<s>"), (byte_level(bos="<s>", around="<s> $A"), "<s>")):
+        texts = [{"text": f"{marks}{'the ' * (i + 1)}cat</s>{marks}and Peru"} for i in range(60)]
+        files = [write(tmp_path / f"{name}.jsonl", texts) for name in "avt"]
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        assert "lossy" not in {finding.kind for finding in audit(data, tokenizer)}
 
 
 def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
