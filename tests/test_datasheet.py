@@ -64,6 +64,14 @@ def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_p
     assert severities == sorted(severities, key=["error", "warning", "note"].index), "the worst first"
 
 
+def test_rows_that_do_not_fit_the_model_are_an_error_in_the_audit(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", [*pairs(400), {"prompt": "long " * 30, "completion": "x"}])
+    found = look(tiny_folder, data, with_model=True)
+    assert found["untuned"] is None
+    assert found["audit"][0]["kind"] == "limits"
+    assert found["audit"][0]["says"].startswith("1 of 401 rows have more tokens than the model has positions, 128, and")
+
+
 def test_a_loss_that_is_small_is_no_word_against_another_language(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

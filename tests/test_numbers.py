@@ -159,6 +159,14 @@ def test_the_decimal_mark_is_told_from_the_whole_column(texts: list[str], decima
     assert column.convention("point").decimal == "point"
 
 
+def test_held_out_texts_tell_the_decimal_mark_and_no_more() -> None:
+    column = Column.of(["1,234", "2,345"])
+    column.add("3,14 kg", held=True)
+    column.add("no number", held=True)
+    assert (column.convention(), column.asked) == (COMMA, False)
+    assert (column.rows, column.reads, column.unit) == (2, {"point": 2, "comma": 2}, "")
+
+
 def test_numbers_of_several_units_are_no_column_of_numbers() -> None:
     def numeric(*texts: str) -> bool:
         column = Column.of(texts)

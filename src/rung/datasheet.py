@@ -15,6 +15,7 @@ from rung.data.limits import check_rows
 from rung.data.prepare import Data, fits, prepare
 from rung.engine.memory import memory_limit
 from rung.engine.trainer import Trainer
+from rung.errors import DataError
 from rung.levers import Scores
 from rung.metrics import Written
 from rung.model.load import Base, end_tokens, load_base, load_tokenizer
@@ -47,9 +48,14 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
     findings = audit(data, tokenizer, recipe.numbers)
     quality = quality_of(data, recipe)
     base = _base(recipe) if with_model else None
-    scores = _scored(base, data, tell) if base else None
-    if scores:
-        findings += _far(scores, data, recipe, asks_for_head(findings))
+    scores = None
+    if base:
+        try:
+            scores = _scored(base, data, tell)
+        except DataError as error:
+            findings.append(Finding("limits", "error", str(error)))
+        else:
+            findings += _far(scores, data, recipe, asks_for_head(findings))
     facts, held = data.facts, data.validation
     rows = range(len(held)) if facts.shape != "text" else range(0)
     validation = [Written("", text.after, text.before, text.where) for text in map(held.texts, rows)]
@@ -126,6 +132,10 @@ def _base(recipe: Recipe) -> Base | None:
 
 
 def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
+    """
+    Raises:
+        DataError: a row does not fit the model.
+    """
     tell("asking the untuned model")
     trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
     check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)

@@ -166,12 +166,13 @@ class Column:
         point: texts that only a decimal point makes a number; `comma`, those that only a decimal comma does.
         either: texts that both make a number, but not the same one.
         spaced: numbers that have plain spaces between thousands; `floats`, whole ones such as `7.0`.
-        reads: texts that are nothing but a number, by the decimal mark.
+        reads: texts that are nothing but a number, by the decimal mark; `numbers`, those that are by one or the other.
         units: the units and currencies behind or before the numbers, with how often each stands there.
         shown: the first text of each kind.
     """
 
     rows: int = 0
+    numbers: int = 0
     point: int = 0
     comma: int = 0
     either: int = 0
@@ -189,35 +190,35 @@ class Column:
             column.add(text)
         return column
 
-    def add(self, text: str) -> None:
-        """One more text."""
-        self.rows += 1
-        if not _DIGIT.search(text):
-            self._show("none", text)
-            return
+    def add(self, text: str, held: bool = False) -> None:
+        """One more text; one that is `held` out is evidence of the decimal mark and no more."""
+        column = Column() if held else self
+        column.rows += 1
         by = {one.decimal: replace(one, spaced=True).whole(text) for one in (POINT, COMMA)}
         for decimal, found in by.items():
-            self.reads[decimal] += found is not None
+            column.reads[decimal] += found is not None
         found = by["point"] or by["comma"]
         if found is None:
-            self._show("none", text)
+            column._show("none", text)
             self._first(text)
             return
-        self.spaced += found.spaced
-        self.units[found.unit] = self.units.get(found.unit, 0) + 1
+        column.numbers += 1
+        column.spaced += found.spaced
+        column.units[found.unit] = column.units.get(found.unit, 0) + 1
         if text.endswith(".0") and text.count(".") == 1:
-            self.floats += 1
-            self._show("floats", text)
+            column.floats += 1
+            column._show("floats", text)
         if found.times:
-            self._show("times", text)
+            column._show("times", text)
         if found.value < 0 and text.strip()[-1:] in ("-", ")"):
-            self._show("negative", text)
+            column._show("negative", text)
         self._tell(text, *(found.value if found else None for found in by.values()))
 
     def _first(self, text: str) -> None:
         """By the first number in a sentence."""
         digit = _DIGIT.search(text)
-        assert digit
+        if not digit:
+            return
         same = text[max(0, digit.start() - 2) : digit.start() + _LONGEST].translate(_SAME)
         run = next((run for run in _RUN.finditer(same) if run["body"]), None)
         if run:

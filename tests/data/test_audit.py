@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.odd_tokenizers import byte_level, words
+from tests.odd_tokenizers import byte_level, pieces, words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.audit import Finding, audit
@@ -201,6 +201,14 @@ def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too
     )
 
 
+def test_texts_that_write_marks_of_their_own_are_no_loss(tmp_path: Path) -> None:
+    for tokenizer, marks in ((pieces(), "<s>"), (byte_level(bos="<s>", around="<s> $A"), "<s>")):
+        texts = [{"text": f"{marks}{'the ' * (i + 1)}cat</s>{marks}and Peru"} for i in range(60)]
+        files = [write(tmp_path / f"{name}.jsonl", texts) for name in "avt"]
+        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
+        assert "lossy" not in {finding.kind for finding in audit(data, tokenizer)}
+
+
 def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
     tokenizer = byte_level(bos="<s>", around="<s> $A")
     chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
@@ -331,9 +339,10 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (["5 kg", "300 g"], "They have several units ('kg', 'g'), so no error of theirs is worked out"),
-        (["3,5"] * 30 + ["2.5"], "15 of 540 completions are no such number, such as '2.5'"),
-        (["3,5"] * 30 + ["3,1,2"], "15 of 540 completions are no such number, such as '3,1,2'"),
+        (["5 kg", "300 g"], "The numbers have several units ('kg', 'g'), so no error of theirs is worked out"),
+        (["3,5"] * 30 + ["2.5"], "9 of 300 completions are no such number, such as '2.5'"),
+        (["3,5"] * 30 + ["3,1,2"], "9 of 300 completions are no such number, such as '3,1,2'"),
+        (["3,5", "2.5"], "150 of 300 completions are no such number, such as '3,5'; write all of them alike"),
         (["7.0", "12.0", "3.0"], "Whole numbers are written as '7.0', as a table does once one of them is missing"),
     ],
 )

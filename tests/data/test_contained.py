@@ -22,10 +22,14 @@ def stored(path: Path, rows: Pairs) -> Examples:
     return Examples(path)
 
 
-def found(folder: Path, *parts: Pairs) -> set[tuple[int, int]]:
+def all_found(folder: Path, *parts: Pairs) -> set[tuple[int, int, bool]]:
     stores = [stored(folder / f"{number}.arrow", rows) for number, rows in enumerate(parts)]
     pairs = contained(stores)
-    return set(zip(pairs.rows.tolist(), pairs.inside.tolist(), strict=True))
+    return set(zip(pairs.rows.tolist(), pairs.inside.tolist(), pairs.partly.tolist(), strict=True))
+
+
+def found(folder: Path, *parts: Pairs) -> set[tuple[int, int]]:
+    return {(row, inside) for row, inside, partly in all_found(folder, *parts) if not partly}
 
 
 def letters(text: str) -> str:
@@ -33,13 +37,16 @@ def letters(text: str) -> str:
     return "".join(char.lower() if char.isalnum() else "\n" if char == "\n" else " " for char in text)
 
 
-def plainly(rows: Pairs) -> set[tuple[int, int]]:
+def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
     """The same pairs, by trying every stretch of every prompt; for texts in ASCII."""
-    first: dict[str, int] = {}
-    for number, (prompt, answer) in enumerate(rows):
-        bare = "".join(letters(prompt + answer).split())
-        if letters(prompt).split() and letters(answer).split() and len(bare) >= FIRST_LINES:
-            first.setdefault(bare, number)
+    first: dict[str, tuple[int, bool]] = {}
+    for partly, least in ((False, FIRST_LINES), (True, FIRST)):
+        for number, (prompt, answer) in enumerate(rows):
+            shown = letters(prompt).strip()
+            asked = shown.rpartition("\n")[2] if partly else shown
+            bare = "".join(letters(asked + answer).split())
+            if asked.split() and letters(answer).split() and len(bare) >= least and (not partly or "\n" in shown):
+                first.setdefault(bare, (number, partly))
     pairs = set()
     for number, (prompt, _) in enumerate(rows):
         marked = letters(prompt)
@@ -57,7 +64,7 @@ def plainly(rows: Pairs) -> set[tuple[int, int]]:
                     else:
                         fits = len(needle) >= ANYWHERE and not marked[begin - 1].isalnum()
                     if fits:
-                        pairs.add((number, inside))
+                        pairs.add((number, *inside))
     return pairs
 
 
@@ -74,7 +81,7 @@ def test_the_pairs_are_those_of_plain_comparison(
     folder = tmp_path_factory.mktemp("c")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rung.data.contained, "_PIECE", data.draw(st.sampled_from([1, 50, 1000])))
-        assert found(folder, rows[:2], rows[2:]) == plainly(rows)
+        assert all_found(folder, rows[:2], rows[2:]) == plainly(rows)
 
 
 def test_a_conversation_that_grows_in_several_ways(tmp_path: Path) -> None:
@@ -106,3 +113,27 @@ def test_what_all_prompts_show_is_a_frame(tmp_path: Path) -> None:
     rows = [(f"{shown[0]}{shown[1]}\nQuestion: what is {i} and {i}? Answer:", f" it is {2 * i}") for i in range(150)]
     assert found(tmp_path, [shown, *rows]) == set()
     assert len(found(tmp_path, [shown, *rows[:90]])) == 90
+
+
+def test_rows_that_have_the_last_turns_alone(tmp_path: Path) -> None:
+    turns = [
+        "Where did you go?",
+        "To the sea of grass.",
+        "Did you like it there?",
+        "I did like it well.",
+        "And now?",
+        "Home.",
+    ]
+    rows = [
+        ("\n".join(turns[:3]), turns[3]),
+        ("\n".join(turns[2:5]), turns[5]),
+        (f"Be brief.\n{turns[2]}\n{turns[3]}\nWhy?", "So."),
+    ]
+    assert all_found(tmp_path, rows) == {(1, 0, True), (2, 0, True)}
+
+
+def test_a_commonplace_ties_no_rows(tmp_path: Path) -> None:
+    rows = [(f"Story {i}\nThank you very much for this!", "You are welcome, any time!") for i in range(20)]
+    more = [(f"{prompt}\n{answer}\nAnd {i}?", "No.") for i, (prompt, answer) in enumerate(rows)]
+    assert {partly for _, _, partly in all_found(tmp_path, rows, more)} == {False}
+    assert found(tmp_path, rows, more) == {(20 + i, i) for i in range(20)}

@@ -291,6 +291,7 @@ def test_json_values_one_after_another_are_all_read(tmp_path: Path) -> None:
             '{"p": {"0": "x", "1": "y"}, "c": {"0": "1", "1": "2"}}',
             "one object of columns ('p', 'c', each an object with 2 rows); write a list of objects",
         ),
+        ("a.json", '{"train": [{"p": 1}, {"p": 2}], "test": [{"p": 3}, {"p": 4}]}', "has its 2 rows under 'train'"),
         ("a.json", '{"version": 1, "data": [{"p": 1}, {"p": 2}]}', "one object that has its 2 rows under 'data'"),
     ],
 )

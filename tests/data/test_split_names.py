@@ -9,7 +9,13 @@ from rung.errors import DataError
 
 
 def split(*names: str) -> dict[str, list[str]]:
-    return by_split([(PurePath(name), name) for name in names])[0]
+    return by_split([(PurePath(name), name) for name in names], lambda _: None)
+
+
+def told(*names: str) -> list[str]:
+    heard: list[str] = []
+    by_split([(PurePath(name), name) for name in names], heard.append)
+    return heard
 
 
 @pytest.mark.parametrize(
@@ -75,8 +81,15 @@ def test_a_word_in_the_middle_counts_where_another_file_has_another_split_there(
 
 def test_files_without_a_split_are_left_out_where_others_are_to_train_on_and_are_named() -> None:
     names = ["train.jsonl", "notes.jsonl", "more/rows.jsonl"]
-    found, left = by_split([(PurePath(name), name) for name in names])
-    assert (found, left) == ({"train": ["train.jsonl"]}, [PurePath("notes.jsonl"), PurePath("more/rows.jsonl")])
+    assert split(*names) == {"train": ["train.jsonl"]}
+    assert told(*names) == ["'notes.jsonl' and 1 more names no split where others are called train, and is left out"]
+    assert told("notes.jsonl", "test.jsonl") == []
+
+
+def test_a_file_in_a_folder_of_another_split_is_told() -> None:
+    says = "'test/train_of_thought.csv' is taken for the train split by its own name, though it lies in one called test"
+    assert told("test/train_of_thought.csv") == [says]
+    assert told("train_test_split/test.csv", "test/test-1.csv", "data/train.csv") == []
 
 
 def test_a_file_whose_name_says_two_splits_is_refused() -> None:

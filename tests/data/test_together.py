@@ -60,6 +60,12 @@ def test_a_conversation_given_as_growing_rows_is_on_one_side(tmp_path: Path, sha
         assert len(set(sources)) == len(sources) / 3, "and count as one"
 
 
+def test_windows_of_a_conversation_are_on_one_side(tmp_path: Path) -> None:
+    rows = [as_messages(turns(i)[max(0, end - 4) : end]) for i in range(200) for end in (2, 4, 6)]
+    data = prepare(Recipe(data=write(tmp_path / "a.jsonl", rows), template="plain"), tiny_tokenizer())
+    assert (data.facts.together, data.facts.apart) == (600, 0)
+
+
 def test_rows_that_have_nothing_to_do_with_one_another_stay_where_they_are(tmp_path: Path) -> None:
     single = [as_text(turns(i)[:2]) for i in range(300)]
     before = prepare(Recipe(data=write(tmp_path / "a.jsonl", single)), tiny_tokenizer())

@@ -5,7 +5,8 @@ Such rows are not independent. Texts are compared by their letters and digits al
 and answer together are a *needle*. The last 2ᵏ bytes of a needle, for the largest k that they have, are its *tail*:
 wherever the last 2ᵏ bytes before the end of a word in a prompt have the hash of a tail, the whole needle is compared,
 by a hash too. Hashes of all stretches come from one running sum (Karp and Rabin, 1987), so every text is gone through
-once for each k, and no row is compared with all others.
+once for each k, and no row is compared with all others. The last line of a prompt and the answer are a needle too, for
+rows that have the last turns alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FIRST, FIRST_LINES = 12, 4
 COMMON = 0.02
 """What stands in so large a share of all prompts, and in more than a hundred, is a frame that they share."""
 _COMMONEST = 100
+_COMMONEST_LINES = 10
+"""A line and its answer that stand in more prompts are a commonplace."""
 _CANDIDATES = 64
 """Needles with one tail that are compared."""
 _PIECE = 1 << 17
@@ -42,27 +45,29 @@ _VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 256, dtype=np.uin
 
 @dataclass(frozen=True)
 class Contained:
-    """Pairs of rows, numbered through all splits: the prompt of `rows[i]` has all of row `inside[i]` in it."""
+    """Pairs of rows, numbered through all splits: the prompt of `rows[i]` has all of row `inside[i]` in it. Where it is
+    `partly`, that is only the last line of the prompt and the answer, as where each row has the last turns alone.
+    """
 
     rows: Numbers
     inside: Numbers
+    partly: npt.NDArray[np.bool_]
 
 
 def contained(parts: Sequence[Examples]) -> Contained:
     """Every such pair of rows, but for what many prompts share. Of rows with one text `inside` is the first."""
     needles = _Needles(parts)
-    rows, inside = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     first = 0
     for piece in _pieces(parts):
-        stream = _Stream(piece)
-        own, found = needles.within(stream)
+        own, needle = needles.within(_Stream(piece))
         rows.append(own + first)
-        inside.append(found)
+        found.append(needle)
         first += len(piece)
-    pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(inside)]), axis=1)
-    often = np.bincount(pairs[1], minlength=first) > max(_COMMONEST, COMMON * first)
-    pairs = pairs[:, ~often[pairs[1]]]
-    return Contained(pairs[0], pairs[1])
+    row, needle = np.unique(np.stack([np.concatenate(rows), np.concatenate(found)]), axis=1)
+    most = np.where(needles.partly, _COMMONEST_LINES, max(_COMMONEST, COMMON * first))
+    rare = (np.bincount(needle, minlength=len(most)) <= most)[needle]
+    return Contained(row[rare], needles.number[needle[rare]], needles.partly[needle[rare]])
 
 
 def _pieces(parts: Sequence[Examples]) -> Iterator[list[tuple[str, str]]]:
@@ -87,23 +92,27 @@ class _Stream:
     def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
         texts = [text.encode(errors="replace") for row in rows for text in row]
         raw = np.frombuffer(b"".join(texts), np.uint8)
-        kept = _LETTER[raw]
-        before = np.concatenate([[0], np.cumsum(kept)])
-        bounds = before[np.concatenate([[0], np.cumsum([len(text) for text in texts])])]
+        places = np.flatnonzero(_LETTER[raw])
+        bounds = np.searchsorted(places, np.cumsum([0, *map(len, texts)]))
         self.starts, self.middles, self.ends = bounds[:-1:2], bounds[1::2], bounds[2::2]
-        places, letters = np.flatnonzero(kept), _LOWER[raw[kept]]
+        letters = _LOWER[raw[places]]
         # Between which letters a word may end: where something stood there, or a script without spaces.
         count = len(letters)
-        self.parts = np.ones(count + 1, dtype=bool)
-        self.lines = np.ones(count + 1, dtype=bool)
-        if count:
-            foreign = letters >= 0x80
-            self.parts[1:-1] = (np.diff(places) > 1) | foreign[1:] | foreign[:-1]
-            self.lines[1:-1] = np.diff(np.cumsum(raw == 10)[places]) > 0
+        self.parts, self.lines = np.ones(count + 1, dtype=bool), np.zeros(count + 1, dtype=bool)
+        self.parts[1:-1] = np.diff(places) > 1
+        foreign = np.flatnonzero(letters >= 0x80)
+        self.parts[foreign] = self.parts[foreign + 1] = True
+        self.lines[np.searchsorted(places, np.flatnonzero(raw == 10))] = True
         self.parts[bounds] = self.lines[bounds] = True
         powers, self._inverse = _powers(count.bit_length())
         self._sums = np.zeros(count + 1, np.uint64)
         np.cumsum(_VALUES[letters] * powers[:count], out=self._sums[1:])
+
+    def last_lines(self) -> Numbers:
+        """Where the last line of each prompt begins."""
+        before = np.maximum.accumulate(np.where(self.lines, np.arange(len(self.lines)), 0))
+        found: Numbers = before[np.maximum(self.middles - 1, 0)]
+        return found
 
     def hash(self, first: Numbers, end: Numbers) -> Hashes:
         """Of the letters from `first` up to `end`, each an array (n,): the same for the same letters wherever they
@@ -126,37 +135,30 @@ class _Needles:
     """The prompt and answer of every row that has both, each once, by their tails."""
 
     def __init__(self, parts: Sequence[Examples]) -> None:
-        wholes, lengths, tails, numbers = [], [], [], []
+        found: list[tuple[Numbers, Numbers, Hashes, Hashes]] = []
+        lines: list[tuple[Numbers, Numbers, Hashes, Hashes]] = []
         first = 0
         for piece in _pieces(parts):
             stream = _Stream(piece)
-            length = stream.ends - stream.starts
-            usable = (stream.middles > stream.starts) & (stream.ends > stream.middles) & (length >= FIRST_LINES)
-            starts, ends, length = stream.starts[usable], stream.ends[usable], length[usable]
-            wholes.append(stream.hash(starts, ends))
-            tails.append(stream.hash(ends - _tail(length), ends))
-            lengths.append(length)
-            numbers.append(np.flatnonzero(usable) + first)
+            both = (stream.middles > stream.starts) & (stream.ends > stream.middles)
+            found.append(_cut(stream, stream.starts, both, FIRST_LINES, first))
+            last = stream.last_lines()
+            lines.append(_cut(stream, last, both & (last > stream.starts), FIRST, first))
             first += len(piece)
-        whole = np.concatenate([np.zeros(0, np.uint64), *wholes])
+        empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        number, length, whole, tail = (np.concatenate(own) for own in zip(empty, *found, *lines, strict=True))
+        partly = np.arange(len(number)) >= sum(len(own[0]) for own in found)
         _, once = np.unique(whole, return_index=True)
-        self.whole = whole[once]
-        self.length = np.concatenate([np.zeros(0, np.int64), *lengths])[once]
-        self.number = np.concatenate([np.zeros(0, np.int64), *numbers])[once]
-        tail = np.concatenate([np.zeros(0, np.uint64), *tails])[once]
+        self.number, self.length, self.whole, self.partly = number[once], length[once], whole[once], partly[once]
         sizes = _tail(self.length)
-        self.by_size = {int(size): _Tails(tail, np.flatnonzero(sizes == size)) for size in np.unique(sizes)}
+        self.by_size = {int(size): _Tails(tail[once], np.flatnonzero(sizes == size)) for size in np.unique(sizes)}
 
     def within(self, stream: _Stream) -> tuple[Numbers, Numbers]:
-        """The rows of the stream that have a needle in their prompt, each with the number of its row."""
-        sizes = stream.middles - stream.starts
-        row_of = np.repeat(np.arange(len(sizes)), sizes)
+        """The rows of the stream that have a needle in their prompt, each with the needle's place."""
         # The ends of words in prompts, but not where a prompt begins.
-        places = np.repeat(stream.starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) + np.arange(
-            int(sizes.sum())
-        )
-        ends = places + 1
-        chosen = stream.parts[ends]
+        ends = np.flatnonzero(stream.parts)
+        row_of = np.searchsorted(stream.starts, ends, side="left") - 1
+        chosen = (row_of >= 0) & (ends <= stream.middles[row_of]) & (ends > stream.starts[row_of])
         row_of, ends = row_of[chosen], ends[chosen]
         rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for size, tails in self.by_size.items():
@@ -174,8 +176,21 @@ class _Needles:
             counts = np.where(begin == stream.starts[own], length >= enough, stream.parts[begin] & (length >= ANYWHERE))
             counts &= stream.hash(begin, end) == self.whole[needle]
             rows.append(own[counts])
-            found.append(self.number[needle[counts]])
+            found.append(needle[counts])
         return np.concatenate(rows), np.concatenate(found)
+
+
+def _cut(
+    stream: _Stream, starts: Numbers, usable: npt.NDArray[np.bool_], least: int, first: int
+) -> tuple[Numbers, Numbers, Hashes, Hashes]:
+    """The stretch of each row from such a start to its answer's end: the row's number, the length, its hash, and that
+    of its tail.
+    """
+    usable = usable & (stream.ends - starts >= least)
+    start, end = starts[usable], stream.ends[usable]
+    length = end - start
+    tail = stream.hash(end - _tail(length), end)
+    return np.flatnonzero(usable) + first, length, stream.hash(start, end), tail
 
 
 class _Tails:

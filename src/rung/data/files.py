@@ -71,10 +71,7 @@ _ABOUT = re.compile(r"dataset_infos?\.json|state\.json|dataset_dict\.json|cache-
 
 def _by_split(named: Sequence[tuple[Path, list[Path]]], tell: Tell) -> dict[str, list[Path]]:
     """The files of each split, by their names."""
-    found, left = by_split(named)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        tell(f"'{left[0]}'{more} names no split where others are called train, and is left out")
+    found = by_split(named, tell)
     return {split: [path for paths in own for path in paths] for split, own in found.items()}
 
 
@@ -231,8 +228,8 @@ def _rows_inside(value: Any) -> str:
         return ""
     names, parts = ", ".join(map(repr, value)), list(value.values())
     if all(isinstance(part, list) and len(part) > 1 for part in parts) and len(set(map(len, parts))) == 1:
-        turns = any(isinstance(one, dict) and {"role", "from"} & one.keys() for part in parts for one in part)
-        if len(parts) > 1 and not turns:
+        objects = any(isinstance(one, dict) for part in parts for one in part)
+        if len(parts) > 1 and not objects:
             return f"of columns ({names}, each a list of {len(parts[0]):,})"
     if all(isinstance(part, dict) and len(part) > 1 for part in parts) and len({tuple(part) for part in parts}) == 1:
         return f"of columns ({names}, each an object with {len(parts[0]):,} rows)" if len(parts) > 1 else ""

@@ -74,9 +74,9 @@ class Facts:
     says what is wrong with the first of them. `merged` counts rows whose prompt ends in a token that merges with the
     completion. `ends` are the tokens at which writing stops, and `own_ends` those of them that the template alone
     ends its turns with: neither the tokenizer nor the model's generation_config.json names them. `numbers` says how the
-    numbers among the completions of all splits are written, and `told` how files were taken otherwise than somebody
-    might think. `remarks` are what rows say and their texts do not, counted. `together` counts rows that go on from
-    another row and were kept in its split, and `apart` those that were too many for that.
+    numbers among the training completions are written, and `told` how files were taken otherwise than somebody might
+    think. `remarks` are what rows say and their texts do not, counted. `together` counts rows that go on from another
+    row and were kept in its split, and `apart` those that were too many for that.
     """
 
     shape: str
@@ -270,7 +270,7 @@ def _write(
                 if example:
                     answer = renderer.answer(row, found)
                     writers[split].add(example, row, answer, where)
-                    seen.numbers.add(answer[1])
+                    seen.numbers.add(answer[1], held=split != "train")
             passed += len(piece)
             if passed % (100 * _PIECE) == 0:
                 tell(f"{passed:,} rows read and tokenised")

@@ -234,40 +234,32 @@ class Renderer:
     def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
         whole, *marks = stretches
-        turns, count = _parted(row), len(row.prompt) + len(row.completion)
-        pair = None
+        turns = _parted(row)
         if row.kind == "pair":
-            given = marks.pop(0)
+            given, *marks = marks
             pair = self._example(row, self._ended(whole, _shared(given, whole)), given)
-            if not row.silent:
-                return pair
-        starts, ends = dict(zip(turns, marks[::2], strict=True)), dict(zip(turns, marks[1::2], strict=False))
-        if pair:
-            whole = pair.ids
-        elif turns[-1] + 1 == count:
-            whole = self._ended(whole, _shared(starts[turns[-1]], whole))
-        spans = {turn: self._turn(whole, starts[turn], ends.get(turn, whole)) for turn in turns}
-        holes = [spans.get(turn) for turn in row.silent]
-        if pair or self.learn == "all":
-            if None in holes:
-                return DataError(
-                    "the chat template shows a turn otherwise that is not to be learnt, once others follow"
-                )
-            learnt = _without(pair.learned if pair else ((0, len(whole)),), [hole for hole in holes if hole])
-            if pair:
-                return replace(pair, spans=learnt)
-        else:
-            learnt = tuple(span for turn in turns if turn not in row.silent and (span := spans[turn]))
-        if not learnt:
-            return DataError("the chat template shows no turn of the assistant as it would be written")
-        told = (
-            [] if self.learn == "all" else [_REWRITTEN for turn in turns if turn not in row.silent and not spans[turn]]
-        )
-        if self.learn != "all" and row.prompt[0]["role"] == "assistant" and 0 not in row.silent:  # type: ignore[index]
-            told.append(_FIRST)
-        given = starts[len(row.prompt)]
+            return _silenced(pair, [self._place(pair.ids, marks, turns, i) for i in row.silent]) if turns else pair
+        if turns[-1] + 1 == len(row.prompt) + len(row.completion):
+            whole = self._ended(whole, _shared(marks[-1], whole))
+        given, places = marks[2 * turns.index(len(row.prompt))], {i: self._place(whole, marks, turns, i) for i in turns}
         merged = () if whole[: len(given)] == given else given
-        return Example(whole, _shared(given, whole), row.source, learnt, merged, tuple(told))
+        example = Example(whole, _shared(given, whole), row.source, ((0, len(whole)),), merged)
+        if self.learn == "all":
+            return _silenced(example, [places.get(i) for i in row.silent])
+        wanted = [i for i in turns if i not in row.silent]
+        spans = tuple(place for i in wanted if (place := places[i]))
+        if not spans:
+            return DataError("the chat template shows no turn of the assistant as it would be written")
+        first = row.prompt[0]["role"] == "assistant" and 0 not in row.silent  # type: ignore[index]
+        told = (_REWRITTEN,) * (len(wanted) - len(spans)) + (_FIRST,) * first
+        return replace(example, spans=spans, told=told)
+
+    def _place(self, whole: Ids, marks: Sequence[Ids], turns: Sequence[int], turn: int) -> tuple[int, int] | None:
+        """Where one of the `_parted` turns stands in the whole."""
+        if turn not in turns:
+            return None
+        start, *end = marks[2 * turns.index(turn) :][:2]
+        return self._turn(whole, start, end[0] if end else whole)
 
     def _turn(self, whole: Ids, start: Ids, end: Ids) -> tuple[int, int] | None:
         """Where a turn stands in the whole, from what comes before it and what goes to its end; with what follows its
@@ -346,12 +338,15 @@ def _parted(row: Row) -> Sequence[int]:
     return [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]
 
 
-def _without(spans: Spans, holes: Sequence[tuple[int, int]]) -> Spans:
-    """What is left of spans when others are taken out of them."""
-    for start, stop in holes:
-        parts = [part for first, end in spans for part in ((first, min(end, start)), (max(first, stop), end))]
+def _silenced(example: Example, holes: Sequence[tuple[int, int] | None]) -> Example | DataError:
+    """The example without what stands in the holes, which is not to be learnt."""
+    spans = example.learned
+    for hole in holes:
+        if hole is None:
+            return DataError("the chat template shows a turn otherwise that is not to be learnt, once others follow")
+        parts = [part for first, end in spans for part in ((first, min(end, hole[0])), (max(first, hole[1]), end))]
         spans = tuple((first, end) for first, end in parts if first < end)
-    return spans
+    return replace(example, spans=spans)
 
 
 def _telling(example: Example | DataError, told: Sequence[Told]) -> Example | DataError:

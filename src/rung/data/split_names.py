@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TypeVar
 
+from rung.data.text import Tell
 from rung.errors import DataError
 
 Found = TypeVar("Found")
@@ -28,15 +29,17 @@ _ENDINGS = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|arrow))?(\.gz)?$",
 _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]+)?$")
 
 
-def by_split(named: Sequence[tuple[PurePath, Found]]) -> tuple[dict[str, list[Found]], list[PurePath]]:
-    """What is of each split, by its name, and the names that are left out: those that say no split are to train on,
-    unless others say that they are.
+def by_split(named: Sequence[tuple[PurePath, Found]], tell: Tell) -> dict[str, list[Found]]:
+    """What is of each split, by its name. Files that say none are to train on, unless others say that they are.
+
+    Args:
+        tell: hears what is left out, and of a file whose own name and whose folder's say two splits.
 
     Raises:
         DataError: the name of a file says two splits.
     """
     siblings = _siblings(name for name, _ in named)
-    splits = [_split(name, siblings) for name, _ in named]
+    splits = [_split(name, siblings, tell) for name, _ in named]
     unnamed = "" if "train" in splits else "train"
     found: dict[str, list[Found]] = {split: [] for split in SPLITS}
     left: list[PurePath] = []
@@ -45,10 +48,13 @@ def by_split(named: Sequence[tuple[PurePath, Found]]) -> tuple[dict[str, list[Fo
             found[split or unnamed].append(own)
         else:
             left.append(name)
-    return {split: own for split, own in found.items() if own}, left
+    if left:
+        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+        tell(f"'{left[0]}'{more} names no split where others are called train, and is left out")
+    return {split: own for split, own in found.items() if own}
 
 
-def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]]) -> str:
+def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]], tell: Tell) -> str:
     *folders, _ = name.parts
     said = _said(words := _words(name.name)) or {
         split
@@ -60,10 +66,11 @@ def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]]) -> str:
             f"The name of '{name}' says both {' and '.join(sorted(said))}; call it after the split that it is of."
         )
     # Where a folder's name says two, as that of train_test_split, it says none.
-    for own in (said, *(_said(_words(folder)) for folder in reversed(folders))):
-        if len(own) == 1:
-            return next(iter(own))
-    return ""
+    around = [next(iter(own)) for folder in reversed(folders) if len(own := _said(_words(folder))) == 1]
+    if said and around and around[0] not in said:
+        split = next(iter(said))
+        tell(f"'{name}' is taken for the {split} split by its own name, though it lies in one called {around[0]}")
+    return next(iter(said), "") or next(iter(around), "")
 
 
 def _words(name: str) -> list[str]:

@@ -24,6 +24,8 @@ from rung.data.store import SCHEMA, Examples
 
 LARGEST = 0.1
 """Of all rows: more than that of one source would not leave splits that anything can be judged by."""
+Numbers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 _SOURCE = SCHEMA.get_field_index("source")
 
 
@@ -45,18 +47,14 @@ def keep_together(folder: Path, names: Sequence[str]) -> Together:
     sources = np.concatenate([part.sources() for part in parts])
     part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     distinct, first_row, node = np.unique(sources, return_index=True, return_inverse=True)
-    links = coo_array(
-        (np.ones(len(pairs.rows), dtype=bool), (node[pairs.rows], node[pairs.inside])), shape=(len(distinct),) * 2
-    )
-    group = connected_components(links, directed=False)[1]
-    size = np.bincount(group[node])
-    large = size > LARGEST * len(sources)
-    # The first source of a group speaks for it; one that is too large falls into its sources again.
-    leader = np.full(len(size), len(distinct))
-    np.minimum.at(leader, group, np.arange(len(distinct)))
-    spoken = np.where(large[group], np.arange(len(distinct)), leader[group])
-    several = np.bincount(group)[group] > 1
-    together, apart = (several & ~large[group])[node], (several & large[group])[node]
+    own = np.arange(len(distinct))
+    spoken, apart = own, np.zeros(len(distinct), dtype=bool)
+    # What only goes on from the last turns is taken in where that does not hang all together.
+    for chosen in (~pairs.partly, np.ones(len(pairs.rows), dtype=bool)):
+        leader, large, several = _groups(node, node[pairs.rows[chosen]], node[pairs.inside[chosen]])
+        spoken = np.where(large, spoken, leader)
+        apart = (apart & large) | (several & large & (spoken == own))
+    together = np.bincount(spoken, minlength=len(own))[spoken] > 1
     goal = part_of[first_row][spoken][node]
     if together.any():
         _rewrite(folder, names, parts, distinct[spoken][node], goal)
@@ -64,7 +62,20 @@ def keep_together(folder: Path, names: Sequence[str]) -> Together:
         name: int(np.sum((part_of == i) & (goal != i)) - np.sum((part_of != i) & (goal == i)))
         for i, name in enumerate(names)
     }
-    return Together(int(together.sum()), left, int(apart.sum()))
+    return Together(int(together[node].sum()), left, int((apart & ~together)[node].sum()))
+
+
+def _groups(node: Numbers, ones: Numbers, others: Numbers) -> tuple[Numbers, Flags, Flags]:
+    """For each source, the first one of its group; whether that is too large; and whether it has several. `node` is the
+    source of each row, and `ones` are linked with `others`.
+    """
+    count = int(node.max(initial=-1)) + 1
+    links = coo_array((np.ones(len(ones), dtype=bool), (ones, others)), shape=(count, count))
+    group = connected_components(links, directed=False)[1]
+    leader = np.full(count, count)
+    np.minimum.at(leader, group, np.arange(count))
+    large = np.bincount(group[node]) > LARGEST * len(node)
+    return leader[group], large[group], np.bincount(group)[group] > 1
 
 
 def _rewrite(
@@ -72,7 +83,7 @@ def _rewrite(
     names: Sequence[str],
     parts: Sequence[Examples],
     sources: npt.NDArray[np.uint64],
-    goal: npt.NDArray[np.int64],
+    goal: Numbers,
 ) -> None:
     """Write each row to the split that it goes to, with its new source."""
     made = [folder / f".{name}.arrow" for name in names]
