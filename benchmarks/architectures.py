@@ -120,7 +120,15 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "reformer": {"is_decoder": True, "num_hidden_layers": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "dots1": {
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    },
+    "deepseek_v2": {"num_key_value_heads": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "zaya": {"num_experts_per_tok": 1},
     "qwen4_exp_text": {"token_budget": 32, "compress_ratio": 4},
@@ -228,6 +236,8 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
         about = {"layers": len(layers), "closed": closed, "idle": sorted(set(map(last_name, (n[:-2] for n in idle))))}
     except RungError as error:
         return {"outcome": "refused", "why": str(error)}
+    except TimeoutError:
+        raise
     except Exception as error:
         if refused:
             return {"outcome": "refused", "why": str(refused)}

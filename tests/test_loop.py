@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tests.architectures import make
 from tests.odd_tokenizers import byte_level
-from tests.tiny import tiny_llama, write_rows
+from tests.tiny import tiny_llama, tiny_tokenizer, write_rows
+from transformers import AutoTokenizer
 
 from rung import loop
 from rung.errors import DataError, MetricError, ModelError, RecipeError, StudyError, TargetError
 from rung.levers import Candidate, Verdict
 from rung.loop import tune
+from rung.model.files import fingerprint
 from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.protocol import Tick
@@ -343,6 +347,80 @@ def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
     folder.manifest.write_text(json.dumps(manifest))
     with pytest.raises(StudyError, match="trained on the rows in another order"):
         tune(recipe, folder, Listener())
+
+
+def test_a_study_is_of_the_models_files_and_not_of_their_path(recipe: Recipe, tmp_path: Path) -> None:
+    model, folder = tmp_path / "model", StudyFolder(tmp_path / "s")
+    shutil.copytree(recipe.model, model)
+    small = recipe.model_copy(
+        update={"model": str(model), "ranks": (2,), "targets": ("mlp",), "alphas": ("2r",), "budget": "5k"}
+    )
+    tune(small, folder, Listener())
+    assert json.loads(folder.manifest.read_text())["model_files"] == fingerprint(str(model))
+    weights = load_file(model / "model.safetensors")
+    changed = {name: weight * 1.001 if "lm_head" in name else weight for name, weight in weights.items()}
+    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StudyError, match=r"model of the study .* has changed since it began \(model\.safetensors\)"):
+        tune(small, folder, Listener())
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "clean_up_tokenization_spaces": True}))
+    with pytest.raises(StudyError, match=r"has changed since it began \(.*tokenizer_config\.json\)"):
+        tune(small, folder, Listener())
+    manifest = json.loads(folder.manifest.read_text())
+    del manifest["model_files"]  # as a version of before left it
+    folder.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(StudyError, match="did not write down what its model's files hold"):
+        tune(small, folder, Listener())
+
+
+def test_a_token_without_an_embedding_matters_where_a_row_has_it(recipe: Recipe, tmp_path: Path) -> None:
+    model, folder = tmp_path / "model", StudyFolder(tmp_path / "studies" / "s")
+    shutil.copytree(recipe.model, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    beyond = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(model)
+    few = {"model": str(model), "ranks": (2,), "targets": ("mlp",), "alphas": ("2r",), "budget": "5k"}
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe.model_copy(update=few), folder, StopsAt(1))
+    rows = Path(recipe.data)
+    lines = rows.read_text().splitlines()
+    lines[70] = json.dumps({"prompt": "70 <new>:", "completion": "aa"})
+    rows.write_text("\n".join(lines))
+    with pytest.raises(ModelError) as error:
+        tune(recipe.model_copy(update=few), StudyFolder(tmp_path / "other" / "s"), Listener())
+    assert f"rows.jsonl, line 71 (train split) has the token '<new>', number {beyond}" in str(error.value)
+    assert f"an embedding for {beyond}" in str(error.value)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_no_adapter_goes_on_is_told_and_refused_where_it_is_asked_for(recipe: Recipe, tmp_path: Path) -> None:
+    make("mamba").save_pretrained(tmp_path / "mamba")
+    tiny_tokenizer().save_pretrained(tmp_path / "mamba")
+    few = {"model": str(tmp_path / "mamba"), "ranks": (2,), "alphas": ("2r",), "budget": "5k"}
+    listener = StopsAt(1)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe.model_copy(update={**few, "targets": ("all-linear",)}), StudyFolder(tmp_path / "s"), listener)
+    said = "\n".join(text for text in listener.heard if isinstance(text, str))
+    assert "backbone.layers.*.mixer.out_proj: PEFT refuses an adapter on it in this architecture, so none goes" in said
+    assert "backbone.layers.*.mixer.dt_proj: an adapter on them learns nothing from text" in said
+    with pytest.raises(TargetError, match="No adapter can go on 'out_proj'"):
+        tune(recipe.model_copy(update={**few, "targets": ("out_proj",)}), StudyFolder(tmp_path / "t" / "s"), Listener())
+    assert not (tmp_path / "t").exists()
+
+
+def test_nothing_is_tried_again_where_a_study_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(loop, "preflight", lambda *given: tried.append(given) or [])
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tune(recipe, StudyFolder(tmp_path / "s"), StopsAt(1))
+    assert len(tried) == 1
+    assert [candidate.targets for candidate in tried[0][1]] == ["attention", "mlp"]
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,22 @@ def test_the_input_keeps_its_dtype_and_the_gradients_are_float32(four_bit: bool)
     assert own.grad_A.any()
 
 
+def test_a_block_may_add_to_what_a_layer_gives_in_place() -> None:
+    frozen = make(False, False)
+    layer = PackedLoraLinear(frozen, [part(0, 2, 3)], turn(2))
+    x = torch.randn(4, 5, 64, requires_grad=True)
+
+    def gradient(add: bool) -> torch.Tensor:
+        x.grad = None
+        for y in (layer(x), frozen(x)):
+            total = y.add_(1.0) if add else y + 1.0
+            (total * torch.arange(48)).sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    assert torch.equal(gradient(add=True), gradient(add=False))
+
+
 @pytest.mark.parametrize("four_bit", [False, True])
 def test_a_weight_that_is_held_gives_the_same_bits(four_bit: bool) -> None:
     frozen, x = make(True, four_bit), torch.randn(3, 64)

@@ -71,6 +71,11 @@ def index_of_something_else(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("[]")
 
 
+def tokenizer_cut(folder: Path) -> None:
+    whole = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
+
+
 def pickled(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -100,6 +105,7 @@ def pickled_code(folder: Path) -> None:
         (a_shard_gone, r"index\.json names model-00002-of-00002\.safetensors, which is not there"),
         (index_broken, r"index\.json is no index of weights"),
         (index_of_something_else, r"index\.json is no index of weights"),
+        (tokenizer_cut, r"tokenizer\.json is cut off or no JSON"),
         (pickled_code, r"are a pickle that is broken or holds more than tensors"),
     ],
 )

@@ -127,7 +127,7 @@ def bound(trainer: Trainer, needs: Sequence[Need], rows: int, scored_rows: int, 
     size, head = trainer.base.dtype.itemsize, trainer.head.layer
     layers = [layer for layer in trainer.frozen.layers.values() if layer is not head]
     widths = [layer.in_features + layer.out_features for layer in layers]
-    scores = length * trainer.model.config.get_text_config().num_attention_heads
+    scores = length * (getattr(trainer.model.config.get_text_config(), "num_attention_heads", None) or 1)
     training = len(needs) * rows * length * (sum(widths) + scores * len(layers))
     scoring = scored_rows * length * (max(widths) + scores)
     logits = CHUNK * head.out_features * (4 + size)

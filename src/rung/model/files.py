@@ -86,10 +86,19 @@ def check_whole(folder: Path) -> None:
     for name in ("config.json", *TOKENIZER_FILES):
         if (folder / name).is_file():
             check_pointer(folder / name)
+            if name.endswith(".json"):
+                _check_json(folder / name)
     for file in weight_files(folder):
         check_pointer(file)
         if file.suffix == ".safetensors":
             dtypes(file)
+
+
+def _check_json(file: Path) -> None:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError as error:  # bytes that are no UTF-8 too
+        raise ModelError(f"{file} is cut off or no JSON ({str(error).splitlines()[0]}); fetch it again.") from None
 
 
 def dtypes(file: Path) -> dict[str, str]:

@@ -36,8 +36,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     An expert that is a module of its own sees the tokens that a router sends it, and not whole rows, so it is left out.
     """
-    find: Any = getattr(model, "get_decoder", None)
-    decoder, head = (find() if find else None) or model, head_name(model)
+    decoder, head = decoder_of(model) or model, head_name(model)
     within = next((name for name, module in model.named_modules() if module is decoder), "")
     # A model inside the decoder is of something else than text: images, sounds.
     others = tuple(
@@ -100,6 +99,15 @@ def closed_layers(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
         if not kept:
             why[last] = "PEFT takes its name for the stacked experts of this architecture"
     return {name: why[last_name(name)] for name in names if last_name(name) in why}
+
+
+def decoder_of(model: Any) -> nn.Module | None:
+    """What makes hidden states of tokens, if that is a part of the model."""
+    find: Any = getattr(model, "get_decoder", None)
+    head: Any = model.get_output_embeddings() if find else None
+    # Some architectures find themselves, or their head, which they call so.
+    found = (find() if find else None, getattr(model, "model", None))
+    return next((one for one in found if isinstance(one, nn.Module) and one is not model and one is not head), None)
 
 
 def head_name(model: nn.Module) -> str | None:
