@@ -274,6 +274,11 @@ def test_every_row_has_the_shape_of_the_first() -> None:
 
 
 NAMES = st.sampled_from(["prompt", "completion", "messages", "text", "x"])
+OTHERS = ["conversations", "instruction", "input", "output", "history", "system", "tools", "functions", "documents"]
+OTHERS += ["chosen", "rejected", "chat_template_kwargs", "source"]
+KEYS = st.sampled_from(["role", "content", "from", "value", "tool_calls", "function_call", "weight", "train", "name"])
+LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.sampled_from(["user", "gpt", "[{}]"])
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 
 
 @given(st.dictionaries(NAMES, st.from_type(object) | st.text()))
@@ -284,6 +289,16 @@ def test_anything_is_a_row_or_one_clear_sentence(record: dict[str, Any]) -> None
     except DataError as error:
         found = error
     assert found.source if isinstance(found, Row) else str(found).startswith("a.jsonl, line 1: ")
+
+
+@given(st.dictionaries(NAMES | st.sampled_from(OTHERS), VALUES, max_size=5))
+def test_any_json_is_a_row_or_one_clear_sentence(record: dict[str, Any]) -> None:
+    found: Row | DataError
+    try:
+        found, _ = read(record)
+    except DataError as error:
+        found = error
+    assert isinstance(found, Row) or str(found).startswith("a.jsonl, line 1: ")
 
 
 def test_what_does_not_tell_rows_apart() -> None:

@@ -65,6 +65,12 @@ def test_nulls_among_the_arguments_are_arguments_and_told() -> None:
     assert turn.told == (("read_as", "nulls inside calls of tools as arguments that are null"),)
 
 
+@pytest.mark.parametrize("calls", [True, "f(1)", [{"arguments": {}}], ["f"]])
+def test_calls_that_are_none(calls: Any) -> None:
+    with pytest.raises(UnfitError, match='message 1 of "messages" has tool_calls that are none'):
+        one(role="assistant", content="a", tool_calls=calls)
+
+
 def test_a_call_that_is_none_stays_what_was_said() -> None:
     assert one(**{"from": "function_call", "value": "LOOKUP"}).message == {"role": "assistant", "content": "LOOKUP"}
 

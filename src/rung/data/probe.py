@@ -22,7 +22,7 @@ from rung.data.shapes import Messages, Row
 from rung.data.told import Kind, Told
 from rung.data.turns import FLAGS, is_empty
 
-REFUSALS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
+REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """What a template may raise at a row that it does not take."""
 _TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
 _ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",)}

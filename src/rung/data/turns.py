@@ -144,7 +144,10 @@ def _turn(message: Any, where: str) -> Turn:
     if lower in _CALLS and (calls := _calls(text)):
         text, more["tool_calls"] = "", calls
     elif "tool_calls" in more or _old_call(more):
-        more["tool_calls"] = _calls(more.get("tool_calls") or more.pop("function_call")) or more["tool_calls"]
+        calls = _calls(more.get("tool_calls") or more.pop("function_call", None))
+        if not calls:
+            raise UnfitError(f"{where} has tool_calls that are none; each has a function with a name and arguments")
+        more["tool_calls"] = calls
         if _has_null(more["tool_calls"]):
             told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
     return Turn({"role": role, "content": text, **more}, learnt, told)
