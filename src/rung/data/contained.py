@@ -89,7 +89,8 @@ def _pieces(parts: Sequence[Examples]) -> Iterator[list[tuple[str, str]]]:
 
 class _Stream:
     """The letters of some rows behind one another. `starts`, `middles` and `ends` are where each row's prompt begins,
-    and where it and the answer end. Lengths and places count letters, which are bytes of UTF-8.
+    and where it and the answer end; where there is no prompt, it is a `bare` text, which is looked through in the place
+    of one. Lengths and places count letters, which are bytes of UTF-8.
     """
 
     def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -97,7 +98,10 @@ class _Stream:
         raw = np.frombuffer(b"".join(texts), np.uint8)
         places = np.flatnonzero(_LETTER[raw])
         bounds = np.searchsorted(places, np.cumsum([0, *map(len, texts)]))
-        self.starts, self.middles, self.ends = bounds[:-1:2], bounds[1::2], bounds[2::2]
+        self.starts, self.ends = bounds[:-1:2], bounds[2::2]
+        # A text without a prompt may have another text in it.
+        self.bare = bounds[1::2] == self.starts
+        self.middles = np.where(self.bare, self.ends, bounds[1::2])
         letters = _LOWER[raw[places]]
         # Between which letters a word may end: where something stood there, or a script without spaces.
         count = len(letters)
@@ -148,9 +152,8 @@ class _Needles:
         count = first = 0
         for piece in _pieces(parts):
             stream = _Stream(piece)
-            both = (stream.middles > stream.starts) & (stream.ends > stream.middles)
-            last = stream.last_lines()
-            count = self._take(stream, stream.starts, both, FIRST_LINES, first, count)
+            both, last = stream.ends > stream.middles, stream.last_lines()
+            count = self._take(stream, stream.starts, both | stream.bare, FIRST_LINES, first, count)
             count = self._take(stream, last, both & (last > stream.starts), FIRST, self.rows + first, count)
             first += len(piece)
         order = np.lexsort((self.number[:count], self.whole[:count], self.tail[:count]))
@@ -203,6 +206,7 @@ class _Needles:
             enough = np.where(stream.lines[end], FIRST_LINES, FIRST)
             counts = np.where(begin == stream.starts[own], length >= enough, stream.parts[begin] & (length >= ANYWHERE))
             counts &= stream.hash(begin, end) == self.whole[needle]
+            counts &= (begin > stream.starts[own]) | (end < stream.ends[own])  # a text is not within itself
             rows.append(own[counts])
             found.append(needle[counts])
         return np.concatenate(rows), np.concatenate(found)
