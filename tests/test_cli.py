@@ -238,6 +238,18 @@ def test_data_prints_one_document_and_audits(tiny_folder: Path, tmp_path: Path) 
     assert "--fields: 'prompt' is no list of names; write prompt=question,completion=answer" in done.stderr
 
 
+def test_the_decimal_mark_is_an_option(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i} it:", "completion": f"{i % 9 + 1},{100 + i % 37}"} for i in range(400)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    given = "data", "--data", "a.jsonl", "--model", tiny_folder, "--no-model", "--json", "--numbers"
+    done = rung(*given, "dots", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--numbers: input should be 'auto', 'point' or 'comma', but it says 'dots'" in done.stderr
+    done = rung(*given, "comma", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["numbers"]["decimal"] == "comma"
+
+
 def test_what_is_in_two_splits_stops_a_study(options: list[str | Path], tmp_path: Path) -> None:
     without = [option for option in options if option != "--allow-leakage"]
     done = rung(*without, cwd=tmp_path)

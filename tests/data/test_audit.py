@@ -266,7 +266,7 @@ def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
     train[7] = {**train[7], "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}"}
     finding = found(tmp_path, train, validation, test)
     assert "leakage" not in finding
-    assert finding["same_prompt"].says.startswith("2 rows have prompt and answer of another split's row in the prompt")
+    assert finding["same_prompt"].says.startswith("2 rows have all of another split's row in the prompt")
     assert f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
     assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says
 

@@ -45,12 +45,16 @@ def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
             shown = letters(prompt).strip()
             asked = shown.rpartition("\n")[2] if partly else shown
             bare = "".join(letters(asked + answer).split())
-            if asked.split() and letters(answer).split() and len(bare) >= least and (not partly or "\n" in shown):
+            whole = letters(answer).split() and (asked.split() or not shown.split())
+            if whole and len(bare) >= least and (not partly or "\n" in shown):
                 first.setdefault(bare, (number, partly))
     pairs = set()
-    for number, (prompt, _) in enumerate(rows):
-        marked = letters(prompt)
+    for number, (prompt, answer) in enumerate(rows):
+        text = not letters(prompt).split()
+        marked = letters(answer if text else prompt)
         for needle, inside in first.items():
+            if "".join(letters(prompt + answer).split()) == needle:
+                continue
             for begin in range(len(marked)):
                 for end in range(begin + 1, len(marked) + 1):
                     if "".join(marked[begin:end].split()) != needle or " " in (marked[begin], marked[end - 1]):
@@ -137,3 +141,13 @@ def test_a_commonplace_ties_no_rows(tmp_path: Path) -> None:
     more = [(f"{prompt}\n{answer}\nAnd {i}?", "No.") for i, (prompt, answer) in enumerate(rows)]
     assert {partly for _, _, partly in all_found(tmp_path, rows, more)} == {False}
     assert found(tmp_path, rows, more) == {(20 + i, i) for i in range(20)}
+
+
+def test_texts_without_prompts_that_grow(tmp_path: Path) -> None:
+    rows = [
+        ("", "One day it rained."),
+        ("", "One day it rained.\nThen it froze."),
+        ("", "One day"),
+        ("", "One day it rained!"),
+    ]
+    assert found(tmp_path, rows) == {(1, 0)}

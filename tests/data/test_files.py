@@ -331,3 +331,10 @@ def test_nested_columns_are_objects_and_lists(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"q": row["q"], "m": [("k", 1)]}], kinds)
     pq.write_table(table, tmp_path / "a.parquet")
     assert records(tmp_path / "a.parquet") == [row]
+
+
+def test_a_key_twice_in_a_map(tmp_path: Path) -> None:
+    column = pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"m": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a row from 1 on has a value that cannot be read"):
+        records(tmp_path / "a.parquet")

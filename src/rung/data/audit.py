@@ -36,8 +36,8 @@ FEWEST_RUNS = 8
 """Rows with fewer runs of three words than this are compared as a whole only."""
 FRAME = 0.02
 """A run of words that so large a share of the rows has is part of the frame."""
-_TURNS = ("messages", "sharegpt")
-"""The shapes of which earlier answers are learnt too."""
+_TURNS = ("messages", "sharegpt", "text")
+"""The shapes of which what comes earlier is learnt too."""
 NUMBERS = 0.9
 """Completions are meant as numbers where so large a share of them are."""
 UNIFORM = 0.9
@@ -144,13 +144,12 @@ def _grown(data: Data) -> Iterator[Finding]:
 
     if learnt:
         count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
-        says = f"{count} stand in conversations of the training split, which learns the answers: {named(learnt, '⊂')}."
+        what = "texts" if facts.shape == "text" else "conversations"
+        says = f"{count} stand in {what} of the training split, which learns them: {named(learnt, '⊂')}."
         yield Finding("leakage", "error", says)
     if others:
         count = f"{len(others):,} row{'s have' if len(others) > 1 else ' has'}"
-        says = (
-            f"{count} prompt and answer of another split's row in the prompt, or the other way: {named(others, '~')}."
-        )
+        says = f"{count} all of another split's row in the prompt, or the other way: {named(others, '~')}."
         yield Finding("same_prompt", "warning", says)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +66,11 @@ def contained(parts: Sequence[Examples]) -> Contained:
         found.append(needle)
         first += len(piece)
     row, needle = np.unique(np.stack([np.concatenate(rows), np.concatenate(found)]), axis=1)
-    most = np.where(needles.partly, _COMMONEST_LINES, max(_COMMONEST, COMMON * first))
-    rare = (np.bincount(needle, minlength=len(most)) <= most)[needle]
-    return Contained(row[rare], needles.number[needle[rare]], needles.partly[needle[rare]])
+    inside = needles.number[needle].astype(np.int64)
+    partly = inside >= needles.rows
+    most = np.where(partly, _COMMONEST_LINES, max(_COMMONEST, COMMON * first))
+    rare = np.bincount(needle, minlength=1)[needle] <= most
+    return Contained(row[rare], (inside % max(1, needles.rows))[rare], partly[rare])
 
 
 def _pieces(parts: Sequence[Examples]) -> Iterator[list[tuple[str, str]]]:
@@ -86,7 +89,8 @@ def _pieces(parts: Sequence[Examples]) -> Iterator[list[tuple[str, str]]]:
 
 class _Stream:
     """The letters of some rows behind one another. `starts`, `middles` and `ends` are where each row's prompt begins,
-    and where it and the answer end. Lengths and places count letters, which are bytes of UTF-8.
+    and where it and the answer end; where there is no prompt, it is a `bare` text, which is looked through in the place
+    of one. Lengths and places count letters, which are bytes of UTF-8.
     """
 
     def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -94,7 +98,10 @@ class _Stream:
         raw = np.frombuffer(b"".join(texts), np.uint8)
         places = np.flatnonzero(_LETTER[raw])
         bounds = np.searchsorted(places, np.cumsum([0, *map(len, texts)]))
-        self.starts, self.middles, self.ends = bounds[:-1:2], bounds[1::2], bounds[2::2]
+        self.starts, self.ends = bounds[:-1:2], bounds[2::2]
+        # A text without a prompt may have another text in it.
+        self.bare = bounds[1::2] == self.starts
+        self.middles = np.where(self.bare, self.ends, bounds[1::2])
         letters = _LOWER[raw[places]]
         # Between which letters a word may end: where something stood there, or a script without spaces.
         count = len(letters)
@@ -132,26 +139,50 @@ def _powers(bits: int) -> tuple[Hashes, Hashes]:
 
 
 class _Needles:
-    """The prompt and answer of every row that has both, each once, by their tails."""
+    """The prompt and answer of every row that has both, each once, in the order of their tails.
+
+    A needle has 24 bytes here, since there may be millions. `rows` counts the rows; the `number` of a needle is that of
+    its row, and `rows` more for one that is the last line of a prompt and the answer.
+    """
 
     def __init__(self, parts: Sequence[Examples]) -> None:
-        found: list[tuple[Numbers, Numbers, Hashes, Hashes]] = []
-        lines: list[tuple[Numbers, Numbers, Hashes, Hashes]] = []
-        first = 0
+        self.rows = sum(map(len, parts))
+        self.number, self.length = np.empty((2, 2 * self.rows), np.uint32)
+        self.whole, self.tail = np.empty((2, 2 * self.rows), np.uint64)
+        count = first = 0
         for piece in _pieces(parts):
             stream = _Stream(piece)
-            both = (stream.middles > stream.starts) & (stream.ends > stream.middles)
-            found.append(_cut(stream, stream.starts, both, FIRST_LINES, first))
-            last = stream.last_lines()
-            lines.append(_cut(stream, last, both & (last > stream.starts), FIRST, first))
+            both, last = stream.ends > stream.middles, stream.last_lines()
+            count = self._take(stream, stream.starts, both | stream.bare, FIRST_LINES, first, count)
+            count = self._take(stream, last, both & (last > stream.starts), FIRST, self.rows + first, count)
             first += len(piece)
-        empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-        number, length, whole, tail = (np.concatenate(own) for own in zip(empty, *found, *lines, strict=True))
-        partly = np.arange(len(number)) >= sum(len(own[0]) for own in found)
-        _, once = np.unique(whole, return_index=True)
-        self.number, self.length, self.whole, self.partly = number[once], length[once], whole[once], partly[once]
-        sizes = _tail(self.length)
-        self.by_size = {int(size): _Tails(tail[once], np.flatnonzero(sizes == size)) for size in np.unique(sizes)}
+        order = np.lexsort((self.number[:count], self.whole[:count], self.tail[:count]))
+        # One at a time: each is copied.
+        self.tail = self.tail[order]
+        self.whole = self.whole[order]
+        once = np.ones(count, dtype=bool)
+        once[1:] = (self.tail[1:] != self.tail[:-1]) | (self.whole[1:] != self.whole[:-1])
+        self.tail, self.whole = self.tail[once], self.whole[once]
+        self.length = self.length[order][once]
+        self.number = self.number[order][once]
+        self._sizes = [int(size) for size in np.unique(_tail(self.length))]
+        self._bits = max(16, int(len(self.tail) * 8).bit_length())
+        self._seen = np.zeros(1 << self._bits, dtype=bool)
+        self._seen[self._slot(self.tail)] = True
+
+    def _take(
+        self, stream: _Stream, starts: Numbers, usable: npt.NDArray[np.bool_], least: int, first: int, count: int
+    ) -> int:
+        """Take in the stretch of each row from such a start to its answer's end, and say how many there are then."""
+        usable = usable & (stream.ends - starts >= least)
+        start, end = starts[usable], stream.ends[usable]
+        size = _tail(end - start)
+        own = slice(count, count + len(start))
+        self.number[own] = np.flatnonzero(usable) + first
+        self.length[own] = end - start
+        self.whole[own] = stream.hash(start, end)
+        self.tail[own] = stream.hash(end - size, end) ^ _mark(size)
+        return own.stop
 
     def within(self, stream: _Stream) -> tuple[Numbers, Numbers]:
         """The rows of the stream that have a needle in their prompt, each with the needle's place."""
@@ -161,56 +192,33 @@ class _Needles:
         chosen = (row_of >= 0) & (ends <= stream.middles[row_of]) & (ends > stream.starts[row_of])
         row_of, ends = row_of[chosen], ends[chosen]
         rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for size, tails in self.by_size.items():
+        for size in self._sizes:
             deep = ends - stream.starts[row_of] >= size
             if 2 * size <= ANYWHERE:
                 deep &= ends - stream.starts[row_of] < 2 * size  # they count at the beginning alone
             own, end = row_of[deep], ends[deep]
-            hit, needle = tails.like(stream.hash(end - size, end))
+            hit, needle = self._like(stream.hash(end - size, end) ^ _mark(np.array([size])))
             own, end = own[hit], end[hit]
-            begin = end - self.length[needle]
+            length = self.length[needle].astype(np.int64)
+            begin = end - length
             fits = begin >= stream.starts[own]
-            own, end, begin, needle = own[fits], end[fits], begin[fits], needle[fits]
-            length = self.length[needle]
+            own, end, begin, needle, length = own[fits], end[fits], begin[fits], needle[fits], length[fits]
             enough = np.where(stream.lines[end], FIRST_LINES, FIRST)
             counts = np.where(begin == stream.starts[own], length >= enough, stream.parts[begin] & (length >= ANYWHERE))
             counts &= stream.hash(begin, end) == self.whole[needle]
+            counts &= (begin > stream.starts[own]) | (end < stream.ends[own])  # a text is not within itself
             rows.append(own[counts])
             found.append(needle[counts])
         return np.concatenate(rows), np.concatenate(found)
 
-
-def _cut(
-    stream: _Stream, starts: Numbers, usable: npt.NDArray[np.bool_], least: int, first: int
-) -> tuple[Numbers, Numbers, Hashes, Hashes]:
-    """The stretch of each row from such a start to its answer's end: the row's number, the length, its hash, and that
-    of its tail.
-    """
-    usable = usable & (stream.ends - starts >= least)
-    start, end = starts[usable], stream.ends[usable]
-    length = end - start
-    tail = stream.hash(end - _tail(length), end)
-    return np.flatnonzero(usable) + first, length, stream.hash(start, end), tail
-
-
-class _Tails:
-    """The tails of one size; `needles` are the numbers of their needles."""
-
-    def __init__(self, tail: Hashes, needles: Numbers) -> None:
-        order = np.argsort(tail[needles], kind="stable")
-        self.needles, self.tail = needles[order], tail[needles][order]
-        self._bits = max(16, int(len(needles) * 16).bit_length())
-        self._seen = np.zeros(1 << self._bits, dtype=bool)
-        self._seen[self._slot(self.tail)] = True
-
-    def like(self, hashes: Hashes) -> tuple[Numbers, Numbers]:
-        """Which of the hashes are those of a tail, each as often as there are needles with it, and these needles."""
-        maybe = np.flatnonzero(self._seen[self._slot(hashes)])
-        first = np.searchsorted(self.tail, hashes[maybe], "left")
-        count = np.minimum(np.searchsorted(self.tail, hashes[maybe], "right") - first, _CANDIDATES)
+    def _like(self, tails: Hashes) -> tuple[Numbers, Numbers]:
+        """Which of them a needle has for its tail, each as often as there are such needles, and these needles."""
+        maybe = np.flatnonzero(self._seen[self._slot(tails)])
+        first = np.searchsorted(self.tail, tails[maybe], "left")
+        count = np.minimum(np.searchsorted(self.tail, tails[maybe], "right") - first, _CANDIDATES)
         hit = np.repeat(maybe, count)
         within = np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
-        return hit, self.needles[np.repeat(first, count) + within]
+        return hit, np.repeat(first, count) + within
 
     def _slot(self, hashes: Hashes) -> Hashes:
         # The low bits of the sums say little, and the product brings all of them to the top.
@@ -219,6 +227,13 @@ class _Tails:
         return slot
 
 
-def _tail(length: Numbers) -> Numbers:
+def _tail(length: npt.NDArray[Any]) -> Numbers:
     """The largest power of two that is no more than each length."""
-    return 1 << np.floor(np.log2(np.maximum(length, 1))).astype(np.int64)
+    found: Numbers = 1 << np.floor(np.log2(np.maximum(length, 1))).astype(np.int64)
+    return found
+
+
+def _mark(size: Numbers) -> Hashes:
+    """What tells tails of that size from those of others."""
+    found: Hashes = size.astype(np.uint64) * np.uint64(_BASE)
+    return found

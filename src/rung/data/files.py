@@ -281,7 +281,7 @@ def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
         for start in range(0, batch.num_rows, 1024):
             try:
                 records = batch.slice(start, 1024).to_pylist(maps_as_pydicts="strict")
-            except (OverflowError, ValueError) as error:  # a date that Python has no word for
+            except (OverflowError, ValueError, KeyError) as error:  # a date that Python has no word for, a key twice
                 first = number + 1
                 raise DataError(f"{path}, a row from {first} on has a value that cannot be read ({error}).") from None
             for record in records:

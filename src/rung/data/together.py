@@ -44,6 +44,8 @@ def keep_together(folder: Path, names: Sequence[str]) -> Together:
     """Bring rows that belong together to one split, among those that were made of the same files."""
     parts = [Examples(folder / f"{name}.arrow") for name in names]
     pairs = contained(parts)
+    if not len(pairs.rows):
+        return Together(0, {}, 0)
     sources = np.concatenate([part.sources() for part in parts])
     part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     distinct, first_row, node = np.unique(sources, return_index=True, return_inverse=True)
