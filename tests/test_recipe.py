@@ -204,6 +204,19 @@ def test_the_home_folder_is_found_in_every_path(tmp_path: Path, monkeypatch: pyt
     assert read_recipe(None, metrics=("~/own.py:score",)).metrics == recipe.metrics
 
 
+def test_what_is_built_in_is_meant_by_its_word(tmp_path: Path) -> None:
+    for name in ("price", "plain"):
+        (tmp_path / name).mkdir()
+    recipe = read_recipe(write(tmp_path, "data: price\ntemplate: plain\n"))
+    assert (recipe.data, recipe.template) == ("price", "plain")
+
+
+def test_a_recipe_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "passes: 2\n")
+    assert read_recipe("~/recipe.yaml").passes == 2
+
+
 def test_a_kept_recipe_is_read_as_it_is_whatever_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     recipe = Recipe(data="scores")

@@ -6,7 +6,6 @@ What is heavy is imported inside the functions, so that looking at a model does 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> R
         raise RecipeError(
             f"The recipe is a {type(recipe).__name__}; give a file's path or a rung.Recipe, and its keys as options."
         )
-    return read_recipe(None if recipe is None else Path(os.path.expanduser(recipe)), **options)
+    return read_recipe(recipe, **options)
 
 
 class Datasheet(JupyterMixin):

@@ -30,6 +30,8 @@ FIELDS = ("prompt", "completion", "messages", "conversations", "text", "instruct
 Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0, le=10**7)]
 Rank = Annotated[int, Field(gt=0, le=LARGEST_RANK)]
+BUILT_IN = {DEFAULT_MODEL, DEFAULT_DATA, "price", "auto", "plain"}
+"""Words of `model`, `data` and `template` that are no files."""
 ELSEWHERE = {
     "r": "ranks",
     "lora_r": "ranks",
@@ -276,7 +278,7 @@ def whole_path(path: Any) -> Any:
     return path
 
 
-def read_recipe(path: Path | None = None, **options: Any) -> Recipe:
+def read_recipe(path: Path | str | None = None, **options: Any) -> Recipe:
     """The recipe in `path`, with the `options` that are not None laid over it.
 
     Files named in the recipe are found beside it, or else from the current folder; those given as options, from the
@@ -285,6 +287,7 @@ def read_recipe(path: Path | None = None, **options: Any) -> Recipe:
     Raises:
         RecipeError: the file is not there, is no mapping, or has a key or a value that cannot be.
     """
+    path = None if path is None else Path(os.path.expanduser(path))
     written, lines = read_yaml(path) if path else ({}, {})
     for field in ("data", "validation", "test", "model", "template", "metrics"):
         value = written.get(field)
@@ -345,8 +348,10 @@ def _list_of_names(targets: Any) -> list[str]:
 
 
 def _beside(recipe: Path, value: Any) -> Any:
-    """The path of a file beside the recipe, where there is one of that name; a metric names a function in it too."""
-    if not isinstance(value, str):
+    """The path of a file beside the recipe, where there is one of that name; a metric names a function in it too. What
+    is built in is meant by its word.
+    """
+    if not isinstance(value, str) or value in BUILT_IN:
         return value
     file, colon, _ = value.partition(".py:")
     name = f"{file}.py" if colon else value
