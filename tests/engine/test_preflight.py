@@ -82,6 +82,17 @@ def test_it_leaves_nothing_behind() -> None:
     assert not trainer.frozen.holds_dense
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_so_it_is_in_narrow_numbers(dtype: torch.dtype) -> None:
+    """In float16 the first steps are passed over, and a layer that has not moved yet is not idle for that."""
+    trainer = Trainer(Base(make("llama").to(dtype), None, "a model", dtype))
+    assert preflight(trainer, [ALL], examples(97, 6), 0) == []
+
+
+def test_a_tiny_learning_rate_makes_no_layer_idle() -> None:
+    assert preflight(trainer_of(make("llama")), [replace(ALL, learning_rate=1e-12)], examples(97, 6), 0) == []
+
+
 def test_layers_that_text_does_not_reach_are_named() -> None:
     found = preflight(trainer_of(make("mamba")), [ALL], examples(97, 6), 0)
     assert {last_name(name) for name in found} == {"dt_proj"}, "Mamba multiplies by this weight itself"

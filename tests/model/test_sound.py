@@ -219,6 +219,32 @@ def test_numbers_without_their_scales_are_refused(folder: Path) -> None:
         load_base(str(folder), "bf16", "fp32")
 
 
+def test_a_classifier_is_no_model_that_writes(folder: Path) -> None:
+    change_config(folder, architectures=["LlamaForSequenceClassification"])
+    with pytest.raises(ModelError, match=r"no causal language model \(LlamaForSequenceClassification\)"):
+        load_base(str(folder), "fp32", "fp32")
+
+
+def test_experts_that_are_not_all_there(tmp_path: Path) -> None:
+    """transformers puts a layer's experts together from the file, and says what it could not to nobody."""
+    make("mixtral").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    for gone, says in (
+        ("layers.1.block_sparse_moe.experts", r"at random: model\.layers\.\*\.mlp\.experts\.down_proj"),
+        ("experts.3.", r"experts\.down_proj of .* is \(3, 64, 96\) in its file and \(4, 64, 96\) by its config"),
+        (
+            "experts.2.w1",
+            r"cannot be loaded \(We encountered some issues during automatic conversion of",
+        ),
+    ):
+        kept = {name: weight for name, weight in whole.items() if gone not in name}
+        assert 0 < len(kept) < len(whole)
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=says):
+            load_base(str(tmp_path), "fp32", "fp32")
+
+
 def test_an_adapter_beside_the_model_is_refused(folder: Path) -> None:
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     model.save_pretrained(folder)

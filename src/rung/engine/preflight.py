@@ -41,6 +41,8 @@ from rung.model.targets import last_name
 
 ROWS, AMONG = 3, 256
 """The shortest rows of so many are tried."""
+RATE = 1e-3
+"""Of the step: large enough to show in every number that has a gradient."""
 _PREFIX = "base_model.model."
 
 
@@ -63,14 +65,16 @@ def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Seque
 def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Sequence[Example], seed: int) -> list[str]:
     """See `preflight`."""
     precision = str(trainer.base.dtype).removeprefix("torch.")
-    kinds = {candidate.targets: replace(candidate, dropout=0.0) for candidate in candidates}
+    kinds = {one.targets: replace(one, dropout=0.0, learning_rate=RATE) for one in candidates}
     states = [_bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale) for candidate in kinds.values()]
     before = dict(zip(kinds.values(), states, strict=True))
     with runs(trainer.base.source), Pack(trainer.frozen, list(before), states, seed=seed) as pack:
-        trainer.step(pack, collate(some, trainer.base.device), 1.0)
+        # In float16 steps are passed over until the loss scale suits the gradient.
+        while not pack.lost and not all(progress.updates for progress in pack.optimizer.progress):
+            trainer.step(pack, collate(some, trainer.base.device), 1.0)
         if pack.lost:
             why = next(iter(pack.lost.values()))
-            raise ModelError(f"After one step in {precision} {why}; give another --precision, or a sound model.")
+            raise ModelError(f"In a first step in {precision} {why}; give another --precision, or a sound model.")
         after = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     idle = dict.fromkeys(
         name

@@ -24,7 +24,7 @@ from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
 from rung.model.files import check_pointer, check_whole, snapshot
 from rung.model.quiet import quiet
-from rung.model.sound import check_finite, check_loaded, check_quantization, check_stored, quantization_of
+from rung.model.sound import check_finite, check_loaded, check_quantization, check_stored, check_writes, quantization_of
 from rung.model.source import converted_folder, find, needs_gguf, read_config
 from rung.model.targets import linear_layers
 
@@ -73,6 +73,7 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     source, tokenizer = _find(spec), load_tokenizer(spec)
     config, folder = read_config(spec), snapshot(source)
+    check_writes(spec, config)
     check_quantization(spec, config, quantization, folder)
     model, info = _loaded(spec, source, quantization, dtype, device)
     notes = check_loaded(spec, model, info)
@@ -147,7 +148,9 @@ def end_tokens(spec: str, tokenizer: Any) -> set[int]:
 
 
 def _cannot_be_loaded(spec: str, error: Exception) -> ModelError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # A report that is not shown.
+    first = first.partition(" For details look at")[0].rstrip(".")
     return ModelError(
         f"The model '{spec}' cannot be loaded ({first}); give a hub id, a folder with config.json and weights, "
         f"a GGUF file, or leave --model out for {DEFAULT_MODEL}."

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from rung.errors import ModelError
 from rung.model.files import dtypes, weight_files
 
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of classes end that write."""
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _NO_NUMBERS_OF_THEIR_OWN = re.compile(r"[IU]\d+|F8_.*|F4.*|F6.*")
 """Dtypes that weights have beside their scales; the scales are what a quantisation's configuration is for."""
@@ -25,6 +27,19 @@ _SUFFIX = re.compile(
     r"[-_](?:gptq|awq|hqq|exl2|fp8|nvfp4|mxfp4|bnb|int[48]|w[48]a\d+|[48]bit|quantized)\b.*$", re.IGNORECASE
 )
 _SHOWN = 3
+
+
+def check_writes(spec: str, config: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ModelError: the checkpoint was trained with another head than one that writes. One without a head may be tied.
+    """
+    classes = config.get("architectures") or []
+    if classes and not any(name.endswith((*GENERATIVE, "Model")) for name in classes):
+        raise ModelError(
+            f"The model '{spec}' is no causal language model ({classes[0]}), and its head is not one that writes; give "
+            "one that writes text."
+        )
 
 
 def check_quantization(spec: str, config: Mapping[str, Any], asked: str, folder: Path | None) -> None:
