@@ -21,7 +21,7 @@ from rung.engine.preflight import preflight
 from rung.errors import DataError, RecipeError, StudyError
 from rung.levers import WORDS, Candidate, LeverSpace, Scores, Verdict
 from rung.model.files import fingerprint
-from rung.model.load import PRECISIONS, Base, end_tokens, load_base, load_tokenizer
+from rung.model.load import PRECISIONS, Base, check_files, end_tokens, load_base, load_tokenizer
 from rung.model.targets import folded, stacked_experts
 from rung.quality import in_words, judged_by
 from rung.recipe import Recipe, read_kept
@@ -78,6 +78,7 @@ def tune(
 
 def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callable[[], float]) -> dict[str, Any]:
     started = clock()
+    check_files(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe, tokenizer, observer.note, end_tokens(recipe.model, tokenizer))
     findings = _tell_audit(data, tokenizer, recipe, observer)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rung.errors import ModelError
 from rung.model.files import dtypes, fingerprint, weight_files
-from rung.model.load import load_base
+from rung.model.load import load_base, load_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n"
 
@@ -114,6 +114,11 @@ def test_a_broken_file_is_named(folder: Path, broken: Callable[[Path], object], 
     with pytest.raises(ModelError, match=says) as error:
         load_base(str(folder), "fp32", "fp32")
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_needs_no_weights(folder: Path) -> None:
+    gone(folder)
+    assert load_tokenizer(str(folder)).eos_token_id is not None
 
 
 @pytest.mark.parametrize("kept", [in_shards, pickled])

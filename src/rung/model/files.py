@@ -78,16 +78,23 @@ def check_pointer(file: Path) -> None:
         raise ModelError(f"{file} is empty; fetch it again.")
 
 
-def check_whole(folder: Path) -> None:
+def check_tokenizer(folder: Path) -> None:
     """
     Raises:
-        ModelError: a file that the model or its tokenizer is read from is a pointer, or empty, cut off or broken.
+        ModelError: a file that the configuration or the tokenizer is read from is a pointer, or empty or broken.
     """
     for name in ("config.json", *TOKENIZER_FILES):
         if (folder / name).is_file():
             check_pointer(folder / name)
             if name.endswith(".json"):
                 _check_json(folder / name)
+
+
+def check_weights(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: a file that the weights are read from is not there, or is a pointer, or empty, cut off or broken.
+    """
     for file in weight_files(folder):
         check_pointer(file)
         if file.suffix == ".safetensors":

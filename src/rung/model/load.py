@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from rung.atomic import folder_beside
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
-from rung.model.files import check_pointer, check_whole, snapshot
+from rung.model.files import check_pointer, check_tokenizer, check_weights, snapshot
 from rung.model.quiet import quiet
 from rung.model.sound import check_finite, check_loaded, check_quantization, check_stored, check_writes, quantization_of
 from rung.model.source import converted_folder, find, needs_gguf, read_config
@@ -71,6 +71,7 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
         raise ModelError(f"There is no quantization '{quantization}'; give one of {', '.join(QUANTIZATIONS)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
+    check_files(spec)
     source, tokenizer = _find(spec), load_tokenizer(spec)
     config, folder = read_config(spec), snapshot(source)
     check_writes(spec, config)
@@ -113,15 +114,26 @@ def _loaded(spec: str, source: str, quantization: str, dtype: torch.dtype, devic
     return found
 
 
+def check_files(spec: str) -> None:
+    """Look at a folder's files of weights, which takes no time: before its data are tokenised, which may.
+
+    Raises:
+        ModelError: see `rung.model.files.check_weights`.
+    """
+    source = Path(_find(spec))
+    if source.is_dir():
+        check_weights(source)
+
+
 def load_tokenizer(spec: str) -> Any:
-    """The model's tokenizer alone.
+    """The model's tokenizer alone; a folder needs no weights for that.
 
     Raises:
         ModelError: there is none, or it has no end token.
     """
     source = _find(spec)
     if Path(source).is_dir():
-        check_whole(Path(source))
+        check_tokenizer(Path(source))
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
