@@ -517,6 +517,24 @@ def test_target_modules_by_two_spellings_are_tried_once(recipe: Recipe, tmp_path
     assert f"target modules, 2 sets, each for itself: {same[0]}; mlp" in listener.heard
 
 
+def test_a_usual_set_of_modules_that_a_mixture_lacks_is_left_out_unless_it_was_named(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    make("mixtral").save_pretrained(tmp_path / "mixture")
+    tiny_tokenizer().save_pretrained(tmp_path / "mixture")
+    few = {"model": str(tmp_path / "mixture"), "ranks": (2,), "alphas": ("2r",), "learning_rates": (4e-3,)}
+    chosen = {field: getattr(recipe, field) for field in recipe.model_fields_set - {"targets"}}
+    usual = Recipe(**{**chosen, **few, "strategy": "grid"})
+    listener = Listener()
+    found = tune(usual, StudyFolder(tmp_path / "s"), listener)
+    # All of its linear layers are those of its attention.
+    assert [c["targets"] for c in found["candidates"]] == ["attention"]
+    assert "mlp is not tried: this model has no such layers that an adapter could go on" in listener.heard
+    with pytest.raises(TargetError, match="no target module 'mlp'"):
+        tune(usual.model_copy(update={"targets": ("attention", "mlp")}), StudyFolder(tmp_path / "t"), Listener())
+    assert not (tmp_path / "t").exists()
+
+
 def test_many_modules_by_their_full_names_are_trained(recipe: Recipe, tmp_path: Path) -> None:
     modules = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     names = "+".join(f"model.layers.{block}.{module}" for block in (0, 1) for module in modules)

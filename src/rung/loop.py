@@ -18,7 +18,7 @@ from rung.data.audit import Finding, asks_for_head, audit
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.engine.preflight import preflight
-from rung.errors import DataError, RecipeError, StudyError
+from rung.errors import DataError, RecipeError, StudyError, TargetError
 from rung.levers import WORDS, Candidate, LeverSpace, Scores, Verdict
 from rung.model.files import fingerprint
 from rung.model.load import PRECISIONS, Base, check_files, end_tokens, load_base, load_tokenizer
@@ -90,7 +90,8 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
     _check_same(recipe, folder, data, base)
     runner = LocalRunner(base, data, recipe, folder)
     space = space_of(recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings))
-    space = unlike_targets(space, runner.trainer.frozen.targets, observer)
+    named = "targets" in asked.model_fields_set
+    space = unlike_targets(space, runner.trainer.frozen.targets, named, observer)
     check_ranks(space, runner.trainer.frozen.parameters, runner.memory)
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
         # Before anything is written.
@@ -281,15 +282,26 @@ def space_of(recipe: Recipe, pinned: bool, head: bool = False) -> LeverSpace:
     )
 
 
-def unlike_targets(space: LeverSpace, layers: Callable[[Candidate], Collection[str]], observer: Observer) -> LeverSpace:
+def unlike_targets(
+    space: LeverSpace, layers: Callable[[Candidate], Collection[str]], named: bool, observer: Observer
+) -> LeverSpace:
     """The space without sets of target modules that are the same layers as one before them; `layers` are a candidate's.
+
+    Where the user has not `named` the sets, one that the model has no layers for is left out, but for the last one, all
+    of them: a mixture whose experts are stacked has no `mlp`.
 
     Raises:
         TargetError: the model has no such modules.
     """
     found: dict[frozenset[str], str] = {}
     for targets in space.targets:
-        own = frozenset(layers(space.candidate(space.ranks[0], space.learning_rates[0], targets)))
+        try:
+            own = frozenset(layers(space.candidate(space.ranks[0], space.learning_rates[0], targets)))
+        except TargetError:
+            if named or targets == space.targets[-1]:
+                raise
+            observer.note(f"{targets} is not tried: this model has no such layers that an adapter could go on")
+            continue
         if (same := found.setdefault(own, targets)) != targets:
             observer.note(f"{targets} are the same layers as {same} here, and are tried once")
     if any(targets not in WORDS for targets in found.values()):

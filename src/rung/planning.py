@@ -72,7 +72,8 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     tell, pinned = observer.note, recipe.learning_rates is not None
     ground = _here(recipe, tell) if where == HERE else _elsewhere(recipe, device(where), tell)
     recipe, costs = ground.recipe, ground.costs
-    space = unlike_targets(space_of(recipe, pinned, ground.head), costs.frozen.targets, observer)
+    named = "targets" in recipe.model_fields_set
+    space = unlike_targets(space_of(recipe, pinned, ground.head), costs.frozen.targets, named, observer)
     runner = PaperRunner(costs, recipe, ground.data.train, ground.data.validation, ground.memory)
     budget = _budget(recipe, runner)
     look = look_for(runner.steps)

@@ -238,23 +238,6 @@ def test_a_folder_of_its_own_names_the_tasks_too() -> None:
         prepared("none.jsonl")
 
 
-def test_the_first_row_with_a_token_beyond_a_vocabulary(tmp_path: Path) -> None:
-    rows = [[1, 2], [3], [9, 2, 7], [8], [2]]
-    with Writer(tmp_path / "a.arrow") as writer:
-        for ids in rows * 300:  # more than a batch of records
-            writer.add(Example(tuple(ids), 0), Row("a", "b", ""), ("", "b"), "here")
-    examples = Examples(tmp_path / "a.arrow")
-    assert examples.beyond(10) is None
-    assert examples.beyond(9) == (2, 9)
-    assert examples.beyond(8) == (2, 9)
-    assert examples.beyond(7) == (2, 9)
-    # Of those that count alone, by their place among them.
-    assert examples[3:].beyond(9) == (4, 9)
-    assert examples[3:7].beyond(9) is None
-    assert examples[3:7].beyond(8) == (0, 8)
-    assert examples[1400:].beyond(9) == (2, 9)
-
-
 def test_a_store_without_rows(tmp_path: Path) -> None:
     with Writer(tmp_path / "a.arrow"):
         pass

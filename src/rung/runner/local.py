@@ -22,6 +22,7 @@ from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, need
 from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import SCORED_ROWS, Trainer
+from rung.errors import TargetError
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
 from rung.model.load import Base
@@ -188,14 +189,20 @@ class LocalRunner:
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
         """What passes take, for the most layers that are to be adapted; measured once, and again where more are."""
-        one = members[0]
-        planned = [replace(one, targets=targets) for targets in self.recipe.targets]
+        planned = self._planned(members[0])
         widest = max([*planned, *members], key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
         layers = len(self.trainer.frozen.targets(widest))
         if self._measured is None or layers > self._measured[0]:
             self.trainer.frozen.hold_dense(None)
             self._measured = (layers, measure(self.trainer, widest, self.train))
         return self._measured[1]
+
+    def _planned(self, one: Candidate) -> Iterator[Candidate]:
+        """The candidate with each of the recipe's sets of modules that this model has."""
+        for targets in self.recipe.targets:
+            with contextlib.suppress(TargetError):
+                self.trainer.frozen.targets(found := replace(one, targets=targets))
+                yield found
 
     def _make_room(self, members: Sequence[Candidate]) -> None:
         """How much a pass of these candidates may hold, in training and in scoring, by the plan; and, where that leaves
