@@ -389,9 +389,9 @@ def test_a_token_without_an_embedding_matters_where_a_row_has_it(recipe: Recipe,
     lines = rows.read_text().splitlines()
     lines[70] = json.dumps({"prompt": "70 <new>:", "completion": "aa"})
     rows.write_text("\n".join(lines))
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(DataError) as error:
         tune(recipe.model_copy(update=few), StudyFolder(tmp_path / "other" / "s"), Listener())
-    assert f"rows.jsonl, line 71 (train split) has the token '<new>', number {beyond}" in str(error.value)
+    assert f"rows.jsonl, line 71 has the token '<new>', number {beyond}" in str(error.value)
     assert f"an embedding for {beyond}" in str(error.value)
     assert not (tmp_path / "other").exists()
 

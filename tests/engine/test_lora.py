@@ -158,7 +158,7 @@ def test_the_input_keeps_its_dtype_and_the_gradients_are_float32(four_bit: bool)
 def test_a_block_may_add_to_what_a_layer_gives_in_place() -> None:
     frozen = make(False, False)
     layer = PackedLoraLinear(frozen, [part(0, 2, 3)], turn(2))
-    x = torch.randn(4, 5, 64, requires_grad=True)
+    x = torch.randn(4, 5, 64, dtype=torch.float64, requires_grad=True)
 
     def gradient(add: bool) -> torch.Tensor:
         x.grad = None
