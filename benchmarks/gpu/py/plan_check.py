@@ -1,0 +1,163 @@
+"""What `rung plan` foretells for this device, against what packs take: by the data sheet (a rehearsal on shapes), and by a
+few measured steps (`--device here`); time of a step and peak of memory, for each base.
+
+A rehearsal takes half a minute of a CPU, so it is made beforehand, without a GPU, with the engine as it is:
+
+    python plan_check.py --rehearse .kit/sheet.json     (prepare.sh does it where .venv is there)
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+from common import Clock, Report, arguments, place, timed
+
+GRID = [(1, 64), (8, 64), (12, 64), (1, 256), (8, 256), (8, 512)]
+"""Candidates and tokens of a row; eight rows, as the recipe has by default."""
+
+
+def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
+    from rung.devices import device as sheet_of
+    from rung.engine.calibrate import rehearsed
+    from rung.levers import Candidate
+
+    rows = common.rows_of(longest, 16, common.SHAPES[name]["vocab_size"])
+    found = rehearsed(
+        common.config_of(name), "nf4", "bf16", Candidate(8, 16, "all-linear", 1e-3), rows, sheet_of(sheet)
+    )
+    print(f"{name}: rehearsed for the {sheet}", flush=True)
+    return {"training": asdict(found.training), "scoring": asdict(found.scoring), "memory": asdict(found.memory)}
+
+
+def _paper(sheet: dict[str, Any] | None) -> tuple[Any, Any] | None:
+    """The speed of training and the memory, as they were written down."""
+    from rung.engine.cost import Speed
+    from rung.engine.plan import Activations, MemoryModel
+
+    if sheet is None:
+        return None
+    memory = sheet["memory"]
+    return Speed(**sheet["training"]), MemoryModel(
+        memory["held"], Activations(**memory["training"]), Activations(**memory["scoring"])
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--bases", default="135m,8b,1b")
+    parser.add_argument("--sheet", default="h100")
+    parser.add_argument("--rehearse", type=Path, help="write the rehearsals there, and do nothing else")
+    parser.add_argument("--rehearsed", type=Path, default=Path(".kit/sheet.json"))
+    options = parser.parse_args()
+    if options.rehearse:
+        found = {name: _rehearsed(name, options.sheet) for name in options.bases.split(",")}
+        options.rehearse.write_text(json.dumps(found, indent=1) + "\n")
+        return
+    device, report, clock = place(options), Report(options.out), Clock(options.seconds)
+    from rung.data.batches import collate
+    from rung.engine.calibrate import CONTEXT, measured
+    from rung.engine.cost import adapter_numbers
+    from rung.engine.memory import Room, memory_limit
+    from rung.engine.pack import Pack, fresh_state
+    from rung.engine.plan import bound, need
+    from rung.engine.trainer import SCORED_ROWS, Trainer
+    from rung.levers import Candidate
+
+    batch = 2 if options.tiny else 8
+    grid = [(1, 16), (4, 16)] if options.tiny else GRID
+    sheets = json.loads(options.rehearsed.read_text()) if options.rehearsed.exists() else {}
+    for name in options.bases.split(","):
+        if not clock.left(20 if not options.tiny else 1):
+            print(f"{name}: no time left", flush=True)
+            continue
+        shape = "tiny" if options.tiny else name
+        widest = Candidate(8, 16, "all-linear", 1e-3)
+        longest = max(length for _, length in grid)
+        rows = common.rows_of(longest, 16, common.SHAPES[shape]["vocab_size"])
+        paper = _paper(_rehearsed(shape, options.sheet, longest) if options.tiny else sheets.get(name))
+        base = common.random_base(shape, device)
+        trainer = Trainer(base)
+        frozen = trainer.frozen
+        begun = clock.gone
+        costs = measured(trainer, widest, rows)
+        print(
+            f"\n{name}: {'by the sheet ' + options.sheet if paper else 'no rehearsal'}; measured in {clock.gone - begun:.1f} s",
+            flush=True,
+        )
+        print("  pack        ms/step  sheet   here    | peak GB  sheet  here   bound", flush=True)
+        for width, length in grid:
+            if not clock.left(6):
+                break
+            candidates = [Candidate(16, 32, "all-linear", 1e-3, seed=seed) for seed in range(width)]
+            needs = [need(frozen, candidate, base.dtype) for candidate in candidates]
+            made = collate(common.rows_of(length, batch, base.model.config.vocab_size), device)
+            load = costs.sizes.training(adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels))
+            common.clear(device)
+            trainer.training_room = Room()
+            try:
+                with Pack(frozen, candidates, [fresh_state(frozen, candidates[0], 0)] * width) as pack:
+                    trainer.step(pack, made, 1.0)
+                    common.reset_peak(device)
+                    seconds = statistics.median(timed(lambda: trainer.step(pack, made, 1.0), device))
+                    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+            except Exception as error:
+                print(f"  {width}x{batch}x{length}: {type(error).__name__}: {str(error)[:150]}", flush=True)
+                continue
+            tiled = trainer.training_room.tokens < width * made.ids.numel()
+            here = costs.training.seconds(load)
+            sheet = paper[0].seconds(load) if paper else 0.0
+            sheet_peak = paper[1].peak(needs, batch, length) - CONTEXT if paper else 0
+            here_peak = costs.memory.peak(needs, batch, length)
+            most = bound(trainer, needs, batch, SCORED_ROWS, length)
+            held = bool(memory_limit(device) * 0.9 - most > frozen.dense_bytes(base.dtype))
+            report.add(
+                part="plan",
+                base=name,
+                width=width,
+                batch=batch,
+                length=length,
+                seconds=seconds,
+                sheet=sheet,
+                here=here,
+                peak=peak,
+                sheet_peak=sheet_peak,
+                here_peak=here_peak,
+                bound=most,
+                runner_holds=held,
+                tiled=tiled,
+            )
+            off = [f"{value / seconds:5.2f}x" for value in (sheet, here)]
+            mem = [f"{value / peak:5.2f}x" if peak else "-" for value in (sheet_peak, here_peak, most)]
+            print(
+                f"  {width:2}x{batch}x{length:<4} {1e3 * seconds:9.1f}  {off[0]}  {off[1]}  | {peak / 1e9:6.2f}  {mem[0]} {mem[1]} {mem[2]}"
+                f"{' in tiles' if tiled else ''}{' runner holds' if held else ''}",
+                flush=True,
+            )
+        print(
+            f"  speeds here (s a pass, TFLOP/s of the frozen, of adapters, GB/s of numbers): {_speeds(costs.training)}; by the sheet: {_speeds(paper[0]) if paper else '-'}",
+            flush=True,
+        )
+        report.add(part="plan", base=name, here=_speeds(costs.training), sheet=_speeds(paper[0]) if paper else None)
+        del base, trainer, costs, frozen
+        common.clear(device)
+
+
+def _speeds(speed: Any) -> list[Any]:
+    """In units that can be read: two operations to a multiply-add, 28 bytes to a number moved."""
+    rate = lambda per, amount: round(amount / per, 1) if per else None
+    return [
+        round(speed.per_pass, 5),
+        rate(speed.per_frozen, 2e-12),
+        rate(speed.per_adapter, 2e-12),
+        rate(speed.per_moved, 28e-9),
+    ]
+
+
+if __name__ == "__main__":
+    main()
