@@ -33,6 +33,8 @@ _SAID = ("content", "tool_calls", "tools", "functions", *_THOUGHTS)
 _IDS = ("id", "tool_call_id")
 _LAWS = ("role", "type", "required")
 """What a template decides by, and need not show."""
+_MARK = "qz00000zq"
+"""Stands for one text."""
 _HELD = 10_000
 """Structures that are remembered."""
 
@@ -265,6 +267,29 @@ def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told
                     if ("not_shown", what) not in unseen:
                         yield "not_shown", f"a part of {what}"
                     break
+
+
+def before_answer(draw: Callable[..., str], view: View, chat: Messages, asked: str, whole: str) -> str | None:
+    """What the whole shows before the last turn of `chat`, where it does not begin with what asks for that turn.
+
+    A template may ask with other words than it shows, behind the last ones of the prompt: then the answer stands where
+    the two depart. It may also show the prompt itself otherwise, as Mistral's does, which has the system's words before
+    the last turn of all: then the place is found by a mark for those last words. Nothing where it is not found.
+    """
+    *before, answer = chat
+    last = next((i for i in reversed(range(len(before))) if not is_empty(before[i].get("content"))), None)
+    if last is None:
+        return asked
+    marked = [*before[:last], {**before[last], "content": _MARK}, *before[last + 1 :]]
+    _, found, tail = draw(view.applied(marked), asks=True).rpartition(_MARK)
+    departs = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
+    if not found or not asked.endswith(tail) or departs >= len(asked) - len(tail):
+        return asked
+    until = draw(view.applied(chat))
+    _, found, rest = draw(view.applied([*marked, answer])).partition(_MARK)
+    same = next((i for i, (a, b) in enumerate(zip(tail, rest, strict=False)) if a != b), min(len(tail), len(rest)))
+    begun = until[: len(until) - len(rest[same:])]
+    return begun if found and until.endswith(rest[same:]) and whole.startswith(begun) else None
 
 
 def _texts(value: Any) -> Iterator[str]:
