@@ -12,7 +12,8 @@ are looked for in what was drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from jinja2 import TemplateError
 
 from rung.data.shapes import Messages, Row
 from rung.data.told import Kind, Told
-from rung.data.turns import FLAGS, is_empty
+from rung.data.turns import FLAGS, SAYING, is_empty
 
 REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """What a template may raise at a row that it does not take."""
@@ -65,7 +66,7 @@ class View:
     def told(self) -> Iterator[Told]:
         yield from self.unseen
         for role, other in self.roles.items():
-            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template shows"
+            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template knows"
 
 
 class Prober:
@@ -73,10 +74,12 @@ class Prober:
 
     Args:
         draw: the text of messages, tools and variables.
+        template: what draws it, in which stand the roles that it knows.
     """
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, template: str) -> None:
         self._draw = draw
+        self._named = {role for role in {*_ROLES, *_TOOLS, "system"} if re.search(f"(['\"]){role}\\1", template)}
         self._views: dict[Any, View] = {}
         self._best: dict[Any, View] = {}
 
@@ -89,7 +92,7 @@ class Prober:
             kinds = frozenset(turns), beside
             probe = _Probe(self._draw, chat, row)
             if kinds not in self._best:
-                self._best[kinds] = probe.best()
+                self._best[kinds] = probe.best(self._named)
             found = replace(self._best[kinds], unseen=probe.unseen(self._best[kinds]) or frozenset())
             if len(self._views) >= _HELD:
                 self._views.clear()
@@ -129,10 +132,17 @@ class _Probe:
         # A template that writes an object as Python does has no place for it.
         return None if "{'type': 'text'" in text else self._marks.unseen(text)
 
-    def best(self) -> View:
-        """The view in which the template shows the most."""
+    def best(self, named: Collection[str] = ()) -> View:
+        """The view in which the template shows the most, with roles that it names before those that it passes on."""
         best = View()
         missing = self.unseen(best)
+        for role in dict.fromkeys(message["role"] for message in self._chat):
+            for name in _ROLES.get(role, ()) if role not in named else ():
+                known = View({**best.roles, role: name}, best.forms)
+                found = self.unseen(known) if name in named else None
+                if found is not None and (missing is None or _said(found) <= _said(missing)):
+                    best, missing = known, found
+                    break
         # Twice: what a change is worth may show with another only.
         for roles, forms in [*_changes(self._chat)] * 2:
             if missing is not None and not _said(missing):
@@ -207,7 +217,7 @@ class _Marks:
         else:
             made = self._marked(value, name, about)
         what = of if name == "content" else f"'{name}' in {of}" if of else f"'{name}'"
-        kind: Kind = "left_out" if isinstance(value, bool) or name in FLAGS else "unused"
+        kind: Kind = "left_out" if isinstance(value, bool) or name in FLAGS | SAYING else "unused"
         self._places.append((("not_shown" if name in _SAID or not of else kind, what), about))
         return made
 

@@ -127,7 +127,7 @@ class Renderer:
             self._template = own.get("default") if isinstance(own, dict) else own
         else:
             self._template = PLAIN if self.template == "plain" else _read_template(self.template)
-        self._prober = Prober(self._draw)
+        self._prober = Prober(self._draw, self._template or "")
 
     @property
     def fingerprint(self) -> list[Any]:
