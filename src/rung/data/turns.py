@@ -12,6 +12,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,10 @@ def is_chat(value: Any) -> bool:
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         return False
     if not isinstance(value, str):
-        return any({speaker, said} <= messages[0].keys() for speaker in ("role", "from") for said in _SAID)
+        first = messages[0]
+        return any(said in first for said in _SAID) and (
+            "role" in first or str(first.get("from")).strip().lower() in ROLES
+        )
     return all(
         str(message.get("role", message.get("from"))).lower() in ROLES
         and isinstance(message.get("content", message.get("value")), str | list)
@@ -160,7 +164,7 @@ def _turn(message: Any, where: str) -> Turn:
         if not calls:
             raise UnfitError(f"{where} has tool_calls that are none; each has a function with a name and arguments")
         more["tool_calls"] = calls
-        if _has_null(more["tool_calls"]):
+        if has_null(more["tool_calls"]):
             told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
     return Turn({"role": role, "content": text, **more}, learnt, told)
 
@@ -238,9 +242,9 @@ def _calls(value: Any) -> list[Any] | None:
     return made
 
 
-def _has_null(value: Any) -> bool:
+def has_null(value: Any) -> bool:
     if isinstance(value, dict | list):
-        return any(map(_has_null, value.values() if isinstance(value, dict) else value))
+        return any(map(has_null, value.values() if isinstance(value, dict) else value))
     return value is None
 
 
@@ -263,7 +267,7 @@ def sound(text: str, field: str) -> str:
     return text
 
 
-def names(record: Any) -> str:
+def names(record: Iterable[Any]) -> str:
     return ", ".join(map(repr, record)) or "no fields"
 
 
