@@ -40,8 +40,8 @@ CHAT = [user("q"), assistant("a")]
         ({"instruction": "q", "output": CHAT[1:]}, "alpaca", Row(CHAT[:1], CHAT[1:])),
         ({"instruction": CHAT[:1], "output": "a"}, "alpaca", Row(CHAT[:1], CHAT[1:])),
         ({"instruction": "q", "output": json.dumps(CHAT[1:])}, "alpaca", Row(CHAT[:1], CHAT[1:])),
-        ({"text": CHAT}, "text", Row(CHAT[:1], CHAT[1:], kind="messages")),
-        ({"text": json.dumps(CHAT)}, "text", Row(CHAT[:1], CHAT[1:], kind="messages")),
+        ({"text": CHAT}, "messages", Row(CHAT[:1], CHAT[1:], kind="messages")),
+        ({"text": json.dumps(CHAT)}, "messages", Row(CHAT[:1], CHAT[1:], kind="messages")),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             "sharegpt",
@@ -340,3 +340,12 @@ def test_what_does_not_tell_rows_apart() -> None:
     assert normal("दिन") != normal("दीन"), "and so do vowel signs"
     assert normal("C++") != normal("C#")
     assert normal("🌙") != normal("☀"), "marks alone are not nothing"
+
+
+def test_texts_that_hold_conversations_are_read_so_in_every_row() -> None:
+    reader = Reader()
+    rows = [reader.row({"text": text}, "line") for text in (json.dumps(CHAT), CHAT)]
+    assert rows == [Row(CHAT[:1], CHAT[1:], kind="messages")] * 2
+    reader = Reader()
+    kinds = [reader.row({"text": text}, "line").kind for text in ("t", json.dumps(CHAT), "t")]
+    assert (kinds, reader.shape) == (["text", "messages", "text"], "text")

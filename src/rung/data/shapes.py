@@ -126,7 +126,8 @@ class Reader:
             row = _READ[shape](found)
         except UnfitError as error:
             raise DataError(f"{where}: {error}.") from None
-        self.shape = shape
+        # A text may hold a conversation, and then that is what is judged.
+        self.shape = self.shape or ("messages" if row.kind == "messages" and shape == "text" else shape)
         used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
         unused = (name for name, value in record.items() if name not in used and not is_empty(value))
         found.told += [left_out(name, record[name]) for name in unused]
@@ -270,6 +271,8 @@ def _better(row: Row) -> Row:
 
 
 def _conversation(found: Fields, field: str = "messages") -> Row:
+    if field == "messages" and field not in found.values and is_chat(found.values.get("text")):
+        return _whole_text(found)
     turns = read_turns(_present(found, field), field)
     if not any(turn.role == "assistant" for turn in turns):
         roles = ", ".join(dict.fromkeys(f"'{turn.role}'" for turn in turns))
