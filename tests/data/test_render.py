@@ -111,6 +111,9 @@ def test_writing_stops_where_the_template_ends_a_turn() -> None:
     renderer = Renderer(tokenizer)
     renderer.render([Row(chat("a"), chat("", "b")[1:])])
     assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}
+    renderer = Renderer(tokenizer)
+    renderer.render([Row(chat("a"), chat("", "b", "c")[1:], kind="messages")])
+    assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}, "though the user goes on"
 
 
 def test_a_chat_without_a_template_names_the_plain_one() -> None:

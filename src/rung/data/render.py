@@ -308,6 +308,8 @@ class Renderer:
         first, both = _shared(start, whole), _shared(end, whole)
         for last in (len(end), self._end(end, first, self._special)):
             if first < last <= both:
+                if end_token := self._end(end[:last], first, self._special):
+                    self.ends.add(end[end_token - 1])
                 return first, last
         if first >= both or not self._says_nothing(end[both:]):
             return None
