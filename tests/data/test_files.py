@@ -255,7 +255,17 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data
 
 def test_nulls_that_a_column_adds_to_its_objects_are_no_values(tmp_path: Path) -> None:
     """In a column every object has the fields of all."""
-    own = [{"calls": [{"town": "Oslo"}], "top": None}, {"calls": [{"of": "1+1", "deep": {"x": 1}}], "top": "t"}]
+    calls: list[Any] = [[{"town": "Oslo"}], [{"of": "1+1", "deep": {"x": 1}}]]
+    own = [
+        {"messages": [{"role": "assistant", "calls": call}], "tools": [{"name": "f", "of": call}], "top": top}
+        for call, top in zip(calls, (None, "t"), strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(own), tmp_path / "a.parquet")
+    assert records(tmp_path / "a.parquet") == own
+
+
+def test_nulls_of_other_objects_may_be_their_own(tmp_path: Path) -> None:
+    own = [{"completion": {"name": "Ida", "age": None}}, {"completion": {"name": None, "age": 3}}]
     pq.write_table(pa.Table.from_pylist(own), tmp_path / "a.parquet")
     assert records(tmp_path / "a.parquet") == own
 

@@ -53,7 +53,7 @@ def test_a_role_that_the_template_knows_by_another_name_is_given_by_that() -> No
     text, learnt, told = rendered(KNOWN, {"messages": turns})
     assert "[tool]rain<end>" in text
     assert learnt == "look<end>It rains.<end>"
-    assert told == {("read_as", "turns of 'observation' as those of 'tool', which the chat template shows")}
+    assert told == {("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")}
     assert "[observation]rain<end>" in rendered(CHATML, {"messages": turns})[0], "where it shows it, it stays"
     turns[0] = {"role": "developer", "content": "Be brief."}
     assert "[system]Be brief.<end>" in rendered(KNOWN, {"messages": turns})[0]
@@ -117,6 +117,11 @@ def test_fields_about_a_message_are_noted_where_they_are_not_shown() -> None:
         ("left_out", "'hidden' in turns of 'user'"),
         ("left_out", "'mask' in turns of 'assistant'"),
     }
+    twice = {"messages": [user("q", value="more"), assistant("a", train="later")]}
+    assert rendered(CHATML, twice)[2] == {
+        ("left_out", "'value' in turns of 'user'"),
+        ("left_out", "'train' in turns of 'assistant'"),
+    }
     named = CHATML.replace("m.content", "(m.name or '') + m.content")
     assert rendered(named, {"messages": turns})[2] == set()
 
@@ -172,3 +177,14 @@ def test_turns_that_begin_a_conversation_are_told() -> None:
     assert rendered(CHATML, {"messages": turns}, learn="all")[2] == set()
     hidden = {"messages": [assistant("hello", weight=0), user("q"), assistant("a")]}
     assert {kind for kind, _ in rendered(CHATML, hidden)[2]} == {"read_as"}
+
+
+def test_a_role_that_the_template_names_is_preferred_to_one_that_it_only_passes_on() -> None:
+    """As Llama's does, which has a case for tools, and writes any other role as it is called."""
+    template = CHATML.replace("'[' + m.role + ']'", "('[env]' if m.role == 'tool' else '[' + m.role + ']')")
+    turns = [user("q"), assistant("look"), {"role": "observation", "content": "rain"}, assistant("It rains.")]
+    text, _, told = rendered(template, {"messages": turns})
+    assert text == "[user]q<end>[assistant]look<end>[env]rain<end>[assistant]It rains.<end>"
+    assert told == {("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")}
+    turns[2]["role"] = "narrator"
+    assert "[narrator]rain<end>" in rendered(template, {"messages": turns})[0]

@@ -111,6 +111,9 @@ def test_writing_stops_where_the_template_ends_a_turn() -> None:
     renderer = Renderer(tokenizer)
     renderer.render([Row(chat("a"), chat("", "b")[1:])])
     assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}
+    renderer = Renderer(tokenizer)
+    renderer.render([Row(chat("a"), chat("", "b", "c")[1:], kind="messages")])
+    assert renderer.ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("~")}, "though the user goes on"
 
 
 def test_a_chat_without_a_template_names_the_plain_one() -> None:
@@ -259,3 +262,71 @@ def test_thoughts_are_no_part_of_what_was_written() -> None:
     assert text.answer_in("<think>\nis it 5?\n</think>\n\n4") == "4"
     assert text.answer_in("4") == "4"
     assert Texts("q", "final", "x", "").answer_in("finalthe final x") == "the final x"
+
+
+LATE_SYSTEM = (
+    "{% for m in messages if m.role != 'system' %}{{ '[user]' if m.role == 'user' else '' }}"
+    "{% if loop.last and m.role == 'user' and messages[0].role == 'system' %}{{ messages[0].content + ':' }}{% endif %}"
+    "{{ m.content + ('[/user]' if m.role == 'user' else eos_token) }}{% endfor %}"
+)
+"""As Mistral's, which shows the system's words before the user's last turn, if that is the last of all."""
+KIND = {"role": "system", "content": "kind"}
+
+
+@pytest.mark.parametrize("words", ["what is it", "a", "r/]"])
+def test_the_users_words_are_not_learnt_where_the_prompt_is_shown_otherwise_before_an_answer(words: str) -> None:
+    tokenizer, turns = chatty(LATE_SYSTEM), chat(words, "as it is", words, words)
+    example = one(tokenizer, Row([KIND, *turns[:3]], turns[3:], kind="messages"))
+    text = f"[user]{words}[/user]as it is<end>[user]{words}[/user]{words}<end>"
+    assert shown(tokenizer, example) == (text, f"as it is<end>{words}<end>")
+    given = "".join(tokenizer.convert_ids_to_tokens(example.written_after))
+    assert given.endswith(f"[user]kind:{words}[/user]"), "it writes after what it is asked with"
+    pair = one(tokenizer, Row([KIND, *turns[:3]], turns[3:]))
+    assert shown(tokenizer, pair)[1] == f"{words}<end>"
+    (kind, what) = next(told for told in pair.told if told[0] == "not_asked")
+    assert (kind, what) == ("not_asked", "what stands before the last words of the prompt, such as those of the system")
+
+
+def test_an_answer_whose_prompt_is_not_found_in_the_whole_is_refused() -> None:
+    tokenizer = chatty("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    turns = chat("q", "a", "r")
+    (found,) = Renderer(tokenizer).render([Row(turns[:1], turns[1:])])
+    assert "shows what comes before the answer otherwise once that is there" in str(found)
+
+
+def test_an_end_token_stands_behind_the_words_of_a_turn_and_another_may_end_the_last() -> None:
+    """As in gpt-oss: what opens a short answer does not end it, and earlier turns are learnt with their own end."""
+    template = (
+        "{% for m in messages %}{{ '^' + m.role[0] }}{% if m.thinking and loop.last %}{{ '|' + m.thinking + '~^a' }}"
+        "{% endif %}{{ '|' + m.content + (eos_token if loop.last and m.role == 'assistant' else '~') }}{% endfor %}"
+        "{{ '^a' if add_generation_prompt }}"
+    )
+    tokenizer = chatty(template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["^", "|", "~"]})
+    turns, end = chat("q", "4", "r", "5"), tokenizer.convert_tokens_to_ids("~")
+    renderer = Renderer(tokenizer)
+    (example,) = renderer.render([Row(turns[:3], turns[3:], kind="messages")])
+    assert isinstance(example, Example)
+    assert shown(tokenizer, example) == ("^u|q~^a|4~^u|r~^a|5<end>", "|4~|5<end>")
+    assert renderer.ends == {tokenizer.eos_token_id, end}
+    thought = Row(turns[:1], [{**turns[3], "thinking": "hm"}])
+    (example,) = renderer.render([thought])
+    assert isinstance(example, Example)
+    assert shown(tokenizer, example)[1] == "|hm~^a|5<end>"
+    assert renderer.ends == {tokenizer.eos_token_id}, "thoughts would be all that is written"
+
+
+@pytest.mark.parametrize("ends", ["<end>", "<end>\n", " "])
+@pytest.mark.parametrize("kind", ["pair", "messages"])
+def test_an_answer_of_a_chat_that_writes_its_end_token_gets_no_second_one(ends: str, kind: str) -> None:
+    tokenizer, turns = chatty(), chat("q", "a" + ends, "r", "b" + ends)
+    renderer, row = Renderer(tokenizer), Row(turns[:3], turns[3:], kind=kind)  # type: ignore[arg-type]
+    (example,) = renderer.render([row])
+    assert isinstance(example, Example)
+    blank = ends.replace("<end>\n", "").replace("<end>", "")
+    first = f"a{blank}<end>\n" if kind == "messages" else ""
+    assert shown(tokenizer, example)[1] == f"{first}b{blank}<end>\n"
+    assert renderer.answer(row, example) == ("", "b")
+    tokenizer = chatty(CHATML.replace("eos_token", "'~'"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
+    assert shown(tokenizer, one(tokenizer, Row(turns[:1], chat("", "b~")[1:])))[1] == "b~\n"

@@ -36,6 +36,12 @@ CHAT = [user("q"), assistant("a")]
         ({"text": "t", "meta": 1}, "text", Row("", "t", kind="text")),
         ({"instruction": "q", "input": "", "output": "a"}, "alpaca", Row(CHAT[:1], CHAT[1:])),
         ({"instruction": "q", "input": "i", "output": "a"}, "alpaca", Row([user("q\n\ni")], CHAT[1:])),
+        ({"instruction": " ", "input": "i", "output": "a"}, "alpaca", Row([user("i")], CHAT[1:])),
+        ({"instruction": "q", "output": CHAT[1:]}, "alpaca", Row(CHAT[:1], CHAT[1:])),
+        ({"instruction": CHAT[:1], "output": "a"}, "alpaca", Row(CHAT[:1], CHAT[1:])),
+        ({"instruction": "q", "output": json.dumps(CHAT[1:])}, "alpaca", Row(CHAT[:1], CHAT[1:])),
+        ({"text": CHAT}, "messages", Row(CHAT[:1], CHAT[1:], kind="messages")),
+        ({"text": json.dumps(CHAT)}, "messages", Row(CHAT[:1], CHAT[1:], kind="messages")),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             "sharegpt",
@@ -131,6 +137,20 @@ def test_what_belongs_to_a_conversation_comes_into_it(record: dict[str, Any], ro
         ({"prompt": "p", "completion": "c", "label": False}, [("left_out", "'label'")]),
         ({"messages": CHAT, "weight": 0.2, "score": 0.2}, [("left_out", "'weight'"), ("unused", "'score'")]),
         ({"prompt": ["p"], "completion": 3}, [("as_json", "'prompt'")]),
+        (
+            {"prompt": "p", "completion": {"a": None}},
+            [
+                (
+                    "as_json",
+                    "'completion', with nulls (a column of Parquet or Arrow has some for the fields of other rows)",
+                )
+            ],
+        ),
+        ({"text": CHAT}, [("read_as", "messages in 'text' as a conversation")]),
+        (
+            {"prompt": CHAT[:1], "completion": [*CHAT[1:], user("r"), assistant("b")]},
+            [("read_as", "turns of the user within a completion as a part of it, which is learnt")],
+        ),
         ({"instruction": "q", "output": ["a", "b"]}, [("as_json", "'output'")]),
     ],
 )
@@ -155,7 +175,7 @@ def test_a_text_beside_messages_is_a_turn() -> None:
 def test_a_prompt_that_is_the_text_of_a_list_is_a_text_unless_that_is_messages() -> None:
     for prompt in ('[{"sku": 1}]', "[1, 2]", "[draft] Hello", '[{"role": "engineer", "content": "builds"}]'):
         assert read({"prompt": prompt, "completion": "c"}) == (Row(prompt, "c"), "prompt_completion")
-    for value in ([{"sku": 1}], [{"from": "Oslo", "to": "Rome"}]):
+    for value in ([{"sku": 1}], [{"from": "Oslo", "to": "Rome"}], [{"from": "Oslo", "value": 3}]):
         assert read({"prompt": value, "completion": "c"})[0].prompt == json.dumps(value)
     row, shape = read({"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])})
     assert (row, shape) == (Row(CHAT[:1], CHAT[1:]), "chat_prompt_completion")
@@ -180,6 +200,10 @@ def test_messages_where_the_first_row_has_texts_are_not_learnt_as_json() -> None
         ({"prompt": "q", "chosen": CHAT, "rejected": [CHAT[0], assistant("b")]}, Row(CHAT[:1], CHAT[1:])),
         ({"chosen": CHAT, "rejected": [CHAT[0], assistant("b")], "prompt": None}, Row(CHAT[:1], CHAT[1:])),
         ({"chosen": "q a", "rejected": "q b"}, Row("", "q a", kind="text")),
+        (
+            {"instruction": "q", "input": "i", "system": "s", "history": [["x", "y"]], "chosen": "a", "rejected": "b"},
+            Row([{"role": "system", "content": "s"}, user("x"), assistant("y"), user("q\n\ni")], CHAT[1:]),
+        ),
     ],
 )
 def test_of_preference_pairs_the_chosen_answer_is_learnt_and_told(record: dict[str, Any], row: Row) -> None:
@@ -218,6 +242,11 @@ def test_a_conversation_may_go_on_after_the_assistant() -> None:
         ([1], "a row is an object with named fields, and this is a list"),
         ({"prompt": "a"}, "the row needs a \"completion\" too, and it has 'prompt'"),
         ({"prompt": "a", "response": "b"}, "say which it is with --fields completion=response"),
+        ({"prompt": "a", "response": "b", "input_ids": [1]}, "the row is tokens already (input_ids)"),
+        (user("q"), 'these are of one message; write {"messages": […]} with all of a conversation for each row'),
+        ({"question": "q", "system": "s", "chosen": "a", "rejected": "b"}, "that is with --fields prompt=question"),
+        ({"instruction": CHAT[:1], "input": "i", "output": "a"}, 'beside it stands an "input"'),
+        ({"instruction": "q", "input": CHAT[:1], "output": "a"}, 'the "input" is messages, and a text is needed'),
         ({"q": 1, "a": 2}, "are of no known shape (prompt + completion, messages"),
         ({"q": 1, "a": 2}, "say which is which with --fields prompt=q,completion=a"),
         ({"id": 1, "answer": "a", "question": "q"}, "--fields prompt=question,completion=answer"),
@@ -265,6 +294,8 @@ def test_every_row_has_the_shape_of_the_first() -> None:
     reader.row({"prompt": "p", "completion": "c"}, "line 1")
     with pytest.raises(DataError, match="line 2: the row needs a \"prompt\" as the first row has, and it has 'text'"):
         reader.row({"text": "t"}, "line 2")
+    with pytest.raises(DataError, match="it has 'prompt', 'response'$|it has 'prompt', 'response'\\."):
+        reader.row({"prompt": "p", "response": "c"}, "line 2")
     reader = Reader()
     reader.row({"chosen": "a", "rejected": "b"}, "line 1")
     with pytest.raises(DataError, match='line 2: the row needs "chosen" as the first row has'):
@@ -309,3 +340,12 @@ def test_what_does_not_tell_rows_apart() -> None:
     assert normal("दिन") != normal("दीन"), "and so do vowel signs"
     assert normal("C++") != normal("C#")
     assert normal("🌙") != normal("☀"), "marks alone are not nothing"
+
+
+def test_texts_that_hold_conversations_are_read_so_in_every_row() -> None:
+    reader = Reader()
+    rows = [reader.row({"text": text}, "line") for text in (json.dumps(CHAT), CHAT)]
+    assert rows == [Row(CHAT[:1], CHAT[1:], kind="messages")] * 2
+    reader = Reader()
+    kinds = [reader.row({"text": text}, "line").kind for text in ("t", json.dumps(CHAT), "t")]
+    assert (kinds, reader.shape) == (["text", "messages", "text"], "text")

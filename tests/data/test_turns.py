@@ -92,6 +92,11 @@ def test_what_says_nothing_is_left_out_of_a_message() -> None:
         ({"masked": True}, False),
         ({"masked": False}, None),
         ({"weight": 1, "train": False}, False),
+        ({"weight": "0.0"}, False),
+        ({"train": "no"}, False),
+        ({"train": " Yes "}, True),
+        ({"is_masked": 1}, False),
+        ({"calculate_loss": 0}, False),
     ],
 )
 def test_whether_a_turn_is_to_be_learnt(fields: dict[str, Any], learnt: bool | None) -> None:
@@ -105,6 +110,17 @@ def test_a_loss_that_was_measured_is_no_weight() -> None:
     assert (turn.learnt, turn.message["loss"]) == (None, 2.31)
     with pytest.raises(UnfitError, match=r"has the weight 0\.5, and a turn is learnt or not; write 1 or 0"):
         one(role="assistant", content="a", weight=0.5)
+    with pytest.raises(UnfitError, match=r"has the weight 0\.5"):
+        one(role="assistant", content="a", weight="0.5")
+    assert one(role="assistant", content="a", train="later").message["train"] == "later", "it is told"
+
+
+def test_what_a_turn_says_by_other_names_besides_is_kept_to_be_told() -> None:
+    turn = one(role="user", content="q", value="more", **{"from": "gpt"})
+    assert turn.message == {"role": "user", "content": "q", "value": "more", "from": "gpt"}
+    assert one(role="user", content="q", value="q", **{"from": "human"}).message == {"role": "user", "content": "q"}
+    nulls = one(role=None, content=None, value="q", **{"from": "human"})
+    assert nulls.message == {"role": "user", "content": "q"}
 
 
 def test_parts_of_a_content_are_texts_alone() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from rung.data.told import Told
-from rung.data.turns import FLAGS, Turn, UnfitError, is_chat, is_empty, kind_of, read_turns, sound, unpacked
+from rung.data.turns import FLAGS, Turn, UnfitError, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
 
 BESIDE = {"system", "system_prompt", "tools", "functions", "documents", "chat_template_kwargs"}
 """Fields that any conversation may have beside it."""
@@ -21,6 +21,11 @@ class Fields:
         self.values = values
         self.used: set[str] = set()
         self.told: list[Told] = []
+
+    @property
+    def names(self) -> str:
+        """Those that the record has: it may have no `source`."""
+        return names(name for name, value in self.values.items() if (name, value) != ("source", ""))
 
     def get(self, name: str, default: Any = None) -> Any:
         self.used.add(name)

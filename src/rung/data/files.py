@@ -286,7 +286,17 @@ def _of_batches(path: Path, batches: Iterable[Any]) -> Records:
                 raise DataError(f"{path}, a row from {first} on has a value that cannot be read ({error}).") from None
             for record in records:
                 number += 1
-                yield {name: _own(value) for name, value in record.items()}, f"{path}, row {number}"
+                yield {name: _of_chat(name, value) for name, value in record.items()}, f"{path}, row {number}"
+
+
+def _of_chat(name: str, value: Any) -> Any:
+    """A value without what its column adds to it, where it is messages, tools or the like. A null in another object may
+    be its own: that of an answer in JSON, say.
+    """
+    first = value[0] if isinstance(value, list) and value else value
+    beside = {"tools", "functions", "documents", "chat_template_kwargs"}
+    chat = isinstance(first, dict) and any(first.get(key) is not None for key in ("role", "from", "function"))
+    return _own(value) if chat or name in beside else value
 
 
 def _own(value: Any) -> Any:

@@ -12,7 +12,8 @@ are looked for in what was drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from jinja2 import TemplateError
 
 from rung.data.shapes import Messages, Row
 from rung.data.told import Kind, Told
-from rung.data.turns import FLAGS, is_empty
+from rung.data.turns import FLAGS, SAYING, is_empty
 
 REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """What a template may raise at a row that it does not take."""
@@ -33,6 +34,8 @@ _SAID = ("content", "tool_calls", "tools", "functions", *_THOUGHTS)
 _IDS = ("id", "tool_call_id")
 _LAWS = ("role", "type", "required")
 """What a template decides by, and need not show."""
+_MARK = "qz00000zq"
+"""Stands for one text."""
 _HELD = 10_000
 """Structures that are remembered."""
 
@@ -63,7 +66,7 @@ class View:
     def told(self) -> Iterator[Told]:
         yield from self.unseen
         for role, other in self.roles.items():
-            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template shows"
+            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template knows"
 
 
 class Prober:
@@ -71,10 +74,12 @@ class Prober:
 
     Args:
         draw: the text of messages, tools and variables.
+        template: what draws it, in which stand the roles that it knows.
     """
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, template: str) -> None:
         self._draw = draw
+        self._named = {role for role in {*_ROLES, *_TOOLS, "system"} if re.search(f"(['\"]){role}\\1", template)}
         self._views: dict[Any, View] = {}
         self._best: dict[Any, View] = {}
 
@@ -87,7 +92,7 @@ class Prober:
             kinds = frozenset(turns), beside
             probe = _Probe(self._draw, chat, row)
             if kinds not in self._best:
-                self._best[kinds] = probe.best()
+                self._best[kinds] = probe.best(self._named)
             found = replace(self._best[kinds], unseen=probe.unseen(self._best[kinds]) or frozenset())
             if len(self._views) >= _HELD:
                 self._views.clear()
@@ -127,10 +132,17 @@ class _Probe:
         # A template that writes an object as Python does has no place for it.
         return None if "{'type': 'text'" in text else self._marks.unseen(text)
 
-    def best(self) -> View:
-        """The view in which the template shows the most."""
+    def best(self, named: Collection[str] = ()) -> View:
+        """The view in which the template shows the most, with roles that it names before those that it passes on."""
         best = View()
         missing = self.unseen(best)
+        for role in dict.fromkeys(message["role"] for message in self._chat):
+            for name in _ROLES.get(role, ()) if role not in named else ():
+                known = View({**best.roles, role: name}, best.forms)
+                found = self.unseen(known) if name in named else None
+                if found is not None and (missing is None or _said(found) <= _said(missing)):
+                    best, missing = known, found
+                    break
         # Twice: what a change is worth may show with another only.
         for roles, forms in [*_changes(self._chat)] * 2:
             if missing is not None and not _said(missing):
@@ -205,7 +217,7 @@ class _Marks:
         else:
             made = self._marked(value, name, about)
         what = of if name == "content" else f"'{name}' in {of}" if of else f"'{name}'"
-        kind: Kind = "left_out" if isinstance(value, bool) or name in FLAGS else "unused"
+        kind: Kind = "left_out" if isinstance(value, bool) or name in FLAGS | SAYING else "unused"
         self._places.append((("not_shown" if name in _SAID or not of else kind, what), about))
         return made
 
@@ -265,6 +277,29 @@ def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told
                     if ("not_shown", what) not in unseen:
                         yield "not_shown", f"a part of {what}"
                     break
+
+
+def before_answer(draw: Callable[..., str], view: View, chat: Messages, asked: str, whole: str) -> str | None:
+    """What the whole shows before the last turn of `chat`, where it does not begin with what asks for that turn.
+
+    A template may ask with other words than it shows, behind the last ones of the prompt: then the answer stands where
+    the two depart. It may also show the prompt itself otherwise, as Mistral's does, which has the system's words before
+    the last turn of all: then the place is found by a mark for those last words. Nothing where it is not found.
+    """
+    *before, answer = chat
+    last = next((i for i in reversed(range(len(before))) if not is_empty(before[i].get("content"))), None)
+    if last is None:
+        return asked
+    marked = [*before[:last], {**before[last], "content": _MARK}, *before[last + 1 :]]
+    _, found, tail = draw(view.applied(marked), asks=True).rpartition(_MARK)
+    departs = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
+    if not found or not asked.endswith(tail) or departs >= len(asked) - len(tail):
+        return asked
+    until = draw(view.applied(chat))
+    _, found, rest = draw(view.applied([*marked, answer])).partition(_MARK)
+    same = next((i for i, (a, b) in enumerate(zip(tail, rest, strict=False)) if a != b), min(len(tail), len(rest)))
+    begun = until[: len(until) - len(rest[same:])]
+    return begun if found and until.endswith(rest[same:]) and whole.startswith(begun) else None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rung.data.probe import REFUSALS, Prober, cut_off
+from rung.data.probe import REFUSALS, Prober, View, before_answer, cut_off
 from rung.data.shapes import Messages, Row, flat
 from rung.data.tokens import first_tokens
 from rung.data.told import Told
@@ -31,9 +32,7 @@ PLAIN = (
     "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
 )
 """The template that is offered where a model has none."""
-_TAIL = 3
-"""An end token is looked for among so many of the last tokens of a turn; a line end may follow it."""
-
+_OTHERWISE: Told = ("not_asked", "what stands before the last words of the prompt, such as those of the system")
 _REWRITTEN: Told = ("not_learnt", "turns of the assistant that the chat template shows otherwise once others follow")
 _FIRST: Told = ("not_learnt", "turns of the assistant that begin a conversation, which nothing asks for")
 
@@ -118,6 +117,9 @@ class Renderer:
         # It may be the end token as well.
         self.stops = frozenset(self.ends)
         self._special |= self.stops
+        self._inner_ends: set[int] = set()
+        self._within: set[int] = set()
+        self._closing = self._names(self.stops), self._names(self._special)
         self._first = first_tokens(self.tokenizer)
         if self.template == "auto":
             # One that is shipped as several, by name, has a default among them.
@@ -125,7 +127,7 @@ class Renderer:
             self._template = own.get("default") if isinstance(own, dict) else own
         else:
             self._template = PLAIN if self.template == "plain" else _read_template(self.template)
-        self._prober = Prober(self._draw)
+        self._prober = Prober(self._draw, self._template or "")
 
     @property
     def fingerprint(self) -> list[Any]:
@@ -161,10 +163,11 @@ class Renderer:
         end = self._end(ids, _shared(given, ids), self.stops)
         return bool(end) and (end == len(ids) or not self.tokenizer.decode(ids[end:]).strip())
 
-    def _example(self, row: Row, ids: Ids, given: Ids) -> Example:
-        """The one part of a row that is learnt, from where the ids depart from those of what is given."""
-        prompt = 0 if row.kind == "text" else _shared(given, ids)
+    def _example(self, row: Row, ids: Ids, begun: Ids, given: Ids | None = None) -> Example:
+        """The one part of a row that is learnt, from where the ids depart from those of what it begins with."""
+        prompt = 0 if row.kind == "text" else _shared(begun, ids)
         spans = ((0, len(ids)),) if self.learn == "all" else ()
+        given = given or begun
         return Example(ids, prompt, row.source, spans, () if ids[: len(given)] == given else given)
 
     def _ended(self, ids: Ids, prompt: int) -> Ids:
@@ -174,11 +177,14 @@ class Renderer:
             return ids
         return (*ids, self.tokenizer.eos_token_id)
 
-    @staticmethod
-    def _end(ids: Ids, start: int, ends: Collection[int]) -> int:
-        """Where one of the end tokens stands, behind it; 0 where none does among the last tokens from `start` on."""
-        last = range(len(ids), max(start, len(ids) - _TAIL), -1)
-        return next((end for end in last if ids[end - 1] in ends), 0)
+    def _end(self, ids: Ids, start: int, ends: Collection[int]) -> int:
+        """Where one of the end tokens stands, behind it; 0 where none does from `start` on, or words follow it."""
+        for end in range(len(ids), start, -1):
+            if ids[end - 1] in ends:
+                return end
+            if not self._says_nothing(ids[end - 1 : end]):
+                break
+        return 0
 
     def _chats(self, rows: Sequence[Row]) -> list[Example | DataError]:
         if self._template is None:
@@ -193,7 +199,7 @@ class Renderer:
         return [
             texts
             if isinstance(texts, DataError)
-            else _telling(self._chat(row, list(itertools.islice(ids, len(texts)))), told)
+            else _telling(self._stopping(self._chat(row, list(itertools.islice(ids, len(texts))))), told)
             for row, (texts, told) in zip(rows, drawn, strict=True)
         ]
 
@@ -202,22 +208,52 @@ class Renderer:
         assert self._template is not None
         try:
             view = self._prober.view(row)
-            chat = view.applied([*row.prompt, *row.completion])
-            texts = [self._draw(chat[:end], row.tools, row.variables, asks) for end, asks in _stretches(row)]
+            chat = self._unclosed(view, row)
+            texts = [
+                self._draw(view.applied(chat[:end]), row.tools, row.variables, asks) for end, asks in _stretches(row)
+            ]
+            told = [*view.told, *cut_off(view.applied(chat), texts[0], view.unseen)]
+            # Where the answer that is judged is asked for.
+            judged = 1 if row.kind == "pair" else 1 + 2 * _parted(row).index(len(row.prompt))
+            asked = texts[judged]
+            for i, (turn, asks) in enumerate(_stretches(row)):
+                if asks and not texts[0].startswith(texts[i]):
+                    draw = partial(self._draw, tools=row.tools, variables=row.variables)
+                    # Without a place of its own a turn begins where nothing is left.
+                    texts[i] = before_answer(draw, view, chat[: turn + 1], texts[i], texts[0]) or texts[0]
         except REFUSALS as error:
             says = f"the chat template refuses this row ({str(error).rstrip('.')}); give another with --template"
             return DataError(says), []
-        told = [*view.told, *cut_off(chat, texts[0], view.unseen)]
+        if texts[judged] == texts[0]:
+            says = "the chat template shows what comes before the answer otherwise once that is there"
+            return DataError(f"{says}; give another with --template"), []
         told += [
             ("unused", f"'{name}' in 'chat_template_kwargs', which the chat template does not know")
             for name in row.variables
             if name not in self._template and name != "documents"
         ]
-        # Where the answer that is judged is asked for.
-        asked = texts[1 if row.kind == "pair" else 1 + 2 * _parted(row).index(len(row.prompt))]
-        if not texts[0].startswith(asked):
+        if texts[judged] != asked:
+            told.append(_OTHERWISE)
+            texts.append(asked)
+        elif not texts[0].startswith(asked):
             told.append(("not_asked", repr(asked[_shared(asked, texts[0]) :])[:40]))
         return texts, told
+
+    def _unclosed(self, view: View, row: Row) -> Messages:
+        """The conversation, without the end tokens that its answers write themselves and the template, too."""
+        chat: Any = [*row.prompt, *row.completion]
+        always, doubled = self._closing
+        text = ""
+        for i, message in enumerate(chat):
+            said = message.get("content")
+            if message["role"] != "assistant" or not isinstance(said, str) or not said.rstrip().endswith(doubled):
+                continue
+            said = said.rstrip()
+            end = max((name for name in doubled if said.endswith(name)), key=len)
+            text = text or self._draw(view.applied(chat), row.tools, row.variables)
+            if end in always or f"{said}{end}" in text:
+                chat[i] = {**message, "content": said.removesuffix(end)}
+        return list(chat)
 
     def _draw(self, chat: Messages, tools: Sequence[Any], variables: Mapping[str, Any], asks: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
@@ -233,17 +269,18 @@ class Renderer:
 
     def _chat(self, row: Row, stretches: list[Ids]) -> Example | DataError:
         """The turns of the assistant in the whole chat, from the tokens of its stretches: see `_stretches`."""
+        # What the model is given, where that is not what stands before its answer.
+        asked = stretches.pop() if len(stretches) > len([*_stretches(row)]) else None
         whole, *marks = stretches
         turns = _parted(row)
         if row.kind == "pair":
-            given, *marks = marks
-            pair = self._example(row, self._ended(whole, _shared(given, whole)), given)
+            begun, *marks = marks
+            pair = self._example(row, self._ended(whole, _shared(begun, whole)), begun, asked)
             return _silenced(pair, [self._place(pair.ids, marks, turns, i) for i in row.silent]) if turns else pair
         if turns[-1] + 1 == len(row.prompt) + len(row.completion):
             whole = self._ended(whole, _shared(marks[-1], whole))
-        given, places = marks[2 * turns.index(len(row.prompt))], {i: self._place(whole, marks, turns, i) for i in turns}
-        merged = () if whole[: len(given)] == given else given
-        example = Example(whole, _shared(given, whole), row.source, ((0, len(whole)),), merged)
+        begun, places = marks[2 * turns.index(len(row.prompt))], {i: self._place(whole, marks, turns, i) for i in turns}
+        example = replace(self._example(row, whole, begun, asked), spans=((0, len(whole)),))
         if self.learn == "all":
             return _silenced(example, [places.get(i) for i in row.silent])
         wanted = [i for i in turns if i not in row.silent]
@@ -271,13 +308,37 @@ class Renderer:
         first, both = _shared(start, whole), _shared(end, whole)
         for last in (len(end), self._end(end, first, self._special)):
             if first < last <= both:
+                if end_token := self._end(end[:last], first, self._special):
+                    self.ends.add(end[end_token - 1])
                 return first, last
         if first >= both or not self._says_nothing(end[both:]):
             return None
-        # A template may end the whole chat with a token of its own, behind the one that ends each turn.
+        # A template may end the whole chat with a token of its own, behind the one that ends each turn,
         if last := self._end(whole[:both], first, self._special):
             self.ends.add(whole[last - 1])
+        # or in its place: then what begins the next turn comes behind this one's.
+        elif both < len(end) and {end[both], whole[both], self._word(whole, both + 1)} <= self._special:
+            self._inner_ends.add(whole[both])
+            return first, both + 1
         return first, both
+
+    def _word(self, ids: Ids, start: int) -> int:
+        """The first token from `start` on that is no white space; an end token where none is."""
+        words = (token for token in ids[start:] if token in self._special or self.tokenizer.decode([token]).strip())
+        return int(next(words, self.tokenizer.eos_token_id))
+
+    def _stopping(self, example: Example | DataError) -> Example | DataError:
+        """Writing stops at tokens that end turns within a chat too, unless they part what is within a turn, such as its
+        thoughts.
+        """
+        if isinstance(example, DataError):
+            return example
+        for first, end in example.learned:
+            self._within |= self._special.intersection(example.ids[first : end - 1])
+        if self._inner_ends:
+            self.ends |= self._inner_ends - self._within
+            self.ends -= (self._inner_ends & self._within) - self.stops
+        return example
 
     def _says_nothing(self, ids: Ids) -> bool:
         """Whether these are but end tokens and white space."""
@@ -293,7 +354,7 @@ class Renderer:
             return "", flat(row.completion)
         # Its turn, where that is known; nobody ends it where all is learnt.
         turn = next((end for first, end in example.learned if first == example.prompt), None)
-        ids, wanted = example.ids[example.prompt : turn], (row.wanted or "").strip()
+        ids, wanted = example.ids[example.prompt : turn], self._without_end(row.wanted or "").strip()
         end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
         text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before, found, after = text.rpartition(wanted) if wanted else ("", "", text)
@@ -302,8 +363,12 @@ class Renderer:
 
     def _without_end(self, text: str) -> str:
         """A completion without the end token that it writes itself: nobody writes that as text."""
-        end = self.tokenizer.eos_token
-        return text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
+        end = next((name for name in self._closing[0] if text.rstrip().endswith(name)), "")
+        return text.rstrip().removesuffix(end) if end else text
+
+    def _names(self, ids: Collection[int]) -> tuple[str, ...]:
+        """How tokens are written in a text."""
+        return tuple(filter(None, self.tokenizer.convert_ids_to_tokens(sorted(i for i in ids if i is not None))))
 
     def _ids(self, texts: Sequence[str]) -> list[Ids]:
         """Without the tokenizer's own first and last tokens."""

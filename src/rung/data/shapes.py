@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from rung.data.beside import BESIDE, Fields, left_out, read_history, read_system, read_tools, read_variables
 from rung.data.told import Told
-from rung.data.turns import Turn, UnfitError, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
+from rung.data.turns import Turn, UnfitError, has_null, is_chat, is_empty, kind_of, names, read_turns, sound, unpacked
 from rung.errors import DataError
 
 Messages = list[dict[str, Any]]
@@ -42,6 +42,8 @@ _GROUPS = ({"prompt", "completion"}, {"instruction", "input", "output", "history
 _ASKED = ("question", "query", "instruction", "prompt", "input", "context", "source", "text")
 _ANSWERED = ("answer", "response", "output", "completion", "target", "answers", "label", "summary", "solution")
 """What the fields of a pair are often called."""
+_QUESTIONS = ("question", "query", "input", "context")
+"""And what a preference may answer, that is called otherwise than a prompt."""
 _NUMBERS = ("id", "idx", "index", "uid", "uuid", "_id", "unnamed: 0")
 """And those that number rows."""
 
@@ -124,7 +126,8 @@ class Reader:
             row = _READ[shape](found)
         except UnfitError as error:
             raise DataError(f"{where}: {error}.") from None
-        self.shape = shape
+        # A text may hold a conversation, and then that is what is judged.
+        self.shape = self.shape or ("messages" if row.kind == "messages" and shape == "text" else shape)
         used = {self.fields.get(name, name) for name in found.used if name != "source" or name in self.fields}
         unused = (name for name, value in record.items() if name not in used and not is_empty(value))
         found.told += [left_out(name, record[name]) for name in unused]
@@ -161,6 +164,8 @@ class Reader:
             return "alpaca"
         if "text" in found:
             return "text"
+        if "input_ids" in record:
+            raise DataError(f"{where}: the row is tokens already (input_ids); give the texts that they were made of.")
         if "prompt" in found or "completion" in found:
             lacking = "completion" if "prompt" in found else "prompt"
             known, others = _ASKED if lacking == "prompt" else _ANSWERED, record.keys() - self.fields.values()
@@ -180,6 +185,8 @@ _LISTS: dict[str, Shape] = {"messages": "messages", "conversations": "sharegpt"}
 
 def _remedy(record: dict[str, Any]) -> str:
     """What to do about fields of no known shape: by what they hold, and by what they are called."""
+    if is_chat(record):
+        return 'these are of one message; write {"messages": […]} with all of a conversation for each row'
     if chats := [name for name, value in record.items() if is_chat(value)]:
         return f"say where the messages are with --fields messages={chats[0]}"
     if lists := [value for value in record.values() if isinstance(value, list) and value]:
@@ -201,6 +208,8 @@ def _pair(found: Fields, answer: str = "completion") -> Row:
     for name in ("prompt", answer):
         if not isinstance(value := found.values.get(name), str) and is_chat(value):
             raise UnfitError(f'the "{name}" is messages, and in the first row both are texts; write all rows alike')
+        if is_chat(value):
+            found.told.append(("as_json", f"messages that are a text in '{name}'"))
     prompt, completion = _text(found, "prompt"), _text(found, answer)
     if not prompt.strip():
         raise UnfitError('the "prompt" is blank; leave the row out, or give the whole as "text"')
@@ -243,16 +252,27 @@ def _preference(found: Fields) -> Row:
     """A prompt, where there is one, and two answers, of which the better is learnt."""
     asked, chosen = not is_empty(found.values.get("prompt")), _present(found, "chosen")
     found.get("rejected")
+    if not asked and not is_empty(found.values.get("instruction")):
+        prompt = read_history(found) + _instruction(found)
+        return _better(_answered(found, prompt, _answers(found, "chosen"), "chosen"))
+    if not asked and (name := next((name for name in _QUESTIONS if not is_empty(found.values.get(name))), None)):
+        raise UnfitError(f'"chosen" answers something; say which field that is with --fields prompt={name}')
     if is_chat(chosen) or (asked and is_chat(found.values["prompt"])):
         prompt = _turns_of(found, "prompt", "user") if asked else []
         row = _answered(found, prompt, _turns_of(found, "chosen", "assistant"), "chosen")
     else:
         row = _pair(found, "chosen") if asked else _whole_text(found, "chosen")
+    return _better(row)
+
+
+def _better(row: Row) -> Row:
     told: Told = ("read_as", "preference pairs, of which 'chosen' is learnt and 'rejected' is not used")
     return replace(row, told=(*row.told, told))
 
 
 def _conversation(found: Fields, field: str = "messages") -> Row:
+    if field == "messages" and field not in found.values and is_chat(found.values.get("text")):
+        return _whole_text(found)
     turns = read_turns(_present(found, field), field)
     if not any(turn.role == "assistant" for turn in turns):
         roles = ", ".join(dict.fromkeys(f"'{turn.role}'" for turn in turns))
@@ -263,6 +283,9 @@ def _conversation(found: Fields, field: str = "messages") -> Row:
 
 
 def _whole_text(found: Fields, field: str = "text") -> Row:
+    if is_chat(found.values.get(field)):
+        found.told.append(("read_as", f"messages in '{field}' as a conversation"))
+        return _conversation(found, field)
     text = _text(found, field)
     if not text.strip():
         raise UnfitError(f'the "{field}" is blank; leave the row out')
@@ -270,16 +293,29 @@ def _whole_text(found: Fields, field: str = "text") -> Row:
 
 
 def _alpaca(found: Fields) -> Row:
-    instruction = _text(found, "instruction")
-    more = _text(found, "input") if found.get("input") is not None else ""
-    asked = f"{instruction}\n\n{more}" if more.strip() else instruction
-    if not asked.strip():
-        raise UnfitError('the "instruction" is blank; leave the row out')
-    turns = read_history(found)
-    ask, answer = {"role": "user", "content": asked}, {"role": "assistant", "content": _text(found, "output")}
-    whole = [*turns, Turn(ask), Turn(answer)]
+    before, asked, answer = read_history(found), _instruction(found), _answers(found, "output")
     # As LLaMA-Factory has it, the answers of before are learnt too.
-    return _chat(found, whole, 0, "messages") if turns else _chat(found, whole, 1)
+    return _chat(found, before + asked + answer, 0, "messages") if before else _answered(found, asked, answer, "output")
+
+
+def _instruction(found: Fields) -> list[Turn]:
+    """What alpaca's fields ask."""
+    if is_chat(found.values.get("instruction")):
+        if not is_empty(found.values.get("input")):
+            raise UnfitError('the "instruction" is messages, and beside it stands an "input"; put that into them')
+        return _turns_of(found, "instruction", "user")
+    parts = [_text(found, "instruction"), _text(found, "input") if found.get("input") is not None else ""]
+    asked = "\n\n".join(part for part in parts if part.strip())
+    if not asked:
+        raise UnfitError('the "instruction" is blank; leave the row out')
+    return [Turn({"role": "user", "content": asked})]
+
+
+def _answers(found: Fields, field: str) -> list[Turn]:
+    """A text as a turn of the assistant, or messages."""
+    if is_chat(found.values.get(field)):
+        return _turns_of(found, field, "assistant")
+    return [Turn({"role": "assistant", "content": _text(found, field)})]
 
 
 _READ: dict[Shape, Callable[[Fields], Row]] = {
@@ -313,6 +349,10 @@ def _chat(found: Fields, turns: list[Turn], start: int, kind: Kind = "pair") -> 
         for i, turn in enumerate(turns)
         if turn.learnt and i not in learnt
     )
+    within = dict.fromkeys(turn.role for turn in turns[cut:] if kind == "pair" and turn.role != "assistant")
+    told += (
+        ("read_as", f"turns of the {role} within a completion as a part of it, which is learnt") for role in within
+    )
     messages = [turn.message for turn in turns]
     # What comes before a pair's completion is not learnt anyhow.
     silent = [i for i, turn in enumerate(turns) if turn.learnt is False and (kind == "messages" or i > cut)]
@@ -330,14 +370,14 @@ def _chat(found: Fields, turns: list[Turn], start: int, kind: Kind = "pair") -> 
 
 def _present(found: Fields, field: str) -> Any:
     if field not in found.values:
-        raise UnfitError(f'the row needs "{field}" as the first row has, and it has {names(found.values)}')
+        raise UnfitError(f'the row needs "{field}" as the first row has, and it has {found.names}')
     return found.get(field)
 
 
 def _text(found: Fields, field: str) -> str:
     """A field as text. Numbers, objects and lists are written as JSON writes them."""
     if field not in found.values:
-        raise UnfitError(f'the row needs a "{field}" as the first row has, and it has {names(found.values)}')
+        raise UnfitError(f'the row needs a "{field}" as the first row has, and it has {found.names}')
     value = found.get(field)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise UnfitError(f'the "{field}" is {"null" if value is None else value}; leave the row out')
@@ -345,8 +385,11 @@ def _text(found: Fields, field: str) -> str:
         return sound(value, field)
     if isinstance(value, bytes):
         raise UnfitError(f'the "{field}" is bytes, and a text is needed')
+    if not isinstance(value, str) and is_chat(value):
+        raise UnfitError(f'the "{field}" is messages, and a text is needed')
     if isinstance(value, dict | list):
-        found.told.append(("as_json", f"'{field}'"))
+        nulls = ", with nulls (a column of Parquet or Arrow has some for the fields of other rows)"
+        found.told.append(("as_json", f"'{field}'{nulls if has_null(value) else ''}"))
     if isinstance(value, bool | int | float | dict | list):
         return sound(json.dumps(value, ensure_ascii=False, default=str), field)
     return str(value)  # a date, a decimal

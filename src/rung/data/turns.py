@@ -12,6 +12,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,19 @@ ROLES = {
 }
 """What roles are called here, by what sets call them. Which of the last two lines a template knows, the probe finds."""
 _CALLS = ("function_call", "tool_call")
-_LEARNT = ("weight", "train", "training", "trainable", "train_on_turn", "learn", "loss", "loss_weight", "loss_mask")
-_NOT_LEARNT = ("masked", "ignore", "ignored")
+_WEIGHTS = ("weight", "loss_weight")
+_LEARNT = (
+    *(*_WEIGHTS, "train", "training", "trainable", "is_trainable", "train_on_turn", "learn"),
+    *("loss", "loss_mask", "calculate_loss", "compute_loss", "has_loss"),
+)
+_NOT_LEARNT = ("masked", "is_masked", "ignore", "ignored", "ignore_loss")
 """Fields in which a turn says whether it is to be learnt, as OpenAI, Axolotl, ms-swift and others write it."""
 FLAGS = {*_LEARNT, *_NOT_LEARNT, "mask", "sample_weight"}
 """With those that may mean either."""
-_TRUTHS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+_TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
 _SAID = ("content", "value", "tool_calls")
+SAYING = {"from", "value"}
+"""Where a turn that says as well who speaks and what, by the other names, says it otherwise."""
 _TEXTS = (None, "text", "input_text", "output_text")
 
 
@@ -73,7 +80,10 @@ def is_chat(value: Any) -> bool:
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         return False
     if not isinstance(value, str):
-        return any({speaker, said} <= messages[0].keys() for speaker in ("role", "from") for said in _SAID)
+        first = messages[0]
+        return any(said in first for said in _SAID) and (
+            "role" in first or str(first.get("from")).strip().lower() in ROLES
+        )
     return all(
         str(message.get("role", message.get("from"))).lower() in ROLES
         and isinstance(message.get("content", message.get("value")), str | list)
@@ -119,21 +129,27 @@ def _listed(value: Any) -> Any:
 def _turn(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise UnfitError(f"{where} is {kind_of(message)}; write an object with role and content")
-    called, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    speaker = "from" if is_empty(message.get("role")) and "from" in message else "role"
+    said = "value" if is_empty(message.get("content")) and "value" in message else "content"
+    called, content = message.get(speaker), message.get(said)
     if not isinstance(called, str) or (content is None and not (message.get("tool_calls") or _old_call(message))):
         raise UnfitError(f"{where} needs a role and a content, and it has {names(message)}")
     lower = called.strip().lower()
-    if "from" in message and lower not in ROLES:
+    if speaker == "from" and lower not in ROLES:
         raise UnfitError(f"{where} is from '{called}'; known are {', '.join(ROLES)}")
     role = ROLES.get(lower, called)
     told: tuple[Told, ...] = ()
-    if "from" not in message and role != lower and role != called:
+    if speaker == "role" and role != lower and role != called:
         told = (("read_as", f"turns of '{called}' as those of the {role}"),)
     # A column of Parquet or Arrow holds every field for every message, as null or empty where it has none.
     more = {
         field: value
         for field, value in message.items()
-        if field not in ("role", "content", "from", "value") and not is_empty(value)
+        if field not in (speaker, said)
+        and not is_empty(value)
+        # The same by another name says nothing more.
+        and not (field == "from" and ROLES.get(str(value).lower()) == role)
+        and not (field == "value" and value == content)
     }
     given = [*more]
     learnt = _learnt(more, where) if more else None
@@ -148,7 +164,7 @@ def _turn(message: Any, where: str) -> Turn:
         if not calls:
             raise UnfitError(f"{where} has tool_calls that are none; each has a function with a name and arguments")
         more["tool_calls"] = calls
-        if _has_null(more["tool_calls"]):
+        if has_null(more["tool_calls"]):
             told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
     return Turn({"role": role, "content": text, **more}, learnt, told)
 
@@ -177,17 +193,24 @@ def _learnt(more: dict[str, Any], where: str) -> bool | None:
     said: set[bool] = set()
     for field in (*_LEARNT, *_NOT_LEARNT):
         value = more.get(field)
-        key = value.strip().lower() if isinstance(value, str) else value
-        if value is None:
-            continue
-        if isinstance(key, bool | int | float | str) and key in _TRUTHS:
-            learnt = _TRUTHS[key] != (field in _NOT_LEARNT)
+        if (truth := _truth(value)) in (0, 1):
+            learnt = bool(truth) != (field in _NOT_LEARNT)
             del more[field]
             # That a turn is not masked is nothing out of the ordinary.
             said |= {learnt} if field in _LEARNT or not learnt else set()
-        elif field in ("weight", "loss_weight") and isinstance(value, int | float):
+        elif field in _WEIGHTS and truth is not None:
             raise UnfitError(f"{where} has the {field} {value}, and a turn is learnt or not; write 1 or 0")
     return None if not said else False not in said
+
+
+def _truth(value: Any) -> float | None:
+    """A truth as it is written in data, as 1 or 0, or another number; nothing, where it is neither."""
+    if isinstance(value, str):
+        value = _TRUTHS.get(value.strip().lower(), value)
+    try:
+        return float(value) if isinstance(value, bool | int | float | str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _old_call(message: dict[str, Any]) -> bool:
@@ -219,9 +242,9 @@ def _calls(value: Any) -> list[Any] | None:
     return made
 
 
-def _has_null(value: Any) -> bool:
+def has_null(value: Any) -> bool:
     if isinstance(value, dict | list):
-        return any(map(_has_null, value.values() if isinstance(value, dict) else value))
+        return any(map(has_null, value.values() if isinstance(value, dict) else value))
     return value is None
 
 
@@ -244,7 +267,7 @@ def sound(text: str, field: str) -> str:
     return text
 
 
-def names(record: Any) -> str:
+def names(record: Iterable[Any]) -> str:
     return ", ".join(map(repr, record)) or "no fields"
 
 
