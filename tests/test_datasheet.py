@@ -129,7 +129,7 @@ def test_numbers_are_read_as_the_column_or_the_user_says(tiny_folder: Path, tmp_
     rows = [{"prompt": f"{i} it:", "completion": f"{i % 9 + 1},{100 + i % 37}"} for i in range(400)]
     path = write(tmp_path / "a.jsonl", rows)
     assumed = look(tiny_folder, path)
-    assert assumed["numbers"] == {"decimal": "point", "spaced": False}
+    assert assumed["numbers"] == {"decimal": "point", "spaced": False, "negative": False, "short": False}
     assert "--numbers point or --numbers comma" in " ".join(shown(assumed).split())
     said = look(tiny_folder, path, numbers="comma")
     assert said["metrics"][0] == assumed["metrics"][0] == "mean_absolute_error"
