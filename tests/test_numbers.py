@@ -152,6 +152,8 @@ def test_the_first_number_of_a_text(text: str, number: float | None) -> None:
         (["5万", "6千", "5百万", "7"], [5e4, 6e3, 5e6, 7]),
         (["5万円", "300円"], [5e4, 300]),
         (["200 k€", "1.5 m€"], [2e5, 1.5e6]),
+        (["2m dollars", "5k dollars"], [2e6, 5e3]),
+        (["Rs 1,00,000/-", "Rs. 5 lakhs"], [1e5, 5e5]),
     ],
 )
 def test_a_word_behind_a_number_multiplies_it(texts: list[str], values: list[float]) -> None:
@@ -196,6 +198,12 @@ def test_a_sign_with_a_space_where_the_column_has_numbers_below_zero(
     for wanted in (["-5", "7"], ["- 5", "7"], ["(5)", "7"]):
         assert Column.of(wanted).convention().first(text) == negative
     assert Column.of(["5", "7"]).convention().first(text) == otherwise
+
+
+def test_a_sentence_that_is_wanted_shows_numbers_below_zero() -> None:
+    assert Column.of(["The change is - 5 points", "It is 7"]).convention().first("a change by - 3") == -3
+    assert Column.of(["It is -5", "It is 7"]).convention().first("- 3") == -3
+    assert Column.of(["- 5 apples and pears", "- 7 of them"]).convention().first("- 3 plums") == 3
 
 
 def test_numbers_that_may_be_lists_of_two() -> None:

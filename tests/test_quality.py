@@ -120,7 +120,7 @@ def test_no_metric_of_numbers_is_proposed_where_held_out_rows_are_written_otherw
     assert first(validation=train, test=[*train, *point[:5]]) == "mean_absolute_error"
     assert first(validation=train, test=[*train, *point[:10]]) == "exact_match"
     assert first(validation=train, test=[*train, "3 kg"]) == "exact_match"
-    with pytest.raises(MetricError, match="no test completion has a number .* such as '0.0'; write all of them alike"):
+    with pytest.raises(MetricError, match="the test completions, such as '0.0', have no numbers"):
         Quality.of(train, ["rmsle"], held={"validation": train, "test": point})
 
 

@@ -45,7 +45,8 @@ _CODES = (
     "UGX USD UYU UZS VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWL"
 )
 """ISO 4217, and RMB. Three capital letters alone may also be a code, as in `RFC 822`."""
-_CURRENCY = rf"(?:[A-Z]{{0,3}}[{_SYMBOLS}]|(?:{_CODES.replace(' ', '|')}|Fr|Rs|Rp|RM|kr|zł|Kč|Ft)\.?)"
+_MONEY = f"{_CODES} Fr Rs Rp RM kr zł Kč Ft dollars dollar euros euro rupees rupee yen yuan 円 元 원"
+_CURRENCY = rf"(?:[A-Z]{{0,3}}[{_SYMBOLS}]|(?:{_MONEY.replace(' ', '|')})\.?)"
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "MM": 1e6, "B": 1e9, "T": 1e12}
 _NAMES = {
     12.0: "dozen dozens",
@@ -80,7 +81,9 @@ _HIGH = "[\u00b2\u00b3\u00b9\u2070-\u209f\u00bc-\u00be]"
 _CLOCK = "(?:[ap]m|st|nd|rd|th)"
 """Behind a number these make a time of day or a place in an order of it."""
 _UNIT = rf"(?!{_CLOCK}\b)(?:{_CURRENCY}|[^\W\d_]{{1,12}}[²³]?\.?|[%‰]|°[CF]?)(?:/[^\W\d_]{{1,8}})?"
-_SPACED_MINUS = r"(?:^\s*|(?:[=:≈~]|\b(?:is|are|was|were|be|equals|of|by|to|at))\s*)[-–]\s+|\bminus\s+"
+_ANSWERED = r"(?:[=:≈~]|\b(?:is|are|was|were|be|equals|of|by|to|at))\s*"
+"""What stands before a number that a sentence says."""
+_SPACED_MINUS = rf"(?:^\s*|{_ANSWERED})[-–]\s+|\bminus\s+"
 _NEAR = 40
 """Characters before a number that its sign is looked for in."""
 _RUN = re.compile(
@@ -88,7 +91,7 @@ _RUN = re.compile(
     r"|(?P<body>(?:(?<![\w.,])[.,])?\d+(?:[.,'_\u00a0]\d+|(?P<space> \d{3}(?!\d)))*)"
 )
 _DIGIT = re.compile(r"\d")
-_SIGNED = re.compile(rf"(?<![\w)])[-–](?:{_CURRENCY}\s?)?$")
+_SIGNED = re.compile(rf"(?:(?<![\w)])[-–]|{_ANSWERED}[-–]\s+)(?:{_CURRENCY}\s?)?$")
 _PAIR = re.compile(r"\d,\d")
 _CLOSED = re.compile(rf"(?:\s?{_UNIT})?\)")
 _MONEY_BEFORE, _MONEY_BEHIND = re.compile(rf"(?<!\w){_CURRENCY}\s?$"), re.compile(rf"\s?{_CURRENCY}(?!\w)")
@@ -150,8 +153,8 @@ class Convention:
         text = text.strip()
         if len(text) > _LONGEST or not _DIGIT.search(text):
             return None
-        # A price without cents: 5,-
-        text = re.sub(r"(?<=\d)[.,][-–—]+(?=\D*$)", "", text.translate(_SAME))
+        # A price without cents: 5,- and 5/-
+        text = re.sub(r"(?<=\d)[.,/][-–—]+(?=\D*$)", "", text.translate(_SAME))
         found = _patterns(self).whole.fullmatch(text)
         if not found or bool(found["open"]) != bool(found["close"]):
             return None
@@ -242,7 +245,7 @@ class Column:
         reads: texts that are nothing but a number, by the decimal mark; `numbers`, those that are by one or the other;
             `held_reads`, those held out that are.
         units: the units and currencies behind or before the numbers, with how often each stands there.
-        shown: the first text of each kind.
+        shown: the first text of each kind, and of each word that multiplies.
     """
 
     rows: int = 0
@@ -290,10 +293,10 @@ class Column:
         if not held:
             self._shapes(text)
         if found.unit in _SHORT:
-            self._show("short", text)
+            self._show(f"short {found.unit}", text)
         if found.times:
             self.times += 1
-            self._show("times", text)
+            self._show(f"times {found.times}", text)
         if found.value < 0:
             self.negative += 1
             if not re.match(r"[-−–]\S", text.strip()):
@@ -314,7 +317,7 @@ class Column:
         digit = _DIGIT.search(text)
         if not digit:
             return
-        same = text[max(0, digit.start() - 2) : digit.start() + _LONGEST].translate(_SAME)
+        same = text[max(0, digit.start() - _NEAR) : digit.start() + _LONGEST].translate(_SAME)
         run = next((run for run in _RUN.finditer(same) if run["body"]), None)
         if run:
             body = run["body"].partition(" ")[0]

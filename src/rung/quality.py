@@ -58,8 +58,8 @@ class Quality:
             for split, texts in held.items():
                 if texts and all(known.wanted(text) is None for text in texts):
                     raise MetricError(
-                        f"{name} cannot be worked out: no {split} completion has a number that is written as the "
-                        f"training rows write theirs, such as {texts[0].strip()[:40]!r}; write all of them alike."
+                        f"{name} cannot be worked out: the {split} completions, such as {texts[0].strip()[:40]!r}, "
+                        "have no numbers as the training rows write them; write all of them alike."
                     )
         return cls(tuple(metric(name) for name in wanted), known)
 

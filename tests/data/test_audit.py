@@ -376,7 +376,8 @@ def test_a_unit_is_told(tmp_path: Path) -> None:
     for values, says in (
         (["5 kg", "7 kg"], "All of the numbers have the unit 'kg'."),
         (["$5", "7"], "Some of the numbers have no unit, and count as '$'."),
-        (["2.5m", "100k"], "'100k' is 100000, '2.5m' is 2500000."),
+        (["2.5m", "100k"], "'2.5m' is 2500000, '100k' is 100000."),
+        (["3 M€", "200 T€"], ": '3 M€' is 3000000, '200 T€' is 2e+14."),
     ):
         finding = numbered(tmp_path, values)
         assert finding

@@ -366,9 +366,9 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     if column.numbers < max(1, NUMBERS * column.rows):
         return
     shown = column.shown
-    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
-    kinds += ["short"] if column.short else []
-    texts = [text for kind in kinds if (text := shown.get(kind))]
+    words = [kind for kind in shown if kind.startswith(("times ", "short ") if column.short else "times ")]
+    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), *words, "negative"]
+    texts = dict.fromkeys(text for kind in kinds if (text := shown.get(kind)))
     values = [f"{_quoted(text)} is {value:.10g}" for text in texts if (value := numbers.read(text)) is not None]
     severity: Severity = "note"
     says = ""
