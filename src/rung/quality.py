@@ -54,14 +54,16 @@ class Quality:
         wanted = [*(names or propose(completions, known))]
         if judge not in ("loss", "metric", *wanted):
             wanted.insert(0, judge)
+        found = cls(tuple(metric(name) for name in wanted), known)
         for name in [name for name in wanted if name in OF_NUMBERS]:
             for split, texts in held.items():
                 if texts and all(known.wanted(text) is None for text in texts):
+                    judged_by(judge, found)  # what no rows could mend is said first
                     raise MetricError(
                         f"{name} cannot be worked out: the {split} completions, such as {texts[0].strip()[:40]!r}, "
                         "have no numbers as the training rows write them; write all of them alike."
                     )
-        return cls(tuple(metric(name) for name in wanted), known)
+        return found
 
     def values(self, written: Texts) -> dict[str, float]:
         """Every metric of what was written; nothing where nothing was."""
