@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from rung.datasheet import datasheet
+from rung.errors import MetricError
 from rung.recipe import Recipe
 from rung.report.sheet import sheet
 
@@ -129,9 +130,27 @@ def test_numbers_are_read_as_the_column_or_the_user_says(tiny_folder: Path, tmp_
     rows = [{"prompt": f"{i} it:", "completion": f"{i % 9 + 1},{100 + i % 37}"} for i in range(400)]
     path = write(tmp_path / "a.jsonl", rows)
     assumed = look(tiny_folder, path)
-    assert assumed["numbers"] == {"decimal": "point", "spaced": False}
+    assert assumed["numbers"] == {"decimal": "point", "spaced": False, "negative": False, "short": False}
     assert "--numbers point or --numbers comma" in " ".join(shown(assumed).split())
     said = look(tiny_folder, path, numbers="comma")
     assert said["metrics"][0] == assumed["metrics"][0] == "mean_absolute_error"
     assert said["numbers"]["decimal"] == "comma"
     assert float(said["trivial"]["writes"].replace(",", ".")) < 10 < float(assumed["trivial"]["writes"])
+
+
+def test_held_out_numbers_that_are_written_otherwise(tiny_folder: Path, tmp_path: Path) -> None:
+    def part(name: str, mark: str, first: int) -> str:
+        texts = [f"{i % 50}{mark}{i % 9}1" for i in range(first, first + 150)]
+        return write(tmp_path / name, [{"prompt": f"{name} {i}:", "completion": text} for i, text in enumerate(texts)])
+
+    files: dict[str, Any] = {
+        "data": part("a.jsonl", ",", 0),
+        "validation": part("b.jsonl", ",", 7),
+        "test": part("c.jsonl", ".", 3),
+    }
+    found = look(tiny_folder, **files)
+    assert "mean_absolute_error" not in found["metrics"]
+    says = [finding["says"] for finding in found["audit"] if finding["kind"] == "numbers"]
+    assert "150 of 300 held-out completions are no such number, such as '3.31'" in says[0]
+    with pytest.raises(MetricError, match="the test completions, such as '3.31', have no numbers as the training"):
+        look(tiny_folder, metrics=["rmsle"], **files)

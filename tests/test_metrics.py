@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.errors import MetricError
-from rung.metrics import METRICS, Known, Metric, Written, as_number, measure, propose
+from rung.metrics import METRICS, OF_NUMBERS, Known, Metric, Written, as_number, measure, propose
 from rung.numbers import COMMA
 from rung.own_metric import metric
 
@@ -101,7 +101,11 @@ TEXTS = st.lists(
 @given(TEXTS, st.sampled_from(sorted(set(METRICS) - {"bleu", "chrf", "rouge_l"})))
 def test_the_rows_pseudo_values_have_the_metric_for_their_mean(rows: list[tuple[str, str]], name: str) -> None:
     written = [Written(text, wanted) for text, wanted in rows]
-    found = measure(METRICS[name], written, Known.of([wanted for _, wanted in rows]))
+    known = Known.of([wanted for _, wanted in rows])
+    found = measure(METRICS[name], written, known)
+    if name in OF_NUMBERS and all(known.wanted(wanted) is None for _, wanted in rows):
+        assert math.isnan(found.value)
+        return
     assert math.isfinite(found.value)
     if METRICS[name].total:
         assert float(np.mean(found.rows)) == pytest.approx(found.value, abs=1e-9)
@@ -289,7 +293,21 @@ def test_signs_and_words_of_numbers_count() -> None:
 
 def test_a_wanted_text_without_a_number_is_not_zero() -> None:
     known = Known.of(["1000", "1200", "1400"])
-    assert value("mean_absolute_error", ["1300"], ["unknown"], known) == 100
+    for name in ("mean_absolute_error", "median_absolute_error"):
+        assert value(name, ["1300", "1300", "1300"], ["unknown", "1000", "about 7"], known) == 300, "they are left out"
+        assert math.isnan(value(name, ["1300"], ["unknown"], known)), "nothing is no good value"
+    for name in ("r2", "rmsle", "green"):
+        texts, wanted = ["1", "1000", "1500", "1300"], ["unknown", "1000", "1200", "1700"]
+        assert value(name, texts, wanted, known) == pytest.approx(value(name, texts[1:], wanted[1:], known))
+        assert math.isnan(value(name, ["1300"], ["unknown"], known))
+
+
+def test_a_row_that_is_left_out_tells_nothing_of_the_error() -> None:
+    known, metric = Known.of(["1000", "1200", "1400"]), METRICS["mean_absolute_error"]
+    rows = [Written(str(1000 + 10 * i), "1000") for i in range(20)]
+    own, more = measure(metric, rows, known), measure(metric, [*rows, *[Written("9", "?")] * 20], known)
+    assert own.value == more.value == 95
+    assert more.rows.std() ** 2 / 40 == pytest.approx(own.rows.std() ** 2 / 20, rel=0.06)
 
 
 @pytest.mark.parametrize(

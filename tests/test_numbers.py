@@ -137,6 +137,82 @@ def test_the_first_number_of_a_text(text: str, number: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["$2.5m", "$100k"], [2.5e6, 1e5]),
+        (["2.5m", "100k"], [2.5e6, 1e5]),
+        (["2m", "$5"], [2e6, 5]),
+        (["2 m", "5 m"], [2, 5]),
+        (["1 lakh", "3 lakhs", "2 crores", "1 L", "1.5 Cr"], [1e5, 3e5, 2e7, 1e5, 1.5e7]),
+        (["₹2 Cr", "₹1 L"], [2e7, 1e5]),
+        (["3 Million", "1 million", "7"], [3e6, 1e6, 7]),
+        (["2 Thousand", "5 Millionen", "3 hundred", "2 dozen", "9"], [2000, 5e6, 300, 24, 9]),
+        (["3 hundred thousand", "4 MILLION"], [3e5, 4e6]),
+        (["$3MM", "$2b", "$1T"], [3e6, 2e9, 1e12]),
+        (["5万", "6千", "5百万", "7"], [5e4, 6e3, 5e6, 7]),
+        (["5万円", "300円"], [5e4, 300]),
+        (["200 k€", "1.5 m€"], [2e5, 1.5e6]),
+        (["2m dollars", "5k dollars"], [2e6, 5e3]),
+        (["Rs 1,00,000/-", "Rs. 5 lakhs"], [1e5, 5e5]),
+    ],
+)
+def test_a_word_behind_a_number_multiplies_it(texts: list[str], values: list[float]) -> None:
+    column = Column.of(texts)
+    assert [column.convention().read(text) for text in texts] == values
+    assert [column.convention().first(f"some {text}") for text in texts] == values
+    assert column.numeric(column.convention())
+
+
+@pytest.mark.parametrize("text", ["Fr. 12.50", "₱12.50", "AED 12.50", "১২.৫", "१२.५", "12.50 руб.", "CHF\u00a012.5"])
+def test_numbers_of_any_currency_and_script(text: str) -> None:
+    assert POINT.read(text) == 12.5
+    assert Column.of([text]).numeric(POINT)
+
+
+def test_a_code_is_no_currency() -> None:
+    assert POINT.read("RFC 822") is None
+    assert POINT.read("GPT-4") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "negative", "otherwise"),
+    [
+        ("- 5", -5, 5),
+        ("- $5", -5, 5),
+        ("- 5 apples", -5, 5),
+        ("The change is - 5 points", -5, 5),
+        ("x = – 5", -5, 5),
+        ("loss (5)", -5, 5),
+        ("a loss ($5.00) in all", -5, 5),
+        ("minus 5", -5, 5),
+        ("The change is -5", -5, -5),
+        ("5 - 3", 5, 5),
+        ("(5 apples and more)", 5, 5),
+        ("f(5)", 5, 5),
+        ("pages - 5", 5, 5),
+    ],
+)
+def test_a_sign_with_a_space_where_the_column_has_numbers_below_zero(
+    text: str, negative: float, otherwise: float
+) -> None:
+    for wanted in (["-5", "7"], ["- 5", "7"], ["(5)", "7"]):
+        assert Column.of(wanted).convention().first(text) == negative
+    assert Column.of(["5", "7"]).convention().first(text) == otherwise
+
+
+def test_a_sentence_that_is_wanted_shows_numbers_below_zero() -> None:
+    assert Column.of(["The change is - 5 points", "It is 7"]).convention().first("a change by - 3") == -3
+    assert Column.of(["It is -5", "It is 7"]).convention().first("- 3") == -3
+    assert Column.of(["- 5 apples and pears", "- 7 of them"]).convention().first("- 3 plums") == 3
+
+
+def test_numbers_that_may_be_lists_of_two() -> None:
+    assert Column.of(["3,4", "1,2"]).listed
+    assert not Column.of(["3,4", "1,25"]).listed
+    assert not Column.of(["3.4", "1.2"]).listed
+
+
+@pytest.mark.parametrize(
     ("texts", "decimal", "asked"),
     [
         (["3,14", "1,234", "2,7"], "comma", False),
@@ -159,12 +235,18 @@ def test_the_decimal_mark_is_told_from_the_whole_column(texts: list[str], decima
     assert column.convention("point").decimal == "point"
 
 
-def test_held_out_texts_tell_the_decimal_mark_and_no_more() -> None:
+def test_held_out_texts_tell_how_numbers_are_written_and_have_to_be_readable() -> None:
     column = Column.of(["1,234", "2,345"])
-    column.add("3,14 kg", held=True)
+    column.add("3,14", held=True)
     column.add("no number", held=True)
     assert (column.convention(), column.asked) == (COMMA, False)
     assert (column.rows, column.reads, column.unit) == (2, {"point": 2, "comma": 2}, "")
+    assert (column.held, column.held_reads) == (2, {"point": 0, "comma": 1})
+    column.add("3 kg", held=True)
+    assert not column.numeric(COMMA), "of another unit"
+    column = Column.of(["-1", "1"])
+    column.add("- 1 000", held=True)
+    assert column.convention().read("- 1 000") == -1000
 
 
 def test_numbers_of_several_units_are_no_column_of_numbers() -> None:
@@ -172,7 +254,12 @@ def test_numbers_of_several_units_are_no_column_of_numbers() -> None:
         column = Column.of(texts)
         return column.numeric(column.convention())
 
-    assert numeric("5 kg", "7 kg", "9")
+    assert numeric("5 kg", "7 kg")
+    assert numeric("$5", "7")
+    assert not numeric("5 kg", "7 kg", "9"), "nothing says that it is of kilograms"
+    assert not numeric("3 gross", "7")
+    assert not numeric("€5", "(-$5)")
+    assert not numeric("$5 CAD", "$5 USD")
     assert numeric("1 day", "2 days")
     assert numeric("$5", "$1.5M")
     assert not numeric("5 kg", "300 g")
@@ -197,9 +284,9 @@ def test_thousands_are_read(whole: int, cents: int, mark: str) -> None:
     )
 
 
-@given(st.text(st.sampled_from("0123456789.,'-+()$€% kMe:/ab\u2212\u202f"), max_size=80))
+@given(st.text(st.sampled_from("0123456789.,'-+()$€% kMme:/abLCr万\u2212\u202f"), max_size=80))
 def test_any_text_is_read_or_not(text: str) -> None:
-    for convention in (POINT, COMMA, SPACED):
+    for convention in (POINT, COMMA, SPACED, Convention("point", True, True, True)):
         whole, first = convention.read(text), convention.first(text)
         assert whole is None or first == whole
         assert first is None or abs(first) < 1e50

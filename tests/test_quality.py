@@ -107,3 +107,26 @@ def test_texts_that_nobody_wrote_have_no_metrics() -> None:
     quality = Quality((), Known.of([]))
     assert quality.document({A: []}, A, {A: 1.0}, "loss")["names"] == []
     assert quality.values([]) == quality.gains([], []) == {}
+
+
+def test_no_metric_of_numbers_is_proposed_where_held_out_rows_are_written_otherwise() -> None:
+    train = [f"{i},{i % 10}" for i in range(60)]
+    point = [text.replace(",", ".") for text in train]
+
+    def first(**held: list[str]) -> str:
+        return Quality.of(train, held=held).metrics[0].name
+
+    assert first(validation=train, test=train) == first(test=[]) == "mean_absolute_error"
+    assert first(validation=train, test=[*train, *point[:5]]) == "mean_absolute_error"
+    assert first(validation=train, test=[*train, *point[:10]]) == "exact_match"
+    assert first(validation=train, test=[*train, "3 kg"]) == "exact_match"
+    with pytest.raises(MetricError, match="the test completions, such as '0.0', have no numbers"):
+        Quality.of(train, ["rmsle"], held={"validation": train, "test": point})
+
+
+def test_who_writes_the_median_is_not_right_where_the_wanted_number_cannot_be_read() -> None:
+    quality = Quality.of([f"{i},5" for i in range(61)])
+    rows = [Written("", "10,5"), Written("", "12.34"), Written("", "n/a")]
+    assert quality.known.always == "30,5"
+    assert quality.trivial(rows)["mean_absolute_error"] == 20
+    assert quality.trivial(rows)["median_absolute_error"] == 20

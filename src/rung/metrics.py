@@ -57,13 +57,15 @@ class Written:
 class Known:
     """What the training rows say: the labels, if completions are labels; the median of the numbers in them, if there
     are any. `always` is what the trivial predictor writes: the commonest completion, or the median of mere numbers.
-    `numbers` is how they are written, and how every text is read.
+    `numbers` is how they are written, and how every text is read; `mere` says that they are numbers and no more, which
+    can be compared.
     """
 
     labels: tuple[str, ...]
     median: float | None
     always: str
     numbers: Convention = POINT
+    mere: bool = False
 
     @classmethod
     def of(cls, completions: Sequence[str], numbers: Convention | None = None) -> Known:
@@ -74,9 +76,14 @@ class Known:
         numbers = numbers or column.convention()
         values = [value for text in completions if (value := numbers.first(text)) is not None]
         median = float(np.median(values)) if values else None
-        if labels or median is None or not column.numeric(numbers):
-            return cls(labels, median, counts.most_common(1)[0][0] if counts else "", numbers)
-        return cls(labels, median, numbers.write(median), numbers)
+        mere = median is not None and column.numeric(numbers)
+        if labels or median is None or not mere:
+            return cls(labels, median, counts.most_common(1)[0][0] if counts else "", numbers, mere)
+        return cls(labels, median, numbers.write(median), numbers, mere)
+
+    def wanted(self, text: str) -> float | None:
+        """The number that was wanted: the whole text, where completions are numbers and no more."""
+        return self.numbers.read(text) if self.mere else self.numbers.first(text)
 
 
 @dataclass(frozen=True)
@@ -112,15 +119,17 @@ def measure(metric: Metric, written: Sequence[Written], known: Known) -> Measure
     """The metric of what was written."""
     counts = metric.counts(written, known)
     if metric.total is None:
-        return Measured(float(np.median(counts)), np.zeros(0))
+        return Measured(float(np.median(counts)) if len(counts) else math.nan, np.zeros(0))
     whole, n = counts.sum(axis=0), len(written)
     value = float(metric.total(whole))
-    if n < 2:
+    if n < 2 or math.isnan(value):
         return Measured(value, np.zeros(0))
     without = metric.total(whole - counts)
     values = n * value - (n - 1) * without
     # The jackknife's own mean corrects a bias of order 1/n; what is shown and compared is the metric itself.
-    return Measured(value, np.where(np.isfinite(values), values - np.mean(values) + value, value))
+    finite = np.isfinite(values)
+    center = float(np.mean(values[finite])) if finite.any() else value
+    return Measured(value, np.where(finite, values - center + value, value))
 
 
 def as_number(text: str, numbers: Convention = POINT) -> float | None:
@@ -208,21 +217,41 @@ def _fields(written: Sequence[Written], _: Known) -> Array:
     return np.array(counts)
 
 
-def _numbers(written: Sequence[Written], known: Known) -> tuple[Array, Array]:
-    """What was written and what was wanted. Who writes no number has guessed the median: a model that gives no answer
-    is no better than one that knows nothing.
+def _numbers(written: Sequence[Written], known: Known) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """What was written and what was wanted, and in which rows a number was: the others are left out. Who writes no
+    number has guessed the median: a model that gives no answer is no better than one that knows nothing.
     """
-    fallback, first = known.median or 0.0, known.numbers.first
-    wrote = [fallback if (n := first(row.text)) is None else n for row in written]
-    return np.array(wrote), np.array([fallback if (n := first(row.wanted)) is None else n for row in written])
+    fallback = known.median or 0.0
+    wanted = [known.wanted(row.wanted) for row in written]
+    wrote = [fallback if (n := known.numbers.first(row.text)) is None else n for row in written]
+    there = np.array([n is not None for n in wanted], dtype=bool)
+    return np.array(wrote)[there], np.array([n for n in wanted if n is not None]), there
 
 
 def _of_numbers(one: Callable[[Array, Array], Array]) -> Callable[[Sequence[Written], Known], Array]:
+    """Counts whose last is 1; all are 0 in a row that is left out."""
+
     def each(written: Sequence[Written], known: Known) -> Array:
-        found = one(*_numbers(written, known))
-        return np.stack([found, np.ones_like(found)], axis=1) if found.ndim == 1 else found
+        wrote, wanted, there = _numbers(written, known)
+        if not there.any():
+            return np.zeros((len(written), 4))
+        found = one(wrote, wanted)
+        found = np.stack([found, np.ones_like(found)], axis=1) if found.ndim == 1 else found
+        counts = np.zeros((len(written), found.shape[1]))
+        counts[there] = found
+        return counts
 
     return each
+
+
+def _offs(written: Sequence[Written], known: Known) -> Array:
+    wrote, wanted, _ = _numbers(written, known)
+    return _off(wrote, wanted)[:, None]
+
+
+def _if_any(total: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """No number where every row was left out."""
+    return lambda sums: np.where(sums[..., -1] > 0, total(sums), np.nan)
 
 
 def _off(wrote: Array, wanted: Array) -> Array:
@@ -318,12 +347,12 @@ METRICS = {
         Metric("json_valid", 1.0, _mean(lambda row: float(_parsed(row.text) is not _NO_JSON)), ratio),
         Metric("json_fields", 1.0, _fields, ratio),
         Metric("answered", 1.0, _answered, ratio),
-        Metric("mean_absolute_error", None, _of_numbers(_off), ratio),
-        Metric("median_absolute_error", None, lambda written, known: _off(*_numbers(written, known))[:, None], None),
-        Metric("rmsle", None, _of_numbers(_squared_logs), lambda sums: np.sqrt(ratio(sums))),
-        Metric("r2", 1.0, _of_numbers(_for_r2), _r2),
-        Metric("green", 1.0, _of_numbers(_within(GREEN)), ratio),
-        Metric("green_or_orange", 1.0, _of_numbers(_within(ORANGE)), ratio),
+        Metric("mean_absolute_error", None, _of_numbers(_off), _if_any(ratio)),
+        Metric("median_absolute_error", None, _offs, None),
+        Metric("rmsle", None, _of_numbers(_squared_logs), _if_any(lambda sums: np.sqrt(ratio(sums)))),
+        Metric("r2", 1.0, _of_numbers(_for_r2), _if_any(_r2)),
+        Metric("green", 1.0, _of_numbers(_within(GREEN)), _if_any(ratio)),
+        Metric("green_or_orange", 1.0, _of_numbers(_within(ORANGE)), _if_any(ratio)),
         Metric("rouge_l", 1.0, _rouge, ratio),
         Metric("bleu", 1.0, _ngrams, _bleu),
         Metric("chrf", 1.0, _chrf, ratio),
@@ -332,15 +361,16 @@ METRICS = {
 """Everything that is called a share lies between 0 and 1."""
 SHARES = tuple(name for name, metric in METRICS.items() if metric.top == 1.0 and name != "r2")
 """Those that are shares of rows or of what is in them."""
+OF_NUMBERS = ("mean_absolute_error", "median_absolute_error", "rmsle", "r2", "green", "green_or_orange")
+"""Those that leave out rows whose wanted text has no number."""
 
 
 def propose(completions: Sequence[str], known: Known) -> tuple[str, ...]:
     """The metrics that fit completions like these, the one to judge by first."""
     texts = [text.strip() for text in completions]
     if known.labels:
-        numbers = Column.of(known.labels).numeric(known.numbers)
-        return ("accuracy", "macro_f1", *(("mean_absolute_error",) if numbers else ()))
-    if Column.of(texts).numeric(known.numbers):
+        return ("accuracy", "macro_f1", *(("mean_absolute_error",) if known.mere else ()))
+    if known.mere:
         assert known.median is not None
         bands = ("green", "green_or_orange") if known.median >= 2 * GREEN[0] else ()
         errors = ("mean_absolute_error", "median_absolute_error", "rmsle", "r2")

@@ -14,11 +14,13 @@ from typing import Any
 
 from rung.errors import MetricError
 from rung.levers import Candidate, Scores, shared_sources
-from rung.metrics import SHARES, Known, Metric, Written, measure, propose
-from rung.numbers import Convention
+from rung.metrics import OF_NUMBERS, SHARES, Known, Metric, Written, measure, propose
+from rung.numbers import Column, Convention
 from rung.own_metric import metric
 from rung.search.stats import KNOWN_ZERO, Interval, Variance, gain_estimate, loss_estimate, seed_noise
 
+UNREAD = 0.1
+"""No metric of numbers is proposed where more held-out completions of a split than this are no such numbers."""
 Texts = Sequence[Written]
 Runs = Mapping[Candidate, Texts]
 """What each run of some settings has written."""
@@ -38,18 +40,30 @@ class Quality:
         names: Sequence[str] = (),
         judge: str = "loss",
         numbers: Convention | None = None,
+        held: Mapping[str, Sequence[str]] | None = None,
     ) -> Quality:
         """The metrics that are named, or those that fit; and the one to judge by, if that is named. `numbers` says how
-        they are written, which is otherwise told from the completions.
+        they are written, which is otherwise told from the completions; `held` are the completions of the other splits.
 
         Raises:
-            MetricError: there is no such metric.
+            MetricError: there is no such metric, or it is one of numbers and a split has none.
         """
-        known = Known.of(completions, numbers)
+        known, held = Known.of(completions, numbers), held or {}
+        if known.mere and not _comparable(completions, held, known):
+            known = replace(known, mere=False)
         wanted = [*(names or propose(completions, known))]
         if judge not in ("loss", "metric", *wanted):
             wanted.insert(0, judge)
-        return cls(tuple(metric(name) for name in wanted), known)
+        found = cls(tuple(metric(name) for name in wanted), known)
+        for name in [name for name in wanted if name in OF_NUMBERS]:
+            for split, texts in held.items():
+                if texts and all(known.wanted(text) is None for text in texts):
+                    judged_by(judge, found)  # what no rows could mend is said first
+                    raise MetricError(
+                        f"{name} cannot be worked out: the {split} completions, such as {texts[0].strip()[:40]!r}, "
+                        "have no numbers as the training rows write them; write all of them alike."
+                    )
+        return found
 
     def values(self, written: Texts) -> dict[str, float]:
         """Every metric of what was written; nothing where nothing was."""
@@ -156,6 +170,14 @@ class Quality:
             return [f"{says}; one seed of each cannot tell that from its luck."]
         found = _compared(*_paired(scored, settings[by_loss], settings[by_metric]), noise)
         return [f"{says}; that difference is {'more' if found.low > 0 else 'no more'} than rows and seeds explain."]
+
+
+def _comparable(completions: Sequence[str], held: Mapping[str, Sequence[str]], known: Known) -> bool:
+    """Whether the completions of the other splits are numbers too, but for a few, and of the same unit."""
+    read = ([known.wanted(text) is not None for text in texts] for texts in held.values() if texts)
+    if any(sum(own) < (1 - UNREAD) * len(own) for own in read):
+        return False
+    return Column.of(itertools.chain(completions, *held.values())).unit is not None
 
 
 def _compared(before: Sequence[Scores], to: Sequence[Scores], noise: Variance | None) -> Interval:

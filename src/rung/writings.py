@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rung.data.limits import rows_short_of_room
 from rung.data.prepare import Data
+from rung.data.store import Examples, Texts
 from rung.errors import MetricError
 from rung.levers import Candidate, Measurement, Scores
 from rung.metrics import Known, Metric, Written
@@ -16,7 +17,7 @@ from rung.runner.protocol import Runner
 from rung.study.ledger import Ledger
 
 KNOWN_ROWS = 20_000
-"""Training rows that are looked at to see what the completions are."""
+"""Rows of a split that are looked at to see what the completions are."""
 
 
 def quality_of(data: Data, recipe: Recipe) -> Quality:
@@ -25,17 +26,22 @@ def quality_of(data: Data, recipe: Recipe) -> Quality:
     Raises:
         MetricError: there is no such metric, or the user's own fails on a row.
     """
-    step = max(1, len(data.train) // KNOWN_ROWS)
-    texts = [data.train.texts(row) for row in range(0, len(data.train), step)]
+    texts = _known(data.train)
     if data.facts.shape == "text":
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError("The rows are texts without prompts, so nothing is written and the loss alone can judge.")
         return Quality((), Known.of([]))
     numbers = data.facts.numbers.convention(recipe.numbers)
-    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge, numbers)
+    held = {name: [text.after for text in _known(data.splits[name])] for name in ("validation", "test")}
+    quality = Quality.of([text.after for text in texts], recipe.metrics, recipe.judge, numbers, held)
     # A metric that cannot be worked out is to be known of now, and not when all is trained.
     quality.values([Written(text.after, text.after, text.before, text.where) for text in texts[:2]])
     return quality
+
+
+def _known(rows: Examples) -> list[Texts]:
+    step = max(1, len(rows) // KNOWN_ROWS)
+    return [rows.texts(row) for row in range(0, len(rows), step)]
 
 
 def tell_room(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:

@@ -302,12 +302,12 @@ def test_what_a_format_leaves_behind_in_texts(tmp_path: Path) -> None:
     )
 
 
-def numbered(tmp_path: Path, values: list[str], numbers: str = "auto") -> Finding | None:
-    """What is said of the numbers, where all completions are these in turn."""
+def numbered(tmp_path: Path, values: list[str], numbers: str = "auto", held: list[str] | None = None) -> Finding | None:
+    """What is said of the numbers, where all completions are these in turn; or those, in the test rows."""
     parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
-    for part in parts:
+    for part, own in zip(parts, (values, values, held or values), strict=True):
         for i, row in enumerate(part):
-            row["completion"] = values[i % len(values)]
+            row["completion"] = own[i % len(own)]
     files = [write(tmp_path / f"{i}.jsonl", part) for i, part in enumerate(parts)]
     data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
     return next((finding for finding in audit(data, numbers=numbers) if finding.kind == "numbers"), None)
@@ -350,3 +350,57 @@ def test_numbers_that_cannot_be_compared(tmp_path: Path, values: list[str], says
     finding = numbered(tmp_path, values)
     assert finding
     assert (finding.severity, says in finding.says) == ("warning", True), finding.says
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["5", "7", "2020"],
+        ["$1,234.56", "$12.50", "-$5.00"],
+        ["1.234,56 €", "12,50 €"],
+        ["12 %", "12.5 %"],
+        ["1", "2", "5"],
+        ["1,3", "2,7", "1"],
+        ["-5", "12"],
+        ["5 kg", "7 kg"],
+        ["$2.5m", "$100k"],
+        ["$5", "7"],
+    ],
+)
+def test_ordinary_numbers_are_no_cause_for_a_warning(tmp_path: Path, values: list[str]) -> None:
+    finding = numbered(tmp_path, values)
+    assert finding is None or finding.severity == "note", finding
+
+
+def test_a_unit_is_told(tmp_path: Path) -> None:
+    for values, says in (
+        (["5 kg", "7 kg"], "All of the numbers have the unit 'kg'."),
+        (["$5", "7"], "Some of the numbers have no unit, and count as '$'."),
+        (["2.5m", "100k"], "'2.5m' is 2500000, '100k' is 100000."),
+        (["3 M€", "200 T€"], ": '3 M€' is 3000000, '200 T€' is 2e+14."),
+    ):
+        finding = numbered(tmp_path, values)
+        assert finding
+        assert says in finding.says
+
+
+def test_numbers_that_may_be_lists_are_asked_about(tmp_path: Path) -> None:
+    finding = numbered(tmp_path, ["3,4", "1,2"])
+    assert finding
+    assert finding.severity == "warning"
+    assert "'3,4' is 3.4. Each may be a list of two; if '3,4' is one, put brackets around all of them." in finding.says
+    told = numbered(tmp_path, ["3,4", "1,2"], "comma")
+    assert told
+    assert told.severity == "note"
+
+
+def test_held_out_numbers_that_are_written_otherwise_are_told(tmp_path: Path) -> None:
+    finding = numbered(tmp_path, ["12,34", "5,6", "1"], held=["12.34", "5,6"])
+    assert finding
+    assert finding.severity == "warning"
+    assert "60 of 240 held-out completions are no such number, such as '12.34'; no error is worked out there" in (
+        finding.says
+    )
+    other = numbered(tmp_path, ["5 kg"], held=["5 g"])
+    assert other
+    assert "several units ('kg', 'g')" in other.says

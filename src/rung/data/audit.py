@@ -27,7 +27,7 @@ from rung.data.shapes import normal
 from rung.data.store import Examples, Texts
 from rung.data.tokens import first_tokens
 from rung.data.told import sentences
-from rung.numbers import COMMA, POINT, Column
+from rung.numbers import COMMA, POINT, Column, is_currency
 
 Severity = Literal["error", "warning", "note"]
 NEAR = 0.8
@@ -366,8 +366,10 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     if column.numbers < max(1, NUMBERS * column.rows):
         return
     shown = column.shown
-    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), "times", "negative"]
-    values = [f"{_quoted(text)} is {numbers.read(text):.10g}" for kind in kinds if (text := shown.get(kind))]
+    words = [kind for kind in shown if kind.startswith(("times ", "short ") if column.short else "times ")]
+    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), *words, "negative"]
+    texts = dict.fromkeys(text for kind in kinds if (text := shown.get(kind)))
+    values = [f"{_quoted(text)} is {value:.10g}" for text in texts if (value := numbers.read(text)) is not None]
     severity: Severity = "note"
     says = ""
     if values:
@@ -378,6 +380,9 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
             f" {_quoted(text)} is {POINT.read(text):.10g} with a decimal point and {COMMA.read(text):.10g} with a "
             f"decimal comma, and no completion tells which; {numbers.read(text):.10g} is assumed."
         )
+    if column.listed and given == "auto":
+        severity = "warning"
+        says += f" Each may be a list of two; if {_quoted(shown['pairs'])} is one, put brackets around all of them."
     if says:
         says += " To have them read otherwise, give --numbers point or --numbers comma."
     if column.floats > UNIFORM * column.rows:
@@ -390,10 +395,19 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
         units = ", ".join(f"'{unit}'" if unit else "none" for unit in list(column.units)[:_NAMED])
         says += f" The numbers have several units ({units}), so no error of theirs is worked out."
         severity = "warning"
+    elif len(column.units) > 1:
+        says += f" Some of the numbers have no unit, and count as '{column.unit}'." if column.unit else ""
+    elif column.unit and column.unit != "%" and not is_currency(column.unit):
+        says += f" All of the numbers have the unit '{column.unit}'."
     if others := column.rows - read:
         text = shown.get("comma" if numbers.decimal == "point" else "point", shown.get("none", ""))
         is_none = f"{others:,} of {column.rows:,} completions {'are' if others > 1 else 'is'} no such number"
         says += f" {is_none}, such as {_quoted(text)}; write all of them alike."
+        severity = "warning"
+    if others := column.held - column.held_reads[numbers.decimal]:
+        is_none = f"{others:,} of {column.held:,} held-out completions {'are' if others > 1 else 'is'} no such number"
+        text = shown[f"held {numbers.decimal}"]
+        says += f" {is_none}, such as {_quoted(text)}; no error is worked out there, so write all of them alike."
         severity = "warning"
     if says:
         yield Finding("numbers", severity, says.strip())
