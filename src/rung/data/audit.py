@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.asked import alike
 from rung.data.contained import contained
 from rung.data.languages import another_language
 from rung.data.prepare import Data, fits
@@ -74,7 +75,14 @@ def audit(data: Data, tokenizer: Any = None, numbers: str = "auto") -> list[Find
     """All findings, the worst first. Each split is read twice. Of tokens and languages nothing is said without the
     tokenizer that made the rows. `numbers` is what the recipe says of them.
     """
-    found = [*_leakage(data), *_grown(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
+    found = [
+        *_leakage(data),
+        *_grown(data),
+        *_asked(data),
+        *_near(data),
+        *_completions(data),
+        *_numbers(data.facts.numbers, numbers),
+    ]
     found += [*_lengths(data), *_rows(data), *_remarks(data)]
     return worst_first([*found, *(_tokens(data, tokenizer) if tokenizer else ())])
 
@@ -118,8 +126,8 @@ def _grown(data: Data) -> Iterator[Finding]:
     facts = data.facts
     if facts.together:
         says = (
-            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do; "
-            "those that do are in one split and count as one."
+            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do, "
+            "or ask and answer the same; those that do are in one split and count as one."
         )
         yield Finding("grown", "note", says)
     if len(facts.made) == 2 and not facts.apart:
@@ -153,9 +161,39 @@ def _grown(data: Data) -> Iterator[Finding]:
         yield Finding("same_prompt", "warning", says)
 
 
-def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+def _asked(data: Data) -> Iterator[Finding]:
+    """Rows that ask and answer what a row of another split does, though their prompts differ."""
+    names = ("validation", "test", "train")
+    parts = [data.splits[name] for name in names]
+    starts = np.cumsum([0, *map(len, parts)])
+    pairs = alike(parts, data.facts.shape)
+    learnt, others = dict[int, str](), dict[int, str]()
+    to, of = (np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.first))
+    for i in np.flatnonzero(to != of):
+        row, first = int(pairs.rows[i]), int(pairs.first[i])
+        one, other = (_text(parts, starts, number) for number in (first, row))
+        if first in learnt or first in others or normal(one.before) == normal(other.before):
+            continue
+        leaks = to[i] == 2 and pairs.sure[i] and not pairs.loosely[i]
+        if leaks or pairs.sure[i] or not pairs.loosely[i]:
+            (learnt if leaks else others)[first] = f"{one.where} ~ {other.where}"
+    if learnt:
+        count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
+        says = f"{count} ask and answer what training rows do, under another system prompt or none"
+        yield Finding("leakage", "error", f"{says}: {_Named(list(learnt.values()))}.")
+    if others:
+        count = f"{len(others):,} row{'s' if len(others) > 1 else ''}"
+        says = f"In {count} the last question and the answer are those of a row in another split, after other words"
+        yield Finding("same_prompt", "warning", f"{says}: {_Named(list(others.values()))}.")
+
+
+def _text(parts: Sequence[Examples], starts: Any, row: int) -> Texts:
     part = int(np.searchsorted(starts, row, side="right")) - 1
-    return parts[part].texts(row - int(starts[part])).where
+    return parts[part].texts(row - int(starts[part]))
+
+
+def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+    return _text(parts, starts, row).where
 
 
 def _number(text: str) -> int:

@@ -275,10 +275,10 @@ def _write(
             if passed % (100 * _PIECE) == 0:
                 tell(f"{passed:,} rows read and tokenised")
     together = Together(0, {}, 0)
+    shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     if made:
         tell("looking for rows that go on from others")
-        together = keep_together(folder, ["train", *made])
-    shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
+        together = keep_together(folder, ["train", *made], shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),

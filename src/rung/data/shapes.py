@@ -57,7 +57,8 @@ class Row:
     errors are taken. By default that are the rows with the same prompt.
 
     `variables` are given to the chat template beside messages and `tools`. `silent` turns of the assistant, by their
-    place in the whole chat, are not learnt. `told` is what the record says and the row does not.
+    place in the whole chat, are not learnt. `told` is what the record says and the row does not. `question` is the part
+    of the last turn that is asked about, where the record says so.
     """
 
     prompt: str | Messages
@@ -68,6 +69,7 @@ class Row:
     variables: Mapping[str, Any] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
     told: tuple[Told, ...] = field(default=(), compare=False)
+    question: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -279,7 +281,8 @@ def _alpaca(found: Fields) -> Row:
     ask, answer = {"role": "user", "content": asked}, {"role": "assistant", "content": _text(found, "output")}
     whole = [*turns, Turn(ask), Turn(answer)]
     # As LLaMA-Factory has it, the answers of before are learnt too.
-    return _chat(found, whole, 0, "messages") if turns else _chat(found, whole, 1)
+    row = _chat(found, whole, 0, "messages") if turns else _chat(found, whole, 1)
+    return replace(row, question=more)
 
 
 _READ: dict[Shape, Callable[[Fields], Row]] = {
