@@ -50,6 +50,8 @@ UNEVEN = 0.8
 FEW_ROWS = 100
 """With fewer rows to judge by, even differences of many percent drown."""
 _MISSING = {"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "#N/A", "<NA>", "NaT", "undefined"}
+_NO_ANSWER = {"N/A", "NA", "None", "null"}
+"""Those that may be one of a few labels."""
 _QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»")}
 _MISREAD = re.compile("Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€[\u2122\u0153\x9d\u02dc\u201c\u201d\xa6]")
 """UTF-8 that was read as Western Windows."""
@@ -265,7 +267,8 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 def _completions(data: Data) -> Iterator[Finding]:
     """Empty and common completions, and prompts that run into theirs."""
     counts: Counter[str] = Counter()
-    empty, missing, garbled, glued, quoted, rows = _Named(), _Named(), _Named(), 0, 0, 0
+    absent: dict[str, _Named] = {}
+    empty, garbled, glued, quoted, rows = _Named(), _Named(), 0, 0, 0
     for texts in _pieces(data.train, len(data.train)):
         for text in texts:
             rows += 1
@@ -276,15 +279,19 @@ def _completions(data: Data) -> Iterator[Finding]:
             if len(counts) <= 1000 or answer in counts:
                 counts[answer] += 1
             if answer in _MISSING or text.before.strip() in _MISSING:
-                missing.add(text.where)
+                absent.setdefault(answer if answer in _MISSING else "", _Named()).add(text.where)
             if not (text.before.isascii() and text.after.isascii()) and _garbled(text):
                 garbled.add(text.where)
-            quoted += len(answer) > 1 and (answer[0], answer[-1]) in _QUOTES
+            is_code = answer.startswith("```")
+            quoted += len(answer) > 1 and not is_code and (answer[0], answer[-1]) in _QUOTES
             glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
     if empty.count:
         count = f"{empty.count:,} of {rows:,} training rows"
         says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
+    few = len(counts) <= min(LABELS, rows / 10)
+    lacks = [own for answer, own in absent.items() if not (few and answer in _NO_ANSWER and own.count >= rows / 100)]
+    missing = _Named([place for own in lacks for place in own.first], sum(own.count for own in lacks))
     if 0 < missing.count < rows / 2:
         count = f"{missing.count:,} of {rows:,} training rows"
         says = f"{count} have 'nan', 'None' or the like for a text, as is written where one is missing: {missing}."
@@ -304,7 +311,7 @@ def _completions(data: Data) -> Iterator[Finding]:
     share = f"{times / rows:.1%} of the training rows"
     if labels == 1:
         yield Finding("identical", "warning", f"Every completion is {_quoted(most)}: there is nothing to tell apart.")
-    elif labels <= min(LABELS, rows / 10):
+    elif few:
         if times > UNEVEN * rows:
             says = f"{share} have the label {_quoted(most)}; who always says so is right as often."
             yield Finding("imbalance", "warning", says)
@@ -472,16 +479,16 @@ class _Named:
 
     def __init__(self, said: Sequence[str] = (), count: int | None = None) -> None:
         self.count = len(said) if count is None else count
-        self._first = list(said[:_NAMED])
+        self.first = list(said[:_NAMED])
 
     def add(self, said: str) -> None:
         self.count += 1
-        if len(self._first) < _NAMED:
-            self._first.append(said)
+        if len(self.first) < _NAMED:
+            self.first.append(said)
 
     def __str__(self) -> str:
-        more = self.count - len(self._first)
-        return "; ".join(self._first) + (f"; and {more:,} more" if more > 0 else "")
+        more = self.count - len(self.first)
+        return "; ".join(self.first) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _quoted(text: str) -> str:

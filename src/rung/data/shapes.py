@@ -180,10 +180,17 @@ class Reader:
 _LISTS: dict[str, Shape] = {"messages": "messages", "conversations": "sharegpt"}
 
 
+_NUMPY = re.compile(r"\s*\[\s*\{['\"](role|from|content|value)['\"]:")
+
+
 def _remedy(record: dict[str, Any]) -> str:
     """What to do about fields of no known shape: by what they hold, and by what they are called."""
     if chats := [name for name, value in record.items() if is_chat(value)]:
         return f"say where the messages are with --fields messages={chats[0]}"
+    if any(isinstance(value, str) and _NUMPY.match(value) for value in record.values()):
+        return "the turns are written as numpy prints a list, from which they cannot be read back; save JSON or Parquet"
+    if {"custom_id", "method", "body"} <= record.keys() or {"custom_id", "response"} <= record.keys():
+        return "this is a batch of OpenAI's; join each request's messages and its answer, and give them as messages"
     if lists := [value for value in record.values() if isinstance(value, list) and value]:
         if len(lists) == len(record) > 1 and len({len(value) for value in lists}) == 1:
             return f"these are columns of {len(lists[0]):,}; write one object for each row"
