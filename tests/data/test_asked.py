@@ -78,6 +78,21 @@ def test_a_question_that_is_trained_on_under_another_system_has_leaked(tmp_path:
     assert f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.says
 
 
+def test_every_row_to_judge_by_that_is_trained_on_counts(tmp_path: Path) -> None:
+    """Also where validation and test have the same question, each under its own system."""
+
+    def rows(system: str, some: range) -> list[Any]:
+        return [as_messages(system, question(i), f"Shade {i * 7}.") for i in some]
+
+    parts = {"validation": rows(SYSTEMS[1], range(60)), "test": rows(SYSTEMS[2], range(30, 90))}
+    found = findings(read(tmp_path, data=[*rows(SYSTEMS[0], range(200)), *rows("", range(200))], **parts))
+    assert found["leakage"].says.startswith("120 rows to judge by ask and answer what training rows do")
+    parts["test"] = rows(SYSTEMS[2], range(30, 60)) + rows("", range(300, 360))
+    found = findings(read(tmp_path, data=rows("", range(500, 700)), **parts))
+    assert "leakage" not in found
+    assert found["same_prompt"].says.startswith("In 30 rows the last question and the answer are those of a row in")
+
+
 @pytest.mark.parametrize("shape", [as_input, as_text])
 def test_the_same_question_after_other_words_is_told(tmp_path: Path, shape: Callable[..., Any]) -> None:
     def rows(system: str, some: range) -> list[Any]:

@@ -171,14 +171,19 @@ def _asked(data: Data) -> Iterator[Finding]:
     pairs = alike(parts, data.facts.shape)
     learnt, others = dict[int, str](), dict[int, str]()
     to, of = (np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.first))
-    for i in np.flatnonzero(to != of):
-        row, first = int(pairs.rows[i]), int(pairs.first[i])
-        one, other = (_text(parts, starts, number) for number in (first, row))
-        if first in learnt or first in others or normal(one.before) == normal(other.before):
+    columns = (pairs.rows, pairs.first, pairs.loosely, pairs.sure, to, of)
+    known = list(zip(*(column.tolist() for column in columns), strict=True))
+    # Held-out rows come first: each row that is the first of its kind, and those that are as it is.
+    trained = {(first, loosely): row for row, first, loosely, _, to, _ in reversed(known) if to == 2}
+    for row, first, loosely, sure, to, of in known:
+        held, other = (first, row) if to == 2 else (row, trained.get((first, loosely), first))
+        part, leaks = (of if to == 2 else to), sure and not loosely and (first, loosely) in trained
+        if part == 2 or (other == first and to == of) or held in learnt or (loosely and not sure):
             continue
-        leaks = to[i] == 2 and pairs.sure[i] and not pairs.loosely[i]
-        if leaks or pairs.sure[i] or not pairs.loosely[i]:
-            (learnt if leaks else others)[first] = f"{one.where} ~ {other.where}"
+        one, two = _text(parts, starts, held), _text(parts, starts, other)
+        if normal(one.before) != normal(two.before) and (leaks or held not in others):
+            (learnt if leaks else others)[held] = f"{one.where} ~ {two.where}"
+    others = {row: said for row, said in others.items() if row not in learnt}
     if learnt:
         count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
         says = f"{count} ask and answer what training rows do, under another system prompt or none"
