@@ -302,6 +302,25 @@ def test_what_a_format_leaves_behind_in_texts(tmp_path: Path) -> None:
     )
 
 
+def test_completions_in_a_code_fence_are_not_in_quotes(tmp_path: Path) -> None:
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = f'\n```json\n{{"a": {i}}}\n```'
+    assert "quoted" not in found(tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("label", "times", "told"), [("N/A", 100, False), ("None", 30, False), ("N/A", 1, True), ("nan", 100, True)]
+)
+def test_no_answer_may_be_a_label(tmp_path: Path, label: str, times: int, told: bool) -> None:
+    parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
+    for part in parts:
+        for i, row in enumerate(part):
+            row["completion"] = f" {label}" if i < times else (" Yes", " No")[i % 2]
+    assert ("missing" in found(tmp_path, *parts)) == told
+
+
 def numbered(tmp_path: Path, values: list[str], numbers: str = "auto", held: list[str] | None = None) -> Finding | None:
     """What is said of the numbers, where all completions are these in turn; or those, in the test rows."""
     parts = [rows(300, 1), rows(120, 2), rows(120, 3)]

@@ -39,34 +39,35 @@ def letters(text: str) -> str:
 
 def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
     """The same pairs, by trying every stretch of every prompt; for texts in ASCII."""
-    first: dict[str, tuple[int, bool]] = {}
+    first: dict[tuple[str, ...], tuple[int, bool]] = {}
     for partly, least in ((False, FIRST_LINES), (True, FIRST)):
         for number, (prompt, answer) in enumerate(rows):
             shown = letters(prompt).strip()
             asked = shown.rpartition("\n")[2] if partly else shown
-            bare = "".join(letters(asked + answer).split())
+            bare = tuple(letters(f"{asked} {answer}").split())
             whole = letters(answer).split() and (asked.split() or not shown.split())
-            if whole and len(bare) >= least and (not partly or "\n" in shown):
+            if whole and len("".join(bare)) >= least and (not partly or "\n" in shown):
                 first.setdefault(bare, (number, partly))
     pairs = set()
     for number, (prompt, answer) in enumerate(rows):
         text = not letters(prompt).split()
         marked = letters(answer if text else prompt)
         for needle, inside in first.items():
-            if "".join(letters(prompt + answer).split()) == needle:
+            if tuple(letters(f"{prompt} {answer}").split()) == needle:
                 continue
+            size = len("".join(needle))
             for begin in range(len(marked)):
                 for end in range(begin + 1, len(marked) + 1):
-                    if "".join(marked[begin:end].split()) != needle or " " in (marked[begin], marked[end - 1]):
+                    if tuple(marked[begin:end].split()) != needle or " " in (marked[begin], marked[end - 1]):
                         continue
                     if "\n" in (marked[begin], marked[end - 1]) or (end < len(marked) and marked[end].isalnum()):
                         continue
                     gap = marked[end:]
                     line = not gap.strip() or "\n" in gap[: len(gap) - len(gap.lstrip())]
                     if not marked[:begin].split():
-                        fits = len(needle) >= (FIRST_LINES if line else FIRST)
+                        fits = size >= (FIRST_LINES if line else FIRST)
                     else:
-                        fits = len(needle) >= ANYWHERE and not marked[begin - 1].isalnum()
+                        fits = size >= ANYWHERE and not marked[begin - 1].isalnum()
                     if fits:
                         pairs.add((number, *inside))
     return pairs
@@ -106,6 +107,15 @@ def test_a_conversation_that_grows_in_several_ways(tmp_path: Path) -> None:
 
 def test_short_turns_count_where_lines_end(tmp_path: Path) -> None:
     assert found(tmp_path, [("Hi", "Yo"), ("Hi\nYo\nWho?", "Me"), ("Hi yo who", "me")]) == {(1, 0)}
+
+
+def test_words_are_not_joined(tmp_path: Path) -> None:
+    assert (
+        found(tmp_path, [("What is 3 + 4? ", "7"), ("What is 34 + 7? ", "41"), ("What is 3 + 4? 7. And? ", "x")])
+        == set()
+    )
+    assert found(tmp_path, [("q 1 is it", "1"), ("q 11 is it", "0"), ("q 1 is it\n1\nq 3", "0")]) == {(2, 0)}
+    assert found(tmp_path, [("This is to", "day"), ("This is today\nor", "so")]) == set()
 
 
 def test_letters_of_scripts_without_spaces(tmp_path: Path) -> None:

@@ -311,6 +311,36 @@ def test_json_that_is_no_list_of_rows_is_refused(tmp_path: Path, name: str, text
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            json.dumps({str(i): {"prompt": "p", f"c{i % 2}": "c"} for i in range(50_000)}),
+            "of 50,000 rows by their names",
+        ),
+        (json.dumps({f"q{i}": f"a{i}" for i in range(5000)}), "('q0', 'q1', 'q2', 'q3', 'q4', …)"),
+        (
+            '{"columns": ["p", "c"], "index": [0, 1], "data": [["x", "1"], ["y", "2"]]}',
+            "of 2 rows as pandas writes them with orient='split'",
+        ),
+        (
+            "\n".join(json.dumps({"prompt": ["p"] * n, "completion": ["c"] * n}) for n in (50, 50, 50, 9)),
+            "each object has 50 rows, as columns ('prompt', 'completion'); write one object for each row",
+        ),
+    ],
+)
+def test_rows_within_objects_are_refused_in_one_short_sentence(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(DataError) as error:
+        records(write(tmp_path / "a.json", text))
+    assert says in str(error.value)
+    assert len(str(error.value)) < len(str(tmp_path)) + 250
+
+
+def test_lists_of_several_lengths_are_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": ["w"] * n, "completion": ["t"] * n} for n in (9, 12, 8, 9, 9, 9)]
+    assert records(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))) == rows
+
+
 def test_one_conversation_alone_in_a_file_is_a_row(tmp_path: Path) -> None:
     turn = {"role": "user", "content": "x"}
     for row in ({"messages": [turn, turn]}, {"prompt": [turn, turn], "completion": [turn, turn]}, {"text": "x"}):

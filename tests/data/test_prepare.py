@@ -156,6 +156,23 @@ def test_a_file_of_nothing_but_bad_rows_and_an_empty_one(tmp_path: Path) -> None
         prepared(write(tmp_path / "b.jsonl", []))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says", "asks"),
+    [
+        ("a.csv", "ask 1,say 1\nask 2,say 2\n", "The names are those of the first line; if that is a row, put", True),
+        ("a.csv", "messages\n\"[{'role': 'user'}\n {'role': 'assistant'}]\"\n", "as numpy prints a list", False),
+        ("a.jsonl", '{"custom_id": "1", "method": "POST", "body": {}}\n', "this is a batch of OpenAI's", False),
+    ],
+)
+def test_what_to_do_about_a_first_row_that_is_none(tmp_path: Path, name: str, text: str, says: str, asks: bool) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        prepared(str(path))
+    assert says in str(error.value)
+    assert ("--fields" in str(error.value)) == asks
+
+
 def test_a_split_of_one_source_is_no_sample(tmp_path: Path) -> None:
     speakers = [{"prompt": f"p{i}", "completion": "c", "speaker": f"s{i % 3}"} for i in range(300)]
     path = write(tmp_path / "a.jsonl", speakers)

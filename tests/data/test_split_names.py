@@ -95,3 +95,37 @@ def test_a_file_in_a_folder_of_another_split_is_told() -> None:
 def test_a_file_whose_name_says_two_splits_is_refused() -> None:
     with pytest.raises(DataError, match=r"The name of 'train_test.jsonl' says both test and train; call it after"):
         split("train_test.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("corpus_train_en/a.jsonl", "corpus_dev_en/a.jsonl", "corpus_test_en/a.jsonl"),
+        ("en/sst2_train_full/a.csv", "en/sst2_val_full/a.csv", "en/sst2_test_full/b.csv"),
+        ("mydata_train_final_v2.jsonl", "mydata_dev_final_v1.jsonl", "mydata_test_final.jsonl"),
+        ("xtrain.jsonl", "xval.jsonl", "xtest.jsonl"),
+        ("data.jsonl", "vals.jsonl", "tests.jsonl"),
+        ("trains.jsonl", "evals.jsonl", "my_tests.jsonl"),
+    ],
+)
+def test_names_that_are_alike_but_for_a_split(train: str, validation: str, test: str) -> None:
+    assert split(train, validation, test) == {"train": [train], "validation": [validation], "test": [test]}
+    assert told(train, validation, test) == []
+
+
+def test_a_word_at_the_end_of_another_counts_only_where_a_sibling_has_another_split_there() -> None:
+    assert split("contest.csv", "latest.csv", "approval.csv", "minitrain.csv", "minival.csv") == {
+        "train": ["minitrain.csv"],
+        "validation": ["minival.csv"],
+    }
+    assert split("contest.csv", "latest.csv", "protest/rows.csv") == {
+        "train": ["contest.csv", "latest.csv", "protest/rows.csv"]
+    }
+
+
+@pytest.mark.parametrize("name", ["mydata_test_final.jsonl", "unit-test-writing.jsonl", "my_test_rows/a.jsonl"])
+def test_a_file_that_is_trained_on_although_its_name_has_another_split_is_told(name: str) -> None:
+    says = f"'{name}' is trained on, though 'test' stands in the name; if it is to judge by, call it test"
+    assert told(name, "mydata_final.jsonl") == [says]
+    assert split(name, "mydata_final.jsonl") == {"train": [name, "mydata_final.jsonl"]}
+    assert told("train_test_split/rows.jsonl", "latest.csv") == []

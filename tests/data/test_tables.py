@@ -139,3 +139,18 @@ def test_a_row_that_is_wrong_is_named_and_the_others_are_read(tmp_path: Path, ro
     found, _ = read(tmp_path / "a.csv", f"p,c\nx,y\n{row}\nz,w\n")
     assert (found[0], found[2]) == ({"p": "x", "c": "y"}, {"p": "z", "c": "w"})
     assert f"line 3: {says}" in found[1]
+
+
+@pytest.mark.parametrize("second", ["p,c\n", "\ufeffp,c\n", '\ufeff"p","c"\n', "p , c\n"])
+def test_a_header_within_a_file_is_no_row_and_told(tmp_path: Path, second: str) -> None:
+    found, told = read(tmp_path / "a.csv", f"p,c\na,b\n{second}c,d\n{second}e,f\n")
+    assert found == rows(("a", "b"), ("c", "d"), ("e", "f"))
+    assert told == ["a.csv, line 3 and 1 more is the header again, and no row"]
+
+
+def test_texts_with_commas_over_several_lines_are_no_rows(tmp_path: Path) -> None:
+    letter = 'p,c\n"Write a letter"," Dear John\nThanks, Bob"\n'
+    code = "p,c\n" + '"Do x","f(a,b)\ng(c,d)"\n' * 50
+    for text, count in ((letter, 1), (letter + '"Again","Dear Ann\nYours, Bob"\n' * 2, 3), (code, 50)):
+        found, told = read(tmp_path / "a.csv", text)
+        assert (len(found), told) == (count, [])

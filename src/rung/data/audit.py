@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.asked import alike
 from rung.data.contained import contained
 from rung.data.languages import another_language
 from rung.data.prepare import Data, fits
@@ -49,6 +50,8 @@ UNEVEN = 0.8
 FEW_ROWS = 100
 """With fewer rows to judge by, even differences of many percent drown."""
 _MISSING = {"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "#N/A", "<NA>", "NaT", "undefined"}
+_NO_ANSWER = {"N/A", "NA", "None", "null"}
+"""Those that may be one of a few labels."""
 _QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»")}
 _MISREAD = re.compile("Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€[\u2122\u0153\x9d\u02dc\u201c\u201d\xa6]")
 """UTF-8 that was read as Western Windows."""
@@ -74,7 +77,14 @@ def audit(data: Data, tokenizer: Any = None, numbers: str = "auto") -> list[Find
     """All findings, the worst first. Each split is read twice. Of tokens and languages nothing is said without the
     tokenizer that made the rows. `numbers` is what the recipe says of them.
     """
-    found = [*_leakage(data), *_grown(data), *_near(data), *_completions(data), *_numbers(data.facts.numbers, numbers)]
+    found = [
+        *_leakage(data),
+        *_grown(data),
+        *_asked(data),
+        *_near(data),
+        *_completions(data),
+        *_numbers(data.facts.numbers, numbers),
+    ]
     found += [*_lengths(data), *_rows(data), *_remarks(data)]
     return worst_first([*found, *(_tokens(data, tokenizer) if tokenizer else ())])
 
@@ -118,8 +128,8 @@ def _grown(data: Data) -> Iterator[Finding]:
     facts = data.facts
     if facts.together:
         says = (
-            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do; "
-            "those that do are in one split and count as one."
+            f"{facts.together:,} rows go on from one another, prompt and answer, as the rows of one conversation do, "
+            "or ask and answer the same; those that do are in one split and count as one."
         )
         yield Finding("grown", "note", says)
     if len(facts.made) == 2 and not facts.apart:
@@ -153,9 +163,44 @@ def _grown(data: Data) -> Iterator[Finding]:
         yield Finding("same_prompt", "warning", says)
 
 
-def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+def _asked(data: Data) -> Iterator[Finding]:
+    """Rows that ask and answer what a row of another split does, though their prompts differ."""
+    names = ("validation", "test", "train")
+    parts = [data.splits[name] for name in names]
+    starts = np.cumsum([0, *map(len, parts)])
+    pairs = alike(parts, data.facts.shape)
+    learnt, others = dict[int, str](), dict[int, str]()
+    to, of = (np.searchsorted(starts, rows, side="right") - 1 for rows in (pairs.rows, pairs.first))
+    columns = (pairs.rows, pairs.first, pairs.loosely, pairs.sure, to, of)
+    known = list(zip(*(column.tolist() for column in columns), strict=True))
+    # Held-out rows come first: each row that is the first of its kind, and those that are as it is.
+    trained = {(first, loosely): row for row, first, loosely, _, to, _ in reversed(known) if to == 2}
+    for row, first, loosely, sure, to, of in known:
+        held, other = (first, row) if to == 2 else (row, trained.get((first, loosely), first))
+        part, leaks = (of if to == 2 else to), sure and not loosely and (first, loosely) in trained
+        if part == 2 or (other == first and to == of) or held in learnt or (loosely and not sure):
+            continue
+        one, two = _text(parts, starts, held), _text(parts, starts, other)
+        if normal(one.before) != normal(two.before) and (leaks or held not in others):
+            (learnt if leaks else others)[held] = f"{one.where} ~ {two.where}"
+    others = {row: said for row, said in others.items() if row not in learnt}
+    if learnt:
+        count = f"{len(learnt):,} row{'s' if len(learnt) > 1 else ''} to judge by"
+        says = f"{count} ask and answer what training rows do, under another system prompt or none"
+        yield Finding("leakage", "error", f"{says}: {_Named(list(learnt.values()))}.")
+    if others:
+        count = f"{len(others):,} row{'s' if len(others) > 1 else ''}"
+        says = f"In {count} the last question and the answer are those of a row in another split, after other words"
+        yield Finding("same_prompt", "warning", f"{says}: {_Named(list(others.values()))}.")
+
+
+def _text(parts: Sequence[Examples], starts: Any, row: int) -> Texts:
     part = int(np.searchsorted(starts, row, side="right")) - 1
-    return parts[part].texts(row - int(starts[part])).where
+    return parts[part].texts(row - int(starts[part]))
+
+
+def _where(parts: Sequence[Examples], starts: Any, row: int) -> str:
+    return _text(parts, starts, row).where
 
 
 def _number(text: str) -> int:
@@ -227,7 +272,8 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 def _completions(data: Data) -> Iterator[Finding]:
     """Empty and common completions, and prompts that run into theirs."""
     counts: Counter[str] = Counter()
-    empty, missing, garbled, glued, quoted, rows = _Named(), _Named(), _Named(), 0, 0, 0
+    absent: dict[str, _Named] = {}
+    empty, garbled, glued, quoted, rows = _Named(), _Named(), 0, 0, 0
     for texts in _pieces(data.train, len(data.train)):
         for text in texts:
             rows += 1
@@ -238,15 +284,19 @@ def _completions(data: Data) -> Iterator[Finding]:
             if len(counts) <= 1000 or answer in counts:
                 counts[answer] += 1
             if answer in _MISSING or text.before.strip() in _MISSING:
-                missing.add(text.where)
+                absent.setdefault(answer if answer in _MISSING else "", _Named()).add(text.where)
             if not (text.before.isascii() and text.after.isascii()) and _garbled(text):
                 garbled.add(text.where)
-            quoted += len(answer) > 1 and (answer[0], answer[-1]) in _QUOTES
+            is_code = answer.startswith("```")
+            quoted += len(answer) > 1 and not is_code and (answer[0], answer[-1]) in _QUOTES
             glued += bool(text.before and text.before[-1:].isalnum() and text.after[:1].isalnum())
     if empty.count:
         count = f"{empty.count:,} of {rows:,} training rows"
         says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
+    few = len(counts) <= min(LABELS, rows / 10)
+    lacks = [own for answer, own in absent.items() if not (few and answer in _NO_ANSWER and own.count >= rows / 100)]
+    missing = _Named([place for own in lacks for place in own.first], sum(own.count for own in lacks))
     if 0 < missing.count < rows / 2:
         count = f"{missing.count:,} of {rows:,} training rows"
         says = f"{count} have 'nan', 'None' or the like for a text, as is written where one is missing: {missing}."
@@ -266,7 +316,7 @@ def _completions(data: Data) -> Iterator[Finding]:
     share = f"{times / rows:.1%} of the training rows"
     if labels == 1:
         yield Finding("identical", "warning", f"Every completion is {_quoted(most)}: there is nothing to tell apart.")
-    elif labels <= min(LABELS, rows / 10):
+    elif few:
         if times > UNEVEN * rows:
             says = f"{share} have the label {_quoted(most)}; who always says so is right as often."
             yield Finding("imbalance", "warning", says)
@@ -448,16 +498,16 @@ class _Named:
 
     def __init__(self, said: Sequence[str] = (), count: int | None = None) -> None:
         self.count = len(said) if count is None else count
-        self._first = list(said[:_NAMED])
+        self.first = list(said[:_NAMED])
 
     def add(self, said: str) -> None:
         self.count += 1
-        if len(self._first) < _NAMED:
-            self._first.append(said)
+        if len(self.first) < _NAMED:
+            self.first.append(said)
 
     def __str__(self) -> str:
-        more = self.count - len(self._first)
-        return "; ".join(self._first) + (f"; and {more:,} more" if more > 0 else "")
+        more = self.count - len(self.first)
+        return "; ".join(self.first) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,8 @@
 """Rows whose prompt has another row's prompt and answer in it: a conversation given as growing rows, or an example that
 is shown before the question.
 
-Such rows are not independent. Texts are compared by their letters and digits alone, in lower case. Each row's prompt
+Such rows are not independent. Texts are compared by their letters and digits alone, in lower case, and by where words
+end: `3 + 4` is not `34`. Each row's prompt
 and answer together are a *needle*. The last 2ᵏ bytes of a needle, for the largest k that they have, are its *tail*:
 wherever the last 2ᵏ bytes before the end of a word in a prompt have the hash of a tail, the whole needle is compared,
 by a hash too. Hashes of all stretches come from one running sum (Karp and Rabin, 1987), so every text is gone through
@@ -41,7 +42,8 @@ _BASE = 0x9E3779B97F4A7C15
 
 _LETTER = np.array([byte >= 0x80 or chr(byte).isalnum() for byte in range(256)])
 _LOWER = np.array([byte + 32 * (65 <= byte <= 90) for byte in range(256)], dtype=np.uint8)
-_VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 256, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 512, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+"""Of each letter, and then of each that begins a word."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,14 @@ class _Stream:
         self.parts[foreign] = self.parts[foreign + 1] = True
         self.lines[np.searchsorted(places, np.flatnonzero(raw == 10))] = True
         self.parts[bounds] = self.lines[bounds] = True
+        # What begins a word counts as another letter, but for the first letter of what is compared.
+        begins = self.parts[:-1] & (letters < 0x80)
+        begins[1:] &= letters[:-1] < 0x80
+        values = _VALUES[letters + 256 * begins]
+        self._first = _VALUES[letters] - values
         powers, self._inverse = _powers(count.bit_length())
         self._sums = np.zeros(count + 1, np.uint64)
-        np.cumsum(_VALUES[letters] * powers[:count], out=self._sums[1:])
+        np.cumsum(values * powers[:count], out=self._sums[1:])
 
     def last_lines(self) -> Numbers:
         """Where the last line of each prompt begins."""
@@ -126,7 +133,7 @@ class _Stream:
         stand.
         """
         found: Hashes = (self._sums[end] - self._sums[first]) * self._inverse[first]
-        return found
+        return found + self._first[first] * (end > first)
 
 
 @functools.cache

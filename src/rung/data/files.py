@@ -22,6 +22,13 @@ from rung.recipe import FIELDS
 
 _PIECE = 1 << 16
 """Characters of a JSON file that are read at once."""
+_BATCHES = 5
+"""Objects that say whether each has many rows."""
+_LEAST = 8
+"""Rows of such an object."""
+_NAMED = 5
+_FIELDS = 20
+"""An object with more parts of one kind is no row."""
 
 
 def is_hub_id(data: str) -> bool:
@@ -210,14 +217,18 @@ def _values(path: Path) -> Records:
 
 
 def _no_columns(path: Path, records: Records) -> Records:
-    """The records, unless the whole file is one object that has the rows in it.
+    """The records, unless the whole file is one object that has the rows in it, or each object has many rows.
 
     Raises:
-        DataError: it is, and is to be turned into a list of rows.
+        DataError: so it is, and it is to be turned into a list of rows.
     """
-    first = list(itertools.islice(records, 2))
-    if len(first) == 1 and not isinstance(first[0], DataError) and (how := _rows_inside(first[0][0])):
+    first = list(itertools.islice(records, _BATCHES))
+    values = [record[0] for record in first if not isinstance(record, DataError)]
+    if len(first) == 1 and values and (how := _rows_inside(values[0])):
         raise DataError(f"{path} is one object {how}; write a list of objects, one for each row.")
+    if len(first) > 1 and len(values) == len(first) and (many := _batched(values)):
+        says = f"each object has {many:,} rows, as columns ({_listed(values[0])})"
+        raise DataError(f"{path}: {says}; write one object for each row.")
     yield from first
     yield from records
 
@@ -226,11 +237,16 @@ def _rows_inside(value: Any) -> str:
     """How an object holds rows, where it seems to: as columns, by their numbers or not, or as a list under some key."""
     if not isinstance(value, dict):
         return ""
-    names, parts = ", ".join(map(repr, value)), list(value.values())
+    names, parts = _listed(value), list(value.values())
+    if {"columns", "data"} <= value.keys() <= {"columns", "index", "data"} and isinstance(value["data"], list):
+        return f"of {len(value['data']):,} rows as pandas writes them with orient='split'"
     if all(isinstance(part, list) and len(part) > 1 for part in parts) and len(set(map(len, parts))) == 1:
         objects = any(isinstance(one, dict) for part in parts for one in part)
         if len(parts) > 1 and not objects:
             return f"of columns ({names}, each a list of {len(parts[0]):,})"
+    is_row = len(parts) <= _FIELDS or value.keys() & set(FIELDS)
+    if not is_row and any(all(isinstance(part, kind) for part in parts) for kind in (dict, list, str)):
+        return f"of {len(parts):,} rows by their names ({names})"
     if all(isinstance(part, dict) and len(part) > 1 for part in parts) and len({tuple(part) for part in parts}) == 1:
         return f"of columns ({names}, each an object with {len(parts[0]):,} rows)" if len(parts) > 1 else ""
     for name, part in value.items() if not value.keys() & set(FIELDS) else ():
@@ -238,6 +254,23 @@ def _rows_inside(value: Any) -> str:
         if len(rows) > 1 and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in rows):
             return f"that has its {len(rows):,} rows under '{name}'"
     return ""
+
+
+def _batched(values: Sequence[Any]) -> int:
+    """How many rows each object has, where all of its fields are lists as long in every object, but for the last."""
+    lengths = [
+        {len(part) if isinstance(part, list) else 0 for part in value.values()} if isinstance(value, dict) else set()
+        for value in values
+    ]
+    whole = lengths if len(lengths) == _BATCHES else lengths[:-1]
+    many = max(whole[0], default=0)
+    chats = any({"messages", "conversations"} & value.keys() for value in values if isinstance(value, dict))
+    return many if many >= _LEAST and not chats and all(own == {many} for own in whole) and len(lengths[-1]) == 1 else 0
+
+
+def _listed(value: Iterable[str]) -> str:
+    names = list(itertools.islice(value, _NAMED + 1))
+    return ", ".join(map(repr, names[:_NAMED])) + ", …" * (len(names) > _NAMED)
 
 
 def _parquet(path: Path, _: Tell) -> Records:

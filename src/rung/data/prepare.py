@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -275,10 +276,10 @@ def _write(
             if passed % (100 * _PIECE) == 0:
                 tell(f"{passed:,} rows read and tokenised")
     together = Together(0, {}, 0)
+    shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
     if made:
         tell("looking for rows that go on from others")
-        together = keep_together(folder, ["train", *made])
-    shape = "prompt_completion" if recipe.data in TASKS else str(reader.shape)
+        together = keep_together(folder, ["train", *made], shape)
     facts = Facts(
         shape=shape,
         digest=seen.digest.hexdigest(),
@@ -328,6 +329,14 @@ def _task(name: str) -> Iterator[Placed]:
             yield Row(prompt, completion), split, f"{name}, {split} row {number}"
 
 
+_HEADED = "The names are those of the first line; if that is a row, put a line with the names of the columns before it."
+
+
+def _is_table(where: str) -> bool:
+    """Whether a row is from a file whose first line has the names."""
+    return bool(re.search(r"\.(csv|tsv)(\.gz)?, line \d+$", where, re.IGNORECASE))
+
+
 def _rows(
     files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None], tell: Tell
 ) -> Iterator[Placed]:
@@ -340,7 +349,8 @@ def _rows(
             try:
                 row = reader.row(record, where)
             except DataError as error:
-                bad(error)
+                is_first = reader.shape is None and _is_table(where) and "--fields" in str(error)
+                bad(DataError(f"{error} {_HEADED}") if is_first else error)
                 continue
             yield row, bucket(row, made) if split == "train" else split, where
 

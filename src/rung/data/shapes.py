@@ -59,7 +59,8 @@ class Row:
     errors are taken. By default that are the rows with the same prompt.
 
     `variables` are given to the chat template beside messages and `tools`. `silent` turns of the assistant, by their
-    place in the whole chat, are not learnt. `told` is what the record says and the row does not.
+    place in the whole chat, are not learnt. `told` is what the record says and the row does not. `question` is the part
+    of the last turn that is asked about, where the record says so.
     """
 
     prompt: str | Messages
@@ -70,6 +71,7 @@ class Row:
     variables: Mapping[str, Any] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
     told: tuple[Told, ...] = field(default=(), compare=False)
+    question: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -183,12 +185,19 @@ class Reader:
 _LISTS: dict[str, Shape] = {"messages": "messages", "conversations": "sharegpt"}
 
 
+_NUMPY = re.compile(r"\s*\[\s*\{['\"](role|from|content|value)['\"]:")
+
+
 def _remedy(record: dict[str, Any]) -> str:
     """What to do about fields of no known shape: by what they hold, and by what they are called."""
     if is_chat(record):
         return 'these are of one message; write {"messages": […]} with all of a conversation for each row'
     if chats := [name for name, value in record.items() if is_chat(value)]:
         return f"say where the messages are with --fields messages={chats[0]}"
+    if any(isinstance(value, str) and _NUMPY.match(value) for value in record.values()):
+        return "the turns are written as numpy prints a list, from which they cannot be read back; save JSON or Parquet"
+    if {"custom_id", "method", "body"} <= record.keys() or {"custom_id", "response"} <= record.keys():
+        return "this is a batch of OpenAI's; join each request's messages and its answer, and give them as messages"
     if lists := [value for value in record.values() if isinstance(value, list) and value]:
         if len(lists) == len(record) > 1 and len({len(value) for value in lists}) == 1:
             return f"these are columns of {len(lists[0]):,}; write one object for each row"
@@ -295,7 +304,9 @@ def _whole_text(found: Fields, field: str = "text") -> Row:
 def _alpaca(found: Fields) -> Row:
     before, asked, answer = read_history(found), _instruction(found), _answers(found, "output")
     # As LLaMA-Factory has it, the answers of before are learnt too.
-    return _chat(found, before + asked + answer, 0, "messages") if before else _answered(found, asked, answer, "output")
+    row = _chat(found, before + asked + answer, 0, "messages") if before else _answered(found, asked, answer, "output")
+    question = found.values.get("input")
+    return replace(row, question=question) if isinstance(question, str) else row
 
 
 def _instruction(found: Fields) -> list[Turn]:

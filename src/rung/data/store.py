@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rung.data.asked import hashes
 from rung.data.render import Example
 from rung.data.shapes import Row, flat
 
@@ -33,6 +34,9 @@ SCHEMA = pa.schema(
         "before": pa.large_string(),  # the prompt's words
         "lead": pa.string(),  # what a template writes before the answer
         "after": pa.large_string(),  # those of the answer
+        "asked": pa.uint64(),  # hashes: of what is asked, of the last question, of the answer
+        "last": pa.uint64(),
+        "answer": pa.uint64(),
     }
 )
 _BATCH = 1024
@@ -76,7 +80,8 @@ class Writer:
     def add(self, example: Example, row: Row, answer: tuple[str, str], where: str) -> None:
         spans = [number for span in example.spans for number in span]
         source = hashlib.blake2b(row.source.encode(), digest_size=8).hexdigest()
-        own = (example.ids, example.prompt, spans, example.given, source, where, flat(row.prompt), *answer)
+        texts = (flat(row.prompt), *answer)
+        own = (example.ids, example.prompt, spans, example.given, source, where, *texts, *hashes(row, answer[1]))
         self._rows.append(own)
         self.count += 1
         if len(self._rows) == _BATCH:
@@ -146,6 +151,13 @@ class Examples(Sequence[Example]):
             for batch, own in self._by_batch()
         ]
         return np.concatenate([np.zeros(0, np.uint64), *found])
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Those of `asked`, of each row: (3, n)."""
+        found = [
+            np.stack([batch.column(i).take(own).to_numpy() for i in (9, 10, 11)]) for batch, own in self._by_batch()
+        ]
+        return np.concatenate([np.zeros((3, 0), np.uint64), *found], axis=1)
 
     def _by_batch(self) -> Iterator[tuple[Any, pa.Array]]:
         """Each batch, and which of its rows are chosen."""

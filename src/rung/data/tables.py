@@ -2,7 +2,8 @@
 
 The delimiter is the one that gives most rows the length of the header; where Excel's `sep=;` says it, that goes. Every
 cell is a text as it stands: `NA`, `007` and `1e5` are no nulls and no numbers. A row that is not as long as the header
-is malformed; where quotes are wrong nobody can say where the next row begins, and nothing more is read.
+is malformed, and one that is the header again is no row; where quotes are wrong nobody can say where the next row
+begins, and nothing more is read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rung.errors import DataError
 _LONGEST_FIELD = 1 << 30
 _LOOKED_AT = 1000
 """Rows of a file that say how it is written."""
+_RARE = 0.01
+"""Rows whose quotes are wrong are no larger a share of a file."""
 _SEP = re.compile(r'"?sep=(.)"?[\r\n]*')
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
@@ -67,6 +70,8 @@ def read_table(path: Path, tell: Tell) -> Records:
 def _records(path: Path, file: IO[str], form: _Form, tell: Tell) -> Records:
     names: list[str] = []
     swallowed: list[str] = []
+    again: list[str] = []
+    read = 0
     lines = _Lines(file)
     rows = form.rows(lines)
     for _ in range(form.skip):
@@ -85,15 +90,29 @@ def _records(path: Path, file: IO[str], form: _Form, tell: Tell) -> Records:
             names = [name.strip() for name in cells]
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise DataError(f"{where}: the header has '{twice}' twice; give each column a name of its own.")
+        elif _bare(cells) == _bare(names):
+            again.append(where)
         elif wrong := _wrong(cells, names, lines.own, form):
             yield DataError(f"{where}: {wrong}.")
         elif cells:
             if len(lines.own) > 1 and form.quote and _all_rows(lines.own, form, len(names)):
                 swallowed.append(where)
+            read += 1
             yield dict(zip(names, cells, strict=True)), where
-    if swallowed:
-        more = f" and {len(swallowed) - 1:,} more" if len(swallowed) > 1 else ""
-        tell(f"In {swallowed[0]}{more}, a cell in quotes has lines that look like rows of their own; close its quote")
+    if again:
+        tell(f"{_and_more(again)} is the header again, and no row")
+    # Where many cells have such lines, that is how the texts are.
+    if 0 < len(swallowed) <= max(3, _RARE * read):
+        tell(f"In {_and_more(swallowed)}, a cell in quotes has lines that look like rows of their own; close its quote")
+
+
+def _and_more(places: list[str]) -> str:
+    return places[0] + (f" and {len(places) - 1:,} more" if len(places) > 1 else "")
+
+
+def _bare(cells: list[str]) -> list[str]:
+    """Cells without what may stand around a header within a file: where a byte order mark does, a quote is no quote."""
+    return [cell.strip('\ufeff" \t') for cell in cells]
 
 
 def _wrong(cells: list[str], names: list[str], lines: list[str], form: _Form) -> str:
@@ -169,7 +188,10 @@ def _even(rows: list[list[str]]) -> tuple[float, int]:
 
 
 def _all_rows(lines: list[str], form: _Form, width: int) -> bool:
-    return width > 1 and all(line.count(form.delimiter) == width - 1 for line in lines)
+    # In a text a space follows a comma, and between cells there is none.
+    marks = [re.findall(re.escape(form.delimiter) + "(?! )", line) for line in lines]
+    counts = zip(lines, marks, strict=True)
+    return width > 1 and all(line.count(form.delimiter) == len(own) == width - 1 for line, own in counts)
 
 
 class _Lines:

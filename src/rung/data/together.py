@@ -1,5 +1,5 @@
-"""Rows that are no two samples are kept in one split: where one's prompt has all of another in it, both are of one
-source.
+"""Rows that are no two samples are kept in one split: where one's prompt has all of another in it, or both ask and
+answer the same, both are of one source.
 
 The splits are made by a hash of each row's source, which knows nothing of other rows. So once all rows are written,
 those that belong together move to the split that the first of their sources fell into.
@@ -19,11 +19,14 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rung.data.asked import alike
 from rung.data.contained import contained
 from rung.data.store import SCHEMA, Examples
 
 LARGEST = 0.1
 """Of all rows: more than that of one source would not leave splits that anything can be judged by."""
+TEXTS = ("prompt_completion", "text", "preference")
+"""The shapes whose prompts may be plain texts."""
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 _SOURCE = SCHEMA.get_field_index("source")
@@ -31,8 +34,8 @@ _SOURCE = SCHEMA.get_field_index("source")
 
 @dataclass(frozen=True)
 class Together:
-    """How many rows go on from another, and how many of each split have left it; negative, where they have come to it.
-    `apart` counts rows that would belong together and are too many for that.
+    """How many rows go on from another, or repeat it, and how many of each split have left it; negative, where they
+    have come to it. `apart` counts rows that would belong together and are too many for that.
     """
 
     rows: int
@@ -40,20 +43,24 @@ class Together:
     apart: int
 
 
-def keep_together(folder: Path, names: Sequence[str]) -> Together:
+def keep_together(folder: Path, names: Sequence[str], shape: str) -> Together:
     """Bring rows that belong together to one split, among those that were made of the same files."""
     parts = [Examples(folder / f"{name}.arrow") for name in names]
-    pairs = contained(parts)
-    if not len(pairs.rows):
+    within, same = contained(parts), alike(parts, shape)
+    # The last line of a plain text may be asked of another text each time.
+    used = ~same.loosely | (shape not in TEXTS)
+    rows, others = np.concatenate([[within.rows, within.inside], [same.rows[used], same.first[used]]], axis=1)
+    loosely = np.concatenate([within.partly, same.loosely[used]])
+    if not len(rows):
         return Together(0, {}, 0)
     sources = np.concatenate([part.sources() for part in parts])
     part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     distinct, first_row, node = np.unique(sources, return_index=True, return_inverse=True)
     own = np.arange(len(distinct))
     spoken, apart = own, np.zeros(len(distinct), dtype=bool)
-    # What only goes on from the last turns is taken in where that does not hang all together.
-    for chosen in (~pairs.partly, np.ones(len(pairs.rows), dtype=bool)):
-        leader, large, several = _groups(node, node[pairs.rows[chosen]], node[pairs.inside[chosen]])
+    # What has only the last turns in common is taken in where that does not hang all together.
+    for chosen in (~loosely, np.ones(len(rows), dtype=bool)):
+        leader, large, several = _groups(node, node[rows[chosen]], node[others[chosen]])
         spoken = np.where(large, spoken, leader)
         apart = (apart & large) | (several & large & (spoken == own))
     together = np.bincount(spoken, minlength=len(own))[spoken] > 1

@@ -268,7 +268,8 @@ def sound(text: str, field: str) -> str:
 
 
 def names(record: Iterable[Any]) -> str:
-    return ", ".join(map(repr, record)) or "no fields"
+    own = list(record)
+    return ", ".join(map(repr, own[:20])) + ", …" * (len(own) > 20) or "no fields"
 
 
 def kind_of(value: Any) -> str:
