@@ -233,3 +233,10 @@ def test_a_gguf_file_may_be_called_so_in_capitals(tmp_path: Path) -> None:
     (tmp_path / "x.GGUF").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match=r"x\.GGUF' cannot be read as GGUF"):
         load_base(str(tmp_path / "x.GGUF"))
+
+
+def test_an_adapter_beside_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has an adapter beside it"):
+        load_base(str(tmp_path / "x.gguf"))

@@ -83,16 +83,16 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     check_files(spec)
     source, tokenizer = _find(spec), load_tokenizer(spec)
-    config, folder = read_config(spec), snapshot(source)
-    check_writes(spec, config)
-    check_quantization(spec, config, quantization, folder)
+    config = read_config(spec)
+    check_quantization(spec, config, quantization, snapshot(source))
+    model, info = _loaded(spec, source, quantization, dtype, device)
+    folder = snapshot(source)  # by now with all that was fetched
     if folder:
         check_no_adapter(folder)
-    model, info = _loaded(spec, source, quantization, dtype, device)
     notes = check_loaded(spec, model, info)
     if quantization_of(config) is not None:
         check_quantised(spec, model, quantization)
-    elif folder := snapshot(source):
+    elif folder:
         check_stored(spec, folder, model)
     cast_around_linear_layers(model, dtype)
     check_finite(spec, model)
@@ -248,6 +248,7 @@ def _converted(gguf: Path) -> str:
     if folder.exists():
         return str(folder)
     check_pointer(gguf)
+    check_no_adapter(gguf.parent)
     needs_gguf(gguf)
     made = folder_beside(folder)
     try:
