@@ -423,6 +423,17 @@ def test_nothing_is_tried_again_where_a_study_goes_on(
     assert [candidate.targets for candidate in tried[0][1]] == ["attention", "mlp"]
 
 
+def test_the_head_that_a_race_adds_by_itself_is_tried_too(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(loop, "preflight", lambda *given: tried.append(given) or [])
+    monkeypatch.setattr(loop, "asks_for_head", lambda findings: True)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, StudyFolder(tmp_path / "s"), StopsAt(1))
+    assert [candidate.targets for candidate in tried[0][1]] == ["attention", "mlp", "attention+lm_head"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

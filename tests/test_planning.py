@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,15 @@ def test_what_cannot_be_planned_is_refused(recipe: Recipe) -> None:
         plan(recipe.model_copy(update={"targets": ("q_porj",)}), "t4", None, Listener())
     with pytest.raises(ModelError, match="There is no model"):
         plan(recipe.model_copy(update={"model": "./none"}), "t4", None, Listener())
+
+
+def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_there(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(recipe.model, tmp_path / "model"))
+    (model / "generation_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="is no JSON object"):
+        plan(recipe.model_copy(update={"model": str(model)}), "t4", None, Listener())
 
 
 @pytest.mark.parametrize("where", ["here", "t4"])

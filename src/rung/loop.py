@@ -377,7 +377,10 @@ def _check_before_training(runner: LocalRunner, space: LeverSpace, recipe: Recip
         ModelError, TargetError: see `rung.engine.preflight`.
     """
     observer.note("checking that PEFT reads an adapter back as it is trained")
-    tried = [space.candidate(space.ranks[0], space.learning_rates[0], targets) for targets in space.targets]
+    sets = list(space.targets)
+    if recipe.strategy == "climb" and space.head and len(sets) > 1:
+        sets.append(f"{sets[0]}+lm_head")  # which the race adds by itself
+    tried = [space.candidate(space.ranks[0], space.learning_rates[0], targets) for targets in sets]
     if idle := preflight(runner.trainer, tried, runner.validation, recipe.seed):
         observer.note(
             f"{', '.join(folded(idle))}: an adapter on them learns nothing from text, and counts all the same"

@@ -145,11 +145,12 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
     ]
     try:
         tokenizer = load_tokenizer(recipe.model)
-        data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
-        head = another_language(data.train, tokenizer) is not None
     except ModelError:
         notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
         data, head = prepare(recipe, _Characters(), tell), False
+    else:
+        data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
+        head = another_language(data.train, tokenizer) is not None
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))

@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from rung.engine.attention import NAME, SHORT, attend
 from rung.engine.trainer import Trainer
+from rung.errors import ModelError
 from rung.model.load import Base
 
 
@@ -76,3 +77,15 @@ def test_a_model_that_asks_for_more_keeps_its_own(name: str, kinds: tuple[str, s
     for tokens, kind in ((SHORT, kinds[0]), (SHORT + 1, kinds[1])):
         trainer._attention(tokens)
         assert trainer.decoder.config._attn_implementation == kind
+
+
+def test_a_model_that_breaks_over_frozen_layers_is_one_sentence() -> None:
+    """RWKV divides its weights before it writes, which layers that are not its own need not allow."""
+    model = make("llama")
+
+    def forward(*args: object, **kwargs: object) -> None:
+        raise KeyError("attribute 'weight' already exists")
+
+    model.model.forward = forward
+    with pytest.raises(ModelError, match="a model cannot be run on a few tokens .*'weight' already exists"):
+        Trainer(Base(model, tiny_tokenizer(), "a model", torch.float32))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.architectures import ARCHITECTURES, BEYOND, make
 from tests.engine.oracle import examples
+from tests.tiny import tiny_tokenizer
 from torch import nn
 from transformers import BertGenerationConfig, BertGenerationDecoder
 
@@ -32,7 +33,7 @@ HEAD = Candidate(4, 8, "all-linear+lm_head", 1e-2)
 
 
 def trainer_of(model: Any) -> Trainer:
-    return Trainer(Base(model, None, "a model", torch.float32))
+    return Trainer(Base(model, tiny_tokenizer(), "a model", torch.float32))
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def test_it_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_so_it_is_in_narrow_numbers(dtype: torch.dtype) -> None:
     """In float16 the first steps are passed over, and a layer that has not moved yet is not idle for that."""
-    trainer = Trainer(Base(make("llama").to(dtype), None, "a model", dtype))
+    trainer = Trainer(Base(make("llama").to(dtype), tiny_tokenizer(), "a model", dtype))
     assert preflight(trainer, [ALL], examples(97, 6), 0) == []
 
 
@@ -163,7 +164,7 @@ def test_the_slightest_difference_is_seen(
 def test_an_untuned_loss_that_is_no_number() -> None:
     model = make("llama")
     model.model.norm.weight.data[0] = float("nan")
-    trainer = Trainer(Base(model, None, "a model", torch.float32), attention=("eager", "eager"))
+    trainer = Trainer(Base(model, tiny_tokenizer(), "a model", torch.float32), attention=("eager", "eager"))
     with pytest.raises(ModelError, match="untuned model's loss is not a number in float32"):
         preflight(trainer, [ALL], examples(97, 6), 0)
 
@@ -190,3 +191,14 @@ def test_a_cap_that_rung_does_not_know_of_is_found_though_a_small_models_logits_
     model.forward = capped
     with pytest.raises(ModelError, match="changes its logits after the output head"):
         trainer_of(model)
+
+
+def test_a_model_that_cannot_write_is_known_before_it_is_trained() -> None:
+    model = make("llama")
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("`decoder_start_token_id` has to be defined.")
+
+    model.generate = generate
+    with pytest.raises(ModelError, match=r"cannot write text \(`decoder_start_token_id` has to be defined\)"):
+        preflight(trainer_of(model), [ALL], examples(97, 6), 0)

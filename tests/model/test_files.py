@@ -25,6 +25,19 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
+def index_of_nothing(folder: Path) -> None:
+    gone(folder)
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
+
+
+def named_by(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
+
+    return change
+
+
 def pointer(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(POINTER)
 
@@ -105,6 +118,10 @@ def pickled_code(folder: Path) -> None:
         (a_shard_gone, r"index\.json names model-00002-of-00002\.safetensors, which is not there"),
         (index_broken, r"index\.json is no index of weights"),
         (index_of_something_else, r"index\.json is no index of weights"),
+        (index_of_nothing, r"index\.json names no files"),
+        (named_by("none.safetensors"), r"names none\.safetensors as transformers_weights, which is not there"),
+        (named_by("config.json"), r"names 'config\.json' as transformers_weights, which is no safetensors file"),
+        (named_by("../model.safetensors"), r"as transformers_weights, which is no safetensors file in its folder"),
         (tokenizer_cut, r"tokenizer\.json is cut off or no JSON"),
         (pickled_code, r"are a pickle that is broken or holds more than tensors"),
     ],
@@ -155,3 +172,23 @@ def test_shards_are_the_files_of_the_weights_and_say_their_dtypes(folder: Path) 
     shards = in_shards(folder)
     assert [file.name for file in weight_files(folder)] == shards
     assert set(dtypes(folder / shards[0]).values()) == {"F32"}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_weights_that_the_configuration_names_are_those_that_are_looked_at(folder: Path, beside: bool) -> None:
+    named_by("other.safetensors")(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t * 2 for n, t in weights.items()}, folder / "other.safetensors", metadata={"format": "pt"})
+    if not beside:
+        gone(folder)
+    assert [file.name for file in weight_files(folder)] == ["other.safetensors"]
+    assert {name for name in fingerprint(str(folder)) if "safetensors" in name} == {"other.safetensors"}
+    loaded = load_base(str(folder), "fp32", "fp32").model.state_dict()
+    assert torch.equal(loaded["model.norm.weight"], 2 * weights["model.norm.weight"])
+
+
+def test_the_dtypes_of_a_pickle_are_known_without_its_numbers(folder: Path) -> None:
+    pickled(folder)
+    (file,) = weight_files(folder)
+    assert file.name == "pytorch_model.bin"
+    assert set(dtypes(file).values()) == {"float32"}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from transformers import AutoModel, GenerationConfig
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
-from rung.model.load import PRECISIONS, Base, dense_weight, end_tokens, load_base, load_tokenizer
+from rung.model.anatomy import anatomy
+from rung.model.load import PRECISIONS, Base, check_files, dense_weight, end_tokens, load_base, load_tokenizer
 from rung.model.source import cache_folder
 from rung.model.targets import linear_layers
 
@@ -66,7 +70,7 @@ def test_an_unknown_quantization_is_answered_with_the_known_ones(tiny_folder: Pa
         ("nothing", "There is no model 'nothing'"),
         ("a/b/c", "There is no model 'a/b/c'"),
         ("missing.gguf", "There is no file 'missing.gguf'"),
-        ("nobody/has-this-model", "The model 'nobody/has-this-model' cannot be loaded"),
+        ("nobody/has-this-model", "The model 'nobody/has-this-model' is not "),
     ],
 )
 def test_a_model_that_is_not_there_is_one_clear_sentence(spec: str, says: str) -> None:
@@ -138,6 +142,24 @@ def test_the_end_tokens_are_those_of_the_generation_config_that_the_tokenizer_kn
         assert end_tokens(str(tmp_path), tokenizer) == known
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", r"generation_config\.json is no JSON object"),
+        ("null", r"generation_config\.json is no JSON object"),
+        ('{"eos_token_id": ', r"generation_config\.json is no JSON object"),
+        ('{"eos_token_id": 1.5}', r"eos_token_id is 1\.5, and should be the number of a token, or a list"),
+        ('{"eos_token_id": [[0]]}', r"eos_token_id is \[\[0\]\], and should be"),
+        ('{"eos_token_id": [1, "x"]}', r'eos_token_id is \[1, "x"\], and should be'),
+        ('{"eos_token_id": true}', r"eos_token_id is true, and should be"),
+    ],
+)
+def test_a_generation_config_that_is_none_is_named(text: str, says: str, tmp_path: Path) -> None:
+    (tiny_config(tmp_path) / "generation_config.json").write_text(text)
+    with pytest.raises(ModelError, match=says):
+        end_tokens(str(tmp_path), tiny_tokenizer())
+
+
 def tiny_config(folder: Path) -> Path:
     tiny_llama().config.save_pretrained(folder)
     return folder
@@ -172,3 +194,49 @@ def test_the_embedded_default_is_converted_once_and_knows_the_capital_of_france(
 
 def test_the_tiny_model_is_the_same_each_time() -> None:
     assert torch.equal(tiny_llama().lm_head.weight, tiny_llama().lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"architectures": [1]}, "'architectures' has what is no name of a class in it"),
+        (
+            {"architectures": "LlamaForCausalLM"},
+            "'architectures' is \"LlamaForCausalLM\" and should be a list of names",
+        ),
+        ({"text_config": "x"}, "'text_config' is \"x\" and should be an object"),
+        ({"quantization_config": "nf4"}, "'quantization_config' is \"nf4\" and should be an object"),
+        ({"quantization_config": ["nf4"]}, "'quantization_config' is .* and should be an object"),
+        ({"model_type": ["llama"]}, "'model_type' is .* and should be a text"),
+        ({"transformers_weights": 1}, "'transformers_weights' is 1 and should be the name of a file"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_base, load_tokenizer, check_files, anatomy])
+def test_a_configuration_of_another_shape_is_one_sentence_everywhere(
+    tiny_folder: Path, tmp_path: Path, values: dict[str, Any], says: str, read: Callable[[str], object]
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    with pytest.raises(ModelError, match=rf"config\.json: {says}"):
+        read(str(folder))
+
+
+@pytest.mark.parametrize("read", [load_base, load_tokenizer, check_files, anatomy])
+def test_a_configuration_that_is_a_folder_is_none(tmp_path: Path, read: Callable[[str], object]) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        read(str(tmp_path))
+
+
+def test_a_gguf_file_may_be_called_so_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "x.GGUF").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"x\.GGUF' cannot be read as GGUF"):
+        load_base(str(tmp_path / "x.GGUF"))
+
+
+def test_an_adapter_beside_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has an adapter beside it"):
+        load_base(str(tmp_path / "x.gguf"))

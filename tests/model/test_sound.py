@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.architectures import ARCHITECTURES, make
 from tests.tiny import tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rung.errors import ModelError
-from rung.model.load import dense_weight, load_base
-from rung.model.sound import quantization_of, unquantised
+from rung.model.anatomy import Anatomy
+from rung.model.load import check_files, dense_weight, load_base
+from rung.model.sound import check_writes, quantization_of, unquantised
 from rung.model.targets import linear_layers
 
 Weights = dict[str, torch.Tensor]
@@ -219,6 +221,133 @@ def test_numbers_without_their_scales_are_refused(folder: Path) -> None:
         load_base(str(folder), "bf16", "fp32")
 
 
+@pytest.mark.parametrize("kept", ["safetensors", "pickle"])
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.int8, "(I8|int8)"),
+        (torch.bool, "(BOOL|bool)"),
+        (torch.complex64, "(C64|complex64)"),
+        (torch.float8_e4m3fn, "(F8_E4M3|float8_e4m3fn)"),
+    ],
+)
+def test_of_its_own_a_weight_is_a_float(folder: Path, dtype: torch.dtype, said: str, kept: str) -> None:
+    change_weights(folder, lambda w: {**w, "model.layers.1.mlp.up_proj.weight": torch.ones(128, 64).to(dtype)})
+    if kept == "pickle":
+        as_pickle(folder)
+    with pytest.raises(ModelError, match=rf"keeps model\.layers\.1\.mlp\.up_proj\.weight in {said}, and its config"):
+        load_base(str(folder), "nf4", "fp32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kept", ["safetensors", "pickle"])
+def test_floats_of_any_usual_width_are_weights(folder: Path, dtype: torch.dtype, kept: str) -> None:
+    change_weights(folder, lambda w: {n: t.to(dtype) for n, t in w.items()})
+    wanted = load_file(folder / "model.safetensors")["lm_head.weight"].float()
+    if kept == "pickle":
+        as_pickle(folder)
+    assert torch.equal(load_base(str(folder), "fp32", "fp32").model.lm_head.weight, wanted)
+
+
+def test_masks_in_the_file_are_no_weights(folder: Path) -> None:
+    change_weights(folder, lambda w: {**w, "model.layers.0.self_attn.bias": torch.ones(4, 4, dtype=torch.bool)})
+    (note,) = load_base(str(folder), "fp32", "fp32").notes
+    assert "model.layers.*.self_attn.bias (1 weights)" in note
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+FOUR = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "config"),
+    [
+        ("nf4", {**FOUR, "bnb_4bit_use_double_quant": True}),
+        ("nf4-single", FOUR),
+        ("int8", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    ],
+)
+def test_plain_weights_are_not_what_a_configuration_calls_quantised(
+    folder: Path, asked: str, config: dict[str, Any]
+) -> None:
+    change_config(folder, quantization_config=config)
+    with pytest.raises(
+        ModelError, match=rf"q_proj\.weight of .* is plain float32 in its file, and {asked} by the quant"
+    ):
+        load_base(str(folder), asked, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "double", "says"),
+    [("fp4", False, "is fp4, blocks of 64 in its file"), ("nf4", True, "is nf4, blocks of 64, double in its file")],
+)
+def test_four_bits_of_another_kind_than_the_configuration_says(
+    folder: Path, tmp_path: Path, kind: str, double: bool, says: str
+) -> None:
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"})
+    model.save_pretrained(folder)
+    change_config(folder, quantization_config=FOUR)
+    with pytest.raises(ModelError, match=rf"q_proj\.weight of .* {says}, and nf4-single by the quantization_config"):
+        load_base(str(folder), "nf4-single", "fp32")
+
+
+def test_eight_bits_without_their_scales(folder: Path) -> None:
+    how = BitsAndBytesConfig(load_in_8bit=True)
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"}).save_pretrained(
+        folder
+    )
+    change_weights(folder, lambda w: {n: t for n, t in w.items() if not n.endswith(("SCB", "weight_format"))})
+    with pytest.raises(ModelError, match="is int8 without its scales in its file, and int8 by the quantization_config"):
+        load_base(str(folder), "int8", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "LlamaForRewardModel"),
+        ("llama", "LlamaForTokenClassification"),
+        ("gpt2", "GPT2DoubleHeadsModel"),
+        ("llama", "MistralModel"),
+        ("bart", "BartForConditionalGeneration"),
+        ("whisper", "WhisperForConditionalGeneration"),
+        ("t5", "T5Model"),
+    ],
+)
+@pytest.mark.parametrize("check", [check_writes, lambda spec, config: Anatomy(dict(config), spec)])
+def test_what_does_not_write_is_refused(kind: str, name: str, check: Callable[..., object]) -> None:
+    with pytest.raises(ModelError, match=rf"The model 'x' is no causal language model \({name}\)"):
+        check("x", {"model_type": kind, "architectures": [name]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("llama", "LlamaModel"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("gpt2", "GPT2Model"),
+        ("gemma3", "Gemma3ForConditionalGeneration"),
+        ("bert", "BertLMHeadModel"),
+        ("unknown", "UnknownForCausalLM"),
+    ],
+)
+def test_what_writes_is_let_pass(kind: str, name: str) -> None:
+    check_writes("x", {"model_type": kind, "architectures": [name]})
+
+
+def test_a_decoder_whose_configuration_speaks_of_an_encoder_is_refused_before_anything_is_read(folder: Path) -> None:
+    change_config(folder, is_encoder_decoder=True)
+    with pytest.raises(ModelError, match="has an encoder and a decoder"):
+        check_files(str(folder))
+    # The decoder of such a model, saved for itself.
+    check_writes("x", {"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": False})
+
+
 def test_a_classifier_is_no_model_that_writes(folder: Path) -> None:
     change_config(folder, architectures=["LlamaForSequenceClassification"])
     with pytest.raises(ModelError, match=r"no causal language model \(LlamaForSequenceClassification\)"):
@@ -248,7 +377,8 @@ def test_experts_that_are_not_all_there(tmp_path: Path) -> None:
 def test_an_adapter_beside_the_model_is_refused(folder: Path) -> None:
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     model.save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"has a LoRA adapter beside it \(adapter_config\.json\)"):
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has an adapter beside it \(adapter_config\.json\)"):
         load_base(str(folder), "fp32", "fp32")
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"has an adapter \(adapter_config\.json\) and no model; give the model"):

@@ -3,7 +3,7 @@
 The untuned losses have to be numbers, those of the model's own logits, and blind to what comes after a token. Then a
 candidate of each set of target modules goes through one step, is saved as a study saves it, and is read back by
 `PeftModel.from_pretrained`: the factors have to be the very same on the very same layers, and the losses too. What PEFT
-would put elsewhere, or nowhere, shows here and not after a day.
+would put elsewhere, or nowhere, shows here and not after a day; and so does a model that cannot write.
 
 No second base is loaded: PEFT is given a copy of the tree of modules over the same tensors, in which every linear
 layer multiplies as the engine does. The copy is thrown away with all that PEFT did to it, so nothing of it is left in
@@ -33,7 +33,7 @@ from rung.engine.lora import FrozenLinear
 from rung.engine.memory import Room
 from rung.engine.pack import AdapterState, Frozen, Pack, fresh_state
 from rung.engine.trainer import Trainer, runs
-from rung.errors import ModelError, TargetError
+from rung.errors import ModelError, RungError, TargetError
 from rung.levers import Candidate
 from rung.model.quiet import quiet
 from rung.model.sound import named
@@ -53,7 +53,8 @@ def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Seque
         The layers, in full, on which an adapter learns nothing: text does not go through them, or not as products.
 
     Raises:
-        ModelError: the untuned model's loss is not a number, or not what the model itself says, or a gradient is none.
+        ModelError: the untuned model's loss is not a number, or not what the model itself says, or a gradient is none,
+            or the model cannot write.
         TargetError: PEFT reads an adapter back as something else.
     """
     some = sorted(itertools.islice(examples, AMONG), key=lambda example: len(example.ids))[:ROWS]
@@ -90,6 +91,7 @@ def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Seq
     with Pack(trainer.frozen, list(after), still, seed=seed) as pack:
         scores = trainer.score(some, pack)
         trained = [(candidate, pack.state(i), scores[i].losses) for i, candidate in enumerate(pack.candidates)]
+        _check_writing(trainer, pack, some[0])
     # What did not fit here need not be told to the packs.
     trainer.training_room, trainer.scoring_room = Room(), Room()
     for candidate, state, losses in trained:
@@ -123,6 +125,24 @@ def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
             f"The model {name} gives rows in a batch other losses than alone (off by {off:.1%}), which Rung cannot "
             "train yet."
         )
+
+
+def _check_writing(trainer: Trainer, pack: Pack, row: Example) -> None:
+    """Write two tokens, the second one over the cache of the first.
+
+    Raises:
+        ModelError: the model cannot write.
+    """
+    try:
+        trainer.write([Example(row.ids[:1] * 3, prompt=1)], pack)
+    except RungError:
+        raise
+    except Exception as error:  # an architecture that generate() does not know breaks it in any way
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"The model {trainer.base.source} cannot write text ({why}), so what a study writes in the end would be "
+            "missing; give a causal language model."
+        ) from error
 
 
 def _off(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -377,7 +377,16 @@ class Trainer:
             found: Tensor = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
             return found
 
-        plain = states("eager")
+        try:
+            plain = states("eager")
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            why = (str(error).strip() or type(error).__name__).splitlines()[0].strip('".')
+            raise ModelError(
+                f"The model {self.base.source} cannot be run on a few tokens over its frozen layers ({why}); give "
+                "another --quantization, or another model."
+            ) from error
         kept = []
         for kind in (NAME if self.base.device.type == "cpu" else "sdpa", "sdpa"):
             try:

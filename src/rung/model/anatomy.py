@@ -24,7 +24,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from rung.errors import ModelError, TargetError
 from rung.levers import WORDS, Candidate
 from rung.model.quiet import quiet
-from rung.model.sound import GENERATIVE
+from rung.model.sound import check_writes
 from rung.model.source import read_config
 from rung.model.targets import (
     HEAD,
@@ -256,8 +256,8 @@ def _on_meta(raw: dict[str, Any], name: str) -> Any:
         raise ModelError(
             f"The model '{name}' {code} (model_type '{kind}'); give one that the installed transformers knows."
         )
-    generative = [c for c in classes if c.endswith(GENERATIVE)]
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or raw.get("is_encoder_decoder") or (classes and not generative):
+    check_writes(name, raw)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         what = classes[0] if classes else f"model_type '{kind}'"
         raise ModelError(f"The model '{name}' is no causal language model ({what}); give one that writes text.")
     # A checkpoint that is quantised already has the same architecture.

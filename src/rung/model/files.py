@@ -39,8 +39,21 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that `from_pretrained` would read the weights from.
 
     Raises:
-        ModelError: there are none, or an index is broken, or names a file that is not there.
+        ModelError: there are none, or an index is broken, or it or the config.json names a file that is not there.
     """
+    if (name := _named_by_config(folder)) is not None:
+        file = (folder / name).resolve()
+        if not name.endswith((".safetensors", ".safetensors.index.json")) or not file.is_relative_to(folder.resolve()):
+            raise ModelError(
+                f"The config.json in '{folder}' names '{name}' as transformers_weights, which is no safetensors file "
+                "in its folder; put that right, or take it out."
+            )
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"The config.json in '{folder}' names {name} as transformers_weights, which is not there; fetch the "
+                "whole model again."
+            )
+        return list(_shards(folder / name)) if name.endswith(".json") else [folder / name]
     for name in WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
@@ -50,12 +63,23 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"The folder '{folder}' has no weights ({' or '.join(WEIGHTS)}); give one that has them.")
 
 
+def _named_by_config(folder: Path) -> str | None:
+    """The file that `config.json` names for the weights, which goes before all others."""
+    try:
+        name = json.loads((folder / "config.json").read_bytes())["transformers_weights"]
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, `rung.model.source.read_config` says
+        return None
+    return name if isinstance(name, str) else None
+
+
 def _shards(index: Path) -> Iterator[Path]:
     check_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is no index of weights (a 'weight_map' in JSON); fetch the model again.") from None
+    if not names:
+        raise ModelError(f"{index} names no files; fetch the whole model again.")
     for name in names:
         if not (index.parent / str(name)).is_file():
             raise ModelError(f"{index} names {name}, which is not there; fetch the whole model again.")
@@ -90,11 +114,26 @@ def check_tokenizer(folder: Path) -> None:
                 _check_json(folder / name)
 
 
+def check_no_adapter(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: an adapter lies in the model's folder, which `from_pretrained` would put on the model.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"The model '{folder}' has an adapter beside it (adapter_config.json), and an adapter of an adapter is not "
+            "what a study is of; take that file away, or merge the adapter with PEFT's merge_and_unload() and save the "
+            "model."
+        )
+
+
 def check_weights(folder: Path) -> None:
     """
     Raises:
-        ModelError: a file that the weights are read from is not there, or is a pointer, or empty, cut off or broken.
+        ModelError: a file that the weights are read from is not there, or is a pointer, or empty, cut off or broken,
+            or an adapter lies beside it.
     """
+    check_no_adapter(folder)
     for file in weight_files(folder):
         check_pointer(file)
         if file.suffix == ".safetensors":
@@ -109,11 +148,18 @@ def _check_json(file: Path) -> None:
 
 
 def dtypes(file: Path) -> dict[str, str]:
-    """The dtype of each weight in a safetensors file, as the format spells it: `F32`, `BF16`, `I8`.
+    """The dtype of each weight in a file: as safetensors spells it (`F32`, `I8`), or of a pickle as torch does
+    (`float32`, `int8`). Their numbers are not read.
 
     Raises:
-        ModelError: the file is cut off, or none of that format.
+        ModelError: a safetensors file is cut off, or none of that format.
     """
+    if file.suffix != ".safetensors":
+        import torch
+
+        held = torch.load(file, map_location="meta", weights_only=True)
+        tensors = ((name, tensor) for name, tensor in held.items() if isinstance(tensor, torch.Tensor))
+        return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors}
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118

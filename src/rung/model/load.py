@@ -7,6 +7,7 @@ A GGUF file is converted once, into a cache folder ($RUNG_CACHE, else ~/.cache/r
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,23 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import cached_file
 
 from rung.atomic import folder_beside
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
-from rung.model.files import check_pointer, check_tokenizer, check_weights, snapshot
+from rung.model.files import check_no_adapter, check_pointer, check_tokenizer, check_weights, snapshot
 from rung.model.quiet import quiet
-from rung.model.sound import check_finite, check_loaded, check_quantization, check_stored, check_writes, quantization_of
-from rung.model.source import converted_folder, find, needs_gguf, read_config
+from rung.model.sound import (
+    check_finite,
+    check_loaded,
+    check_quantised,
+    check_quantization,
+    check_stored,
+    check_writes,
+    quantization_of,
+)
+from rung.model.source import converted_folder, find, is_gguf, needs_gguf, read_config
 from rung.model.targets import linear_layers
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -73,13 +83,17 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     check_files(spec)
     source, tokenizer = _find(spec), load_tokenizer(spec)
-    config, folder = read_config(spec), snapshot(source)
-    check_writes(spec, config)
-    check_quantization(spec, config, quantization, folder)
+    config = read_config(spec)
+    check_quantization(spec, config, quantization, snapshot(source))
     model, info = _loaded(spec, source, quantization, dtype, device)
+    folder = snapshot(source)  # by now with all that was fetched
+    if folder:
+        check_no_adapter(folder)
     notes = check_loaded(spec, model, info)
-    if quantization_of(config) is None and (folder := snapshot(source)):
-        check_stored(spec, folder)
+    if quantization_of(config) is not None:
+        check_quantised(spec, model, quantization)
+    elif folder:
+        check_stored(spec, folder, model)
     cast_around_linear_layers(model, dtype)
     check_finite(spec, model)
     model.requires_grad_(False)
@@ -115,14 +129,17 @@ def _loaded(spec: str, source: str, quantization: str, dtype: torch.dtype, devic
 
 
 def check_files(spec: str) -> None:
-    """Look at a folder's files of weights, which takes no time: before its data are tokenised, which may.
+    """Look at the configuration and a folder's files of weights, which takes no time: before the data are tokenised,
+    which may.
 
     Raises:
-        ModelError: see `rung.model.files.check_weights`.
+        ModelError: see `rung.model.source.read_config`, `rung.model.sound.check_writes` and
+            `rung.model.files.check_weights`.
     """
     source = Path(_find(spec))
     if source.is_dir():
         check_weights(source)
+    check_writes(spec, read_config(spec))
 
 
 def load_tokenizer(spec: str) -> Any:
@@ -134,6 +151,7 @@ def load_tokenizer(spec: str) -> Any:
     source = _find(spec)
     if Path(source).is_dir():
         check_tokenizer(Path(source))
+    read_config(spec)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -150,12 +168,26 @@ def load_tokenizer(spec: str) -> Any:
 def end_tokens(spec: str, tokenizer: Any) -> set[int]:
     """The tokens at which the model's own `generation_config.json` stops, as servers do. A number that is no token of
     its own, but a piece of text, is left over from another tokenizer.
+
+    Raises:
+        ModelError: that file is broken, or has no numbers where they should be.
     """
     try:
-        named = GenerationConfig.from_pretrained(_find(spec)).eos_token_id
-    except (OSError, ValueError):  # there is none
+        file = cached_file(_find(spec), "generation_config.json")
+    except OSError:  # there is none
         return set()
-    numbers = [named] if isinstance(named, int) else named or []
+    try:
+        named = json.loads(Path(str(file)).read_bytes())["eos_token_id"]
+    except KeyError:
+        return set()
+    except (ValueError, TypeError, OSError):
+        raise ModelError(f"{file} is no JSON object; fetch it again, or take it away.") from None
+    numbers = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(type(number) is int for number in numbers):
+        raise ModelError(
+            f"{file}: eos_token_id is {json.dumps(named)[:40]}, and should be the number of a token, or a list of "
+            "them; put it right, or take it out."
+        )
     return {number for number in numbers if number in tokenizer.added_tokens_decoder}
 
 
@@ -207,7 +239,7 @@ def _find(spec: str) -> str:
         return found
     if found.suffix == ".json":
         raise ModelError(f"'{spec}' is a configuration without weights; give the folder that has them.")
-    return _converted(found) if found.suffix == ".gguf" else str(found)
+    return _converted(found) if is_gguf(found) else str(found)
 
 
 def _converted(gguf: Path) -> str:
@@ -216,6 +248,7 @@ def _converted(gguf: Path) -> str:
     if folder.exists():
         return str(folder)
     check_pointer(gguf)
+    check_no_adapter(gguf.parent)
     needs_gguf(gguf)
     made = folder_beside(folder)
     try:

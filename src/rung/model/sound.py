@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from rung.errors import ModelError
 from rung.model.files import dtypes, weight_files
@@ -20,8 +23,8 @@ from rung.model.files import dtypes, weight_files
 GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of classes end that write."""
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
-_NO_NUMBERS_OF_THEIR_OWN = re.compile(r"[IU]\d+|F8_.*|F4.*|F6.*")
-"""Dtypes that weights have beside their scales; the scales are what a quantisation's configuration is for."""
+_NUMBERS_OF_THEIR_OWN = {"F16", "BF16", "F32", "F64", "float16", "bfloat16", "float32", "float64"}
+"""Dtypes of weights that say it all; others need scales, which are what a quantisation's configuration is for."""
 _MADE_FROM = re.compile(r"^base_model:\s*(?:-\s*)?[\"']?([^\s\"'\[\]]+)", re.MULTILINE)
 _SUFFIX = re.compile(
     r"[-_](?:gptq|awq|hqq|exl2|fp8|nvfp4|mxfp4|bnb|int[48]|w[48]a\d+|[48]bit|quantized)\b.*$", re.IGNORECASE
@@ -32,10 +35,18 @@ _SHOWN = 3
 def check_writes(spec: str, config: Mapping[str, Any]) -> None:
     """
     Raises:
-        ModelError: the checkpoint was trained with another head than one that writes. One without a head may be tied.
+        ModelError: the checkpoint was trained with another head than one that writes, or has an encoder, which would be
+            left out. One without a head, the plain decoder, may be tied.
     """
-    classes = config.get("architectures") or []
-    if classes and not any(name.endswith((*GENERATIVE, "Model")) for name in classes):
+    classes, kind = config.get("architectures") or [], config.get("model_type")
+    encoder = getattr(CONFIG_MAPPING[kind], "is_encoder_decoder", False) if kind in CONFIG_MAPPING else False
+    if config.get("is_encoder_decoder", encoder):
+        raise ModelError(
+            f"The model '{spec}' is no causal language model ({classes[0] if classes else kind}): it has an encoder "
+            "and a decoder, and Rung trains decoders alone; give one that writes text."
+        )
+    plain = MODEL_MAPPING_NAMES.get(kind or "", ())
+    if classes and not any(name.endswith(GENERATIVE) or name == plain or name in plain for name in classes):
         raise ModelError(
             f"The model '{spec}' is no causal language model ({classes[0]}), and its head is not one that writes; give "
             "one that writes text."
@@ -94,16 +105,16 @@ def unquantised(spec: str, folder: Path | None) -> str | None:
     return plain if plain not in (spec, "") and not Path(spec).exists() else None
 
 
-def check_stored(spec: str, folder: Path) -> None:
+def check_stored(spec: str, folder: Path, model: nn.Module) -> None:
     """
     Raises:
-        ModelError: weights are kept in so few bits that they need scales, and no configuration speaks of that.
+        ModelError: weights are kept in a dtype that needs scales, and no configuration speaks of that.
     """
+    # Masks and places, which some files have too, are none.
+    parameters = {name for name, _ in model.named_parameters()}
     for file in weight_files(folder):
-        if file.suffix != ".safetensors":
-            continue
         for name, dtype in dtypes(file).items():
-            if name.endswith("weight") and _NO_NUMBERS_OF_THEIR_OWN.fullmatch(dtype):
+            if (name in parameters or name.endswith("weight")) and dtype not in _NUMBERS_OF_THEIR_OWN:
                 raise ModelError(
                     f"The model '{spec}' keeps {name} in {dtype}, and its config.json has no quantization_config that "
                     "says how to read it; give the model that it was made from."
@@ -117,14 +128,8 @@ def check_loaded(spec: str, model: nn.Module, info: Mapping[str, Any]) -> list[s
         What somebody who uses this model should be told.
 
     Raises:
-        ModelError: weights are in no file, or have other shapes there, or an adapter came with them.
+        ModelError: weights are in no file, or have other shapes there.
     """
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelError(
-            f"The model '{spec}' has a LoRA adapter beside it (adapter_config.json), and an adapter of an adapter is "
-            "not what a study is of; take that file away, or merge the adapter with PEFT's merge_and_unload() and save "
-            "the model."
-        )
     for name, stored, wanted in sorted([*info["mismatched_keys"], *_quantised_amiss(model)]):
         raise ModelError(
             f"The weight {name} of '{spec}' is {tuple(stored)} in its file and {tuple(wanted)} by its config.json; put "
@@ -143,6 +148,32 @@ def check_loaded(spec: str, model: nn.Module, info: Mapping[str, Any]) -> list[s
     if info["unexpected_keys"]:
         told.append(f"{named(info['unexpected_keys'])}: in the file of '{spec}', and no part of the model: left out")
     return told
+
+
+def check_quantised(spec: str, model: nn.Module, asked: str) -> None:
+    """Hold the layers of a checkpoint that is quantised already to what its configuration says, which was `asked` for.
+
+    Raises:
+        ModelError: their weights are plain numbers, or of another kind of 4 bits, or in other blocks.
+    """
+    wanted = f"nf4, blocks of 64{', double' if asked == 'nf4' else ''}"
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear4bit | Linear8bitLt):
+            continue
+        state: Any = getattr(module.weight, "quant_state", None)
+        if module.weight.is_floating_point():
+            found = f"plain {str(module.weight.dtype).removeprefix('torch.')}"
+        elif isinstance(module, Linear8bitLt) and getattr(module.weight, "SCB", None) is None:
+            found = "int8 without its scales"
+        elif state is None:
+            continue
+        else:
+            found = f"{state.quant_type}, blocks of {state.blocksize}{', double' if state.nested else ''}"
+        if found != wanted:
+            raise ModelError(
+                f"The weight {name}.weight of '{spec}' is {found} in its file, and {asked} by the quantization_config "
+                "of its config.json; put that right, or give the model that it was made from."
+            )
 
 
 def _quantised_amiss(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:

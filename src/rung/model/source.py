@@ -13,9 +13,21 @@ from typing import Any
 
 from rung.defaults import DEFAULT_MODEL, cache_folder
 from rung.errors import ModelError
+from rung.model.files import check_pointer
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REMEDY = f"give a hub id such as {DEFAULT_HUB_ID}, a folder, a GGUF file, or leave it out for {DEFAULT_MODEL}"
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "model_type": (str, "a text"),
+    "architectures": (list, "a list of names"),
+    "text_config": (dict, "an object"),
+    "quantization_config": (dict, "an object"),
+    "compression_config": (dict, "an object"),
+    "transformers_weights": (str, "the name of a file"),
+}
+"""What the values in a `config.json` have to be, where Rung reads them itself; each may be null."""
+_SHOWN = 40
 
 
 def find(spec: str) -> Path | str:
@@ -33,10 +45,10 @@ def find(spec: str) -> Path | str:
                 f"The folder '{spec}' has an adapter (adapter_config.json) and no model; give the model that it is of"
                 f"{_base_of(path / 'adapter_config.json')}, or merge the two and save them."
             )
-        if not (path / "config.json").exists():
+        if not (path / "config.json").is_file():
             raise ModelError(f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote.")
         return path.resolve()
-    if path.suffix in (".gguf", ".json"):
+    if is_gguf(path) or path.suffix == ".json":
         if not path.is_file():
             raise ModelError(f"There is no file '{spec}'; check the path.")
         return path.resolve()
@@ -51,7 +63,7 @@ def _base_of(adapter: Path) -> str:
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return f", {base}" if base else ""
+    return f", {base}" if base and isinstance(base, str) else ""
 
 
 def at_hand(spec: str) -> list[Path]:
@@ -64,9 +76,13 @@ def at_hand(spec: str) -> list[Path]:
         if not isinstance(config, str):
             return []
         found = Path(config).parent
-    if found.suffix == ".gguf":
+    if is_gguf(found):
         return [found]
     return sorted([*found.glob("*.safetensors"), *found.glob("pytorch_model*.bin")]) if found.is_dir() else []
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def packaged_gguf() -> Path | None:
@@ -98,18 +114,20 @@ def read_config(spec: str) -> dict[str, Any]:
     """What the model's `config.json` says; of a hub id, that file alone is fetched.
 
     Raises:
-        ModelError: there is no such model, no way to it, or its configuration is no JSON object.
+        ModelError: there is no such model, no way to it, or its configuration is no JSON object, or of another shape
+            than a model's.
     """
     found = find(spec)
     if isinstance(found, str):
         found = _fetched(found)
     elif found.is_dir():
         found = found / "config.json"
-    elif found.suffix == ".gguf":
+    elif is_gguf(found):
         folder = converted_folder(found)
         if not folder.exists():
             return _config_of_gguf(found)
         found = folder / "config.json"
+    check_pointer(found)
     try:
         config = json.loads(found.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -119,7 +137,20 @@ def read_config(spec: str) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{found} has no 'model_type', so it is no model's configuration; give a model's config.json.")
+    _check_kinds(config, found)
     return config
+
+
+def _check_kinds(config: dict[str, Any], file: Path) -> None:
+    """
+    Raises:
+        ModelError: a value that Rung reads itself is of another kind than it should be.
+    """
+    for key, (kind, words) in _KINDS.items():
+        if not isinstance(value := config.get(key), kind | None):
+            raise ModelError(f"{file}: '{key}' is {json.dumps(value)[:_SHOWN]} and should be {words}; put it right.")
+    if not all(isinstance(name, str) for name in config.get("architectures") or ()):
+        raise ModelError(f"{file}: 'architectures' has what is no name of a class in it; put it right.")
 
 
 def _config_of_gguf(file: Path) -> dict[str, Any]:
