@@ -26,6 +26,7 @@ from rung.model.files import fingerprint
 from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.protocol import Tick
+from rung.search.bayes import Tpe
 from rung.search.strategy import Decision
 from rung.study.files import StudyFolder
 from rung.study.lock import locked
@@ -512,6 +513,14 @@ def test_another_strategy_answers_the_same_question(recipe: Recipe, tmp_path: Pa
     assert found["recommendation"]["validation_loss"]["mean"] < found["baseline"]["validation_loss"]
     assert found["noise"] is None
     assert any("trained once" in note for note in found["not_covered"])
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_tpe_proposes_no_more_than_there_are_settings_of_rates_that_the_user_gave(recipe: Recipe, pinned: bool) -> None:
+    space = loop.space_of(recipe.model_copy(update={"targets": ("mlp",), "ranks": (2, 4)}), pinned)
+    strategy = loop.make_strategy(recipe.model_copy(update={"strategy": "tpe"}), space, 1e9, 0.25, Listener())
+    assert isinstance(strategy, Tpe)
+    assert strategy.budget == (len(space.candidates()) if pinned else 1e9)
 
 
 def test_what_a_small_budget_leaves_untried_is_not_covered(recipe: Recipe, tmp_path: Path) -> None:
