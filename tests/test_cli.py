@@ -81,6 +81,8 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
         ({"--ranks": "8,4"}, "write the ranks from small to large"),
         ({"--passes": "inf"}, "--passes: input should be a finite number, but it says inf"),
         ({"--passes": "two"}, "Invalid value for '--passes'"),
+        ({"--passes": "two"}, "as a number, but it says two; see 'rung --help'"),
+        ({"--budget": "1e308k"}, "--budget: that is more than 1e+15 tokens; write a number of tokens such as 300k"),
         ({"--budget": "90m"}, "--budget: 'm' may be minutes or millions; write 90min, or 90M tokens"),
         ({"--study": "../../evil"}, "--study: '../../evil' is no name for a folder ('/' is in it)"),
         ({"--study": ""}, "--study: '' is no name for a folder (there are no letters in it)"),

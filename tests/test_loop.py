@@ -26,6 +26,7 @@ from rung.model.files import fingerprint
 from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.protocol import Tick
+from rung.search.bayes import Tpe
 from rung.search.strategy import Decision
 from rung.study.files import StudyFolder
 from rung.study.lock import locked
@@ -331,6 +332,64 @@ def test_a_finished_study_answers_again_without_training(
     assert not any(isinstance(heard, Tick) for heard in listener.heard)
 
 
+def recommended(finished: Finished, folder: StudyFolder) -> Path:
+    """The folder of the candidate."""
+    return folder.path / "candidates" / finished.found["recommendation"]["candidate"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "junk", "cut", "other"])
+def test_the_recommended_adapter_is_there_when_a_study_answers_again(
+    finished: Finished, tmp_path: Path, damage: str
+) -> None:
+    folder, listener = finished.copy(tmp_path), Listener()
+    adapter = recommended(finished, folder) / "adapter"
+    weights = adapter / "adapter_model.safetensors"
+    kept = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    if damage == "gone":
+        shutil.rmtree(adapter)
+    elif damage == "other":
+        save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, weights)
+    else:
+        weights.write_bytes(b"junk" if damage == "junk" else kept[weights.name][:-5])
+    again = tune(finished.recipe, folder, listener)
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == kept
+    assert without_times(again) == without_times(finished.found)
+    assert any("was not as it was trained; it is written again" in str(heard) for heard in listener.heard)
+
+
+@pytest.mark.parametrize("what", ["candidates", "adapter", "tests"])
+def test_an_adapter_that_is_gone_with_its_checkpoint_is_one_sentence(
+    finished: Finished, tmp_path: Path, what: str
+) -> None:
+    folder = finished.copy(tmp_path)
+    best = recommended(finished, folder)
+    shutil.rmtree(folder.path / "candidates" if what != "adapter" else best / "adapter")
+    state = next(best.glob("cooled@1.000/step-*/state.safetensors"), None)
+    if state:
+        state.write_bytes(state.read_bytes()[:-5])
+    if what == "tests":
+        folder.test_scores(best.name).unlink()
+    with pytest.raises(StudyError, match=r"of the study is damaged \(.+\); put the file back"):
+        tune(finished.recipe, folder, Listener())
+
+
+def test_an_adapter_needs_no_checkpoint_when_all_is_measured(finished: Finished, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path)
+    for path in folder.path.glob("candidates/*/c*"):
+        shutil.rmtree(path)
+    assert without_times(tune(finished.recipe, folder, Listener())) == without_times(finished.found)
+
+
+@pytest.mark.parametrize(("files", "says"), [([], "no names with hashes"), ("x", "no names with hashes")])
+def test_a_manifest_with_junk_in_it_is_one_sentence(
+    finished: Finished, tmp_path: Path, files: object, says: str
+) -> None:
+    folder = finished.copy(tmp_path)
+    folder.manifest.write_text(json.dumps({**json.loads(folder.manifest.read_text()), "model_files": files}))
+    with pytest.raises(StudyError, match=rf"manifest.json' of the study is damaged \(.*{says}"):
+        tune(finished.recipe, folder, Listener())
+
+
 def test_a_folder_answers_one_question(recipe: Recipe, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "s")
     few = {"ranks": (2,), "learning_rates": (4e-3,), "targets": ("attention",), "alphas": ("2r",)}
@@ -465,6 +524,14 @@ def test_another_strategy_answers_the_same_question(recipe: Recipe, tmp_path: Pa
     assert found["recommendation"]["validation_loss"]["mean"] < found["baseline"]["validation_loss"]
     assert found["noise"] is None
     assert any("trained once" in note for note in found["not_covered"])
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_tpe_proposes_no_more_than_there_are_settings_of_rates_that_the_user_gave(recipe: Recipe, pinned: bool) -> None:
+    space = loop.space_of(recipe.model_copy(update={"targets": ("mlp",), "ranks": (2, 4)}), pinned)
+    strategy = loop.make_strategy(recipe.model_copy(update={"strategy": "tpe"}), space, 1e9, 0.25, Listener())
+    assert isinstance(strategy, Tpe)
+    assert strategy.budget == (len(space.candidates()) if pinned else 1e9)
 
 
 def test_what_a_small_budget_leaves_untried_is_not_covered(recipe: Recipe, tmp_path: Path) -> None:

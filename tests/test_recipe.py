@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rung.amounts import parse_budget, parse_bytes
 from rung.errors import RecipeError
-from rung.recipe import Recipe, laid_over, parse_budget, read_kept, read_recipe
+from rung.recipe import Recipe, laid_over, read_kept, read_recipe
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -121,7 +122,12 @@ def test_a_wrong_recipe_is_answered_with_its_line_and_the_remedy(tmp_path: Path,
         ("budget", "1e400", "such as 300k"),
         ("budget", "inf", "such as 300k"),
         ("budget", "-5k", "such as 300k"),
+        ("budget", "1e308k", "that is more than 1e+15 tokens"),
+        ("budget", "1e308h", "that is more than 1e+15 seconds"),
+        ("budget", "0", "that is nothing"),
         ("memory", "9" * 400 + "GB", "such as 8GB"),
+        ("memory", "9" * 300 + "TB", "that is more than 1,000 TB"),
+        ("memory", "2000TB", "that is more than 1,000 TB"),
     ],
 )
 def test_an_endless_or_a_huge_number_is_one_sentence_in_a_file_and_as_an_option(
@@ -274,10 +280,18 @@ def test_one_set_of_modules_or_one_alpha_needs_no_list(tmp_path: Path) -> None:
     assert (recipe.targets, recipe.alphas) == (("attention+lm_head",), ("16",))
 
 
+@pytest.mark.parametrize("key", ["ranks", "alphas", "learning_rates", "budget", "memory", "passes", "seed", "study"])
+def test_a_number_too_long_to_be_written_out_is_one_sentence(key: str) -> None:
+    for value in (10**5000, [8, -(10**5000)], [[10**5000]]):
+        with pytest.raises(RecipeError, match=f"--{key.replace('_', '-')}: there is a number of thousands of digits"):
+            read_recipe(None, **{key: value})
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
         ("300k", (300_000, "tokens")),
+        ("1e15", (10**15, "tokens")),
         ("2M tokens", (2_000_000, "tokens")),
         ("5000", (5000, "tokens")),
         ("30min", (1800, "seconds")),
@@ -292,6 +306,10 @@ def test_one_set_of_modules_or_one_alpha_needs_no_list(tmp_path: Path) -> None:
 )
 def test_a_budget_is_tokens_or_a_time(text: str, found: tuple[float, str]) -> None:
     assert parse_budget(text) == found
+
+
+def test_a_size_is_bytes() -> None:
+    assert [parse_bytes(text) for text in ("8GB", "512 MB", "6GiB", "1000T")] == [8e9, 512e6, 6 * 2**30, 10**15]
 
 
 ODD = [None, [], [[]], [["a"]], [None], {}, {"a": 1}, "", " ", "\0", "\udcff", b"\xff", math.nan, -math.inf, 10**400]

@@ -6,6 +6,7 @@ What is heavy is imported inside the functions, so that looking at a model does 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class Result(JupyterMixin):
 def tune(
     recipe: Recipe | Path | str | None = None,
     *,
-    study: str | None = None,
+    study: Path | str | None = None,
     studies: Path | str = "studies",
     quiet: bool = False,
     **options: Any,
@@ -71,14 +72,28 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     from rung.loop import tune as run
+    from rung.recipe import whole_path
     from rung.report.terminal import Progress
     from rung.study.files import study_folder
 
     resolved = _recipe(recipe, options)
-    folder = study_folder(studies, resolved.default_study if study is None else study)
+    name = resolved.default_study if study is None else _text(study, "study", "a name such as prices-2")
+    try:
+        root = whole_path(_text(studies, "studies", "the path of a folder"))
+    except ValueError as error:
+        raise RecipeError(f"--studies: {error}.") from None
+    folder = study_folder(root, name)
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         found = run(resolved, folder, progress)
     return Result(folder.path, found)
+
+
+def _text(given: Any, option: str, wanted: str) -> str:
+    """A name or a path as a text."""
+    found = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(found, str):
+        raise RecipeError(f"--{option}: give {wanted}; a value of the type {type(given).__name__} is none.")
+    return found
 
 
 class Planned(JupyterMixin):

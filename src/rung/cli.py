@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user's input is wrong; 1 anything else. What is heavy 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import sys
@@ -347,6 +348,14 @@ def inspect(
     os._exit(0)
 
 
+def _given(error: Any) -> str:
+    """What the option that the error is about was given."""
+    names = getattr(getattr(error, "param", None), "opts", [])
+    words = [word for arg in sys.argv[1:] for word in (arg.split("=", 1) if arg.split("=", 1)[0] in names else [arg])]
+    given = [value for name, value in itertools.pairwise(words) if name in names]
+    return f", but it says {given[-1]}" if given and given[-1] not in error.format_message() else ""
+
+
 def main() -> None:
     """What `rung` runs."""
     errors = Console(stderr=True)
@@ -358,7 +367,8 @@ def main() -> None:
     except _UsageError as error:  # an option that is not there, or that is no number
         said = error.format_message()
         if len(sys.argv) > 1:
-            said = f"rung: {said.rstrip('.')}; see 'rung --help', and 'rung tune --help' for the options of a command."
+            said = f"rung: {said.rstrip('.')}{_given(error)}"
+            said += "; see 'rung --help', and 'rung tune --help' for the options of a command."
         errors.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     if code == _INTERRUPTED:

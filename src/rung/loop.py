@@ -102,7 +102,7 @@ def _tune(recipe: Recipe, folder: StudyFolder, observer: Observer, clock: Callab
     if not begun:
         _check_before_training(runner, space, recipe, observer)
     ledger = Ledger(folder)
-    ledger.history()  # so that a file which is damaged is known of now
+    ledger.check()
     if not begun:
         # The manifest last: it says that the study has begun.
         write_text(folder.recipe, recipe.as_yaml())
@@ -151,6 +151,8 @@ def make_strategy(
         check_grid(space, budget)
         return Grid.of(space)
     count = max(1, int(cost if budget is None else budget))
+    if space.pinned:
+        count = min(count, len(space.candidates()))
     if recipe.strategy == "tpe":
         return Tpe(space, float(count), seed=recipe.seed)
     return Random(space, count, recipe.seed)
@@ -191,6 +193,8 @@ def answer(
         keep_time()
     assert decision.recommended is not None, "a strategy without a heat recommends"
     best = decision.recommended
+    if runner.restore(best):
+        observer.note(f"the adapter of {best.id} was not as it was trained; it is written again from its checkpoint")
     tests = {}
     for candidate in (None, best):
         if (scores := ledger.test(name_of(candidate))) is None:
@@ -435,6 +439,8 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data, base: Base) -> 
             f"The study '{folder.path}' was begun by a version of Rung that did not write down what its model's files "
             "hold; give this one a --study of its own."
         )
+    if not isinstance(files, dict):
+        raise folder.damaged(folder.manifest, "its model_files are no names with hashes")
     if other := sorted(name for name in files.keys() | now.keys() if files.get(name) != now.get(name)):
         raise StudyError(
             f"The model of the study '{folder.path}' has changed since it began ({', '.join(other)}); give it a new "

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,8 @@ FIELDS = ("prompt", "completion", "messages", "conversations", "text", "instruct
 Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0, le=10**7)]
 Rank = Annotated[int, Field(gt=0, le=LARGEST_RANK)]
+MOST_BITS = 10_000
+"""Of a whole number; Python writes out no more than some 14,000."""
 BUILT_IN = {DEFAULT_MODEL, DEFAULT_DATA, "price", "auto", "plain"}
 """Words of `model`, `data` and `template` that are no files."""
 ELSEWHERE = {
@@ -332,12 +334,24 @@ def laid_over(recipe: Recipe, **options: Any) -> Recipe:
 
 
 def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
+    for key, value in values.items():
+        if any(isinstance(one, int) and one.bit_length() > MOST_BITS for one in _one_by_one(value)):
+            raise RecipeError(f"{where(str(key))}: there is a number of thousands of digits; write a smaller one.")
     try:
         return Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         raise RecipeError(f"{where(key)}: {_remedy(first, key)}.") from None
+
+
+def _one_by_one(value: Any, depth: int = 2) -> Iterator[Any]:
+    """The value, or those in it."""
+    if isinstance(value, list | tuple) and depth:
+        for one in value:
+            yield from _one_by_one(one, depth - 1)
+    else:
+        yield value
 
 
 def _list_of_names(targets: Any) -> list[str]:

@@ -23,7 +23,7 @@ from rung.quality import Quality
 from rung.recipe import Recipe
 from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, run_noise
 from rung.search.strategy import Decision
-from rung.study.files import SCHEMA
+from rung.study.files import FORMAT, SCHEMA
 from rung.study.ledger import Ledger
 
 LIBRARIES = ("rung", "torch", "transformers", "peft", "bitsandbytes", "optuna", "safetensors", "scipy")
@@ -146,6 +146,7 @@ def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
     """What somebody else needs to know to run the study again."""
     return {
         "schema": SCHEMA,
+        "format": FORMAT,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "machine": {
             "platform": platform.platform(),
@@ -233,4 +234,5 @@ def _target_modules(ledger: Ledger, candidate: Candidate) -> list[str]:
     path = ledger.folder.adapter(candidate) / "adapter_config.json"
     if not path.exists():
         return []
-    return list(json.loads(path.read_text(encoding="utf-8"))["target_modules"])
+    with ledger.folder.reading(path):
+        return list(json.loads(path.read_text(encoding="utf-8"))["target_modules"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.engine.rounding import STRICT
 from rung.data.prepare import prepare
 from rung.engine.plan import Activations, MemoryModel
 from rung.engine.trainer import Trainer
+from rung.errors import StudyError
 from rung.levers import Candidate
 from rung.model.load import Base
 from rung.recipe import Recipe
@@ -162,6 +164,39 @@ def test_a_judgement_is_a_branch_and_the_training_goes_on_from_before_it(runner:
     tokens = runner._steps.tokens(0)
     assert end.spent == sum(tokens[8:])
     assert end.tokens == sum(tokens) == runner.full_tokens
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_is_damaged_gives_way_to_the_one_before_it_or_to_the_beginning(
+    exact: LocalRunner, file: str
+) -> None:
+    (whole,) = exact.run(Heat("race", (A,)), quiet)
+    exact.folder = StudyFolder(exact.folder.path.with_name("cut"))
+    exact.checkpoint_seconds = 0.0
+    exact.run(Heat("race", (A,), 2 / 3), quiet)
+    first, second = sorted(exact.folder.checkpoint(A).iterdir())
+    for path, at in ((second, int(first.name.removeprefix("step-"))), (first, 0)):
+        (path / file).write_bytes((path / file).read_bytes()[:-5])
+        assert exact._packs(Heat("race", (A,))) == [[(A, at)]]
+    (ended,) = exact.run(Heat("race", (A,)), quiet)
+    assert ended.loss == pytest.approx(whole.loss, rel=STRICT)
+
+
+def test_an_adapter_without_its_last_checkpoint_is_not_made_from_an_earlier_one(runner: LocalRunner) -> None:
+    runner.checkpoint_seconds = 0.0
+    runner.run(Heat("race", (A,)), quiet)
+    assert not runner.restore(A)
+    adapter = runner.folder.adapter(A) / "adapter_model.safetensors"
+    kept = adapter.read_bytes()
+    adapter.unlink()
+    assert runner.restore(A)
+    assert adapter.read_bytes() == kept
+    adapter.unlink()
+    shutil.rmtree(max(runner.folder.cooled(A, 1.0).iterdir()))
+    for ask in (runner.restore, runner.test):
+        with pytest.raises(StudyError, match=r"cooled@1.000' of the study is damaged \(its last checkpoint is"):
+            ask(A)
+    assert not adapter.exists()
 
 
 def test_a_look_is_judged_by_its_share_of_the_rows_and_by_no_fewer_than_said(runner: LocalRunner) -> None:

@@ -12,7 +12,7 @@ from rung import atomic
 from rung.atomic import write_bytes
 from rung.errors import FolderError, StudyError
 from rung.levers import Candidate, Scores
-from rung.study.files import SCHEMA, StudyFolder, read_scores, study_folder, write_scores
+from rung.study.files import FORMAT, SCHEMA, StudyFolder, read_scores, study_folder, write_scores
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10**6)), min_size=1, max_size=50))
@@ -57,7 +57,23 @@ def test_each_candidate_and_each_fraction_has_a_place_of_its_own(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["s", "Prices 2", "50% #a", "a%20b", "{x}", "数据-模型", "été", "a.b", "한글 🙂", "x" * 200]
+    "name",
+    [
+        "s",
+        "Prices 2",
+        "50% #a",
+        "a%20b",
+        "{x}",
+        "数据-模型",
+        "été",
+        "a.b",
+        "한글 🙂",
+        "👩\u200d🔬",
+        "می\u200cخواهم",
+        "console",
+        "COM10",
+        "x" * 200,
+    ],
 )
 def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(tmp_path: Path, name: str) -> None:
     folder = study_folder(tmp_path, name)
@@ -89,6 +105,15 @@ def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(tmp_path: Pat
         ("a.", "ends with '.'"),
         ("CON", "Windows"),
         ("lpt1.txt", "Windows"),
+        ("con .txt", "Windows"),
+        ("COM¹", "Windows"),
+        ("CONIN$", "Windows"),
+        ("\ufeff", r"'\\ufeff' is in it"),
+        ("\u200b", r"'\\u200b' is in it"),
+        ("\u200d\u200d", "no letters"),
+        ("a\u200d", "ends with"),
+        ("\u202egnp", r"'\\u202e' is in it"),
+        ("a\ufeff", r"'\\ufeff' is in it"),
         ("x" * 201, "has 201 bytes, and may have 200"),
         ("数" * 67, "has 201 bytes"),
     ],
@@ -114,7 +139,7 @@ def begun(tmp_path: Path) -> StudyFolder:
     folder.path.mkdir()
     folder.recipe.touch()
     folder.database.touch()
-    folder.manifest.write_text(json.dumps({"schema": SCHEMA}))
+    folder.manifest.write_text(json.dumps({"schema": SCHEMA, "format": FORMAT}))
     folder.result.write_text(json.dumps({"schema": SCHEMA}))
     return folder
 
@@ -158,6 +183,7 @@ def test_a_file_is_no_study(tmp_path: Path) -> None:
     [
         ("", "is damaged"),
         ('{"schema": 1', "is damaged"),
+        ("[" * 100_000, r"is damaged \(maximum recursion depth"),
         ("[]", r"is damaged \(it is no JSON object\)"),
         ("\udcff", "is damaged"),
         ("{}", r"another version of Rung \(schema None, and this one has 1\)"),
@@ -172,6 +198,12 @@ def test_a_document_that_is_broken_or_of_another_version_is_one_sentence(
     with pytest.raises(StudyError, match=f"{path.name}.*{says}"):
         begun.check()
     assert path.read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_a_study_of_before_is_told_apart_from_data_that_changed(begun: StudyFolder) -> None:
+    begun.manifest.write_text(json.dumps({"schema": SCHEMA}))
+    with pytest.raises(StudyError, match=r"read data or kept studies in another way \(format None, and this one has"):
+        begun.check()
 
 
 @pytest.mark.parametrize("which", ["recipe", "database"])

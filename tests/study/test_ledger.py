@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rung.errors import StudyError
-from rung.levers import Candidate, Measurement, Scores
+from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
-from rung.study.files import StudyFolder
+from rung.study.files import StudyFolder, write_scores, write_texts
 from rung.study.ledger import Ledger
 
 SCORES = Scores((1.5, 0.1 + 0.2, 3.0), (1, 2, 3))
+TRIPLED = Scores(tuple(3 * loss for loss in SCORES.losses), SCORES.tokens)
 TEXTS = [Written(" 달 🌙", "", "p", "a.jsonl, line 1", "s"), Written("\0\n", "x")]
 CANDIDATE = Candidate(8, 16, "attention", 1e-3)
 LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
@@ -217,6 +219,92 @@ def test_scores_that_are_not_those_that_were_measured_are_one_sentence(recorded:
     of_other_rows(recorded.scores(CANDIDATE, 1.0))
     with pytest.raises(StudyError, match=r"its loss is 1, and 0.8 was measured"):
         Ledger(recorded).history()
+
+
+@pytest.mark.parametrize("which", ["baseline", "test"])
+@pytest.mark.parametrize(("scores", "says"), [(TRIPLED, "2.4, and 0.8"), (Scores((1.0,), (1,)), "1, and 0.8")])
+def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
+    recorded: StudyFolder, which: str, scores: Scores, says: str
+) -> None:
+    ledger = Ledger(recorded)
+    ledger.record_test("untuned", SCORES)
+    ledger.check()
+    path = recorded.scores() if which == "baseline" else recorded.test_scores("untuned")
+    write_scores(path, scores)
+    for read in (ledger.check, ledger.baseline if which == "baseline" else lambda: ledger.test("untuned")):
+        with pytest.raises(
+            StudyError, match=rf"{path.name}' of the study is damaged \(its loss is {says} was measured"
+        ):
+            read()
+
+
+@pytest.mark.parametrize(
+    "rows", [TEXTS[:1], [replace(TEXTS[0], text="other"), TEXTS[1]], [replace(TEXTS[0], text=None)]]
+)
+def test_nor_are_other_texts(recorded: StudyFolder, rows: list[Written]) -> None:
+    assert Ledger(recorded).written("test", "untuned") == TEXTS
+    write_texts(recorded.written("test", "untuned"), rows)
+    with pytest.raises(StudyError, match=r"test-untuned.parquet' of the study is damaged \(it has been changed"):
+        Ledger(recorded).check()
+
+
+def test_texts_that_the_database_does_not_know_of_are_written_again(recorded: StudyFolder) -> None:
+    write_texts(recorded.written("validation", CANDIDATE.id), TEXTS[:1])  # and then the process was killed
+    ledger = Ledger(recorded)
+    assert ledger.written("validation", CANDIDATE.id) is None
+    ledger.record_written("validation", CANDIDATE.id, TEXTS)
+    assert Ledger(recorded).written("validation", CANDIDATE.id) == TEXTS
+
+
+def execute(folder: StudyFolder, command: str) -> None:
+    with sqlite3.connect(folder.database) as database:
+        assert database.execute(command).rowcount > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("DELETE FROM trials", "rows of trials are missing"),
+        ("UPDATE study_user_attributes SET value_json = '7' WHERE key LIKE 'spectrum%'", "not subscriptable"),
+        ("UPDATE study_user_attributes SET value_json = '{}' WHERE key LIKE 'spectrum%'", "cut"),
+        ("UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'wall_seconds'", "'x' for seconds"),
+        (
+            "UPDATE study_user_attributes SET value_json = '-1' WHERE key = 'tokens_per_second'",
+            "-1 for tokens a second",
+        ),
+        ("UPDATE study_user_attributes SET value_json = '[' WHERE key = 'baseline'", "Expecting value"),
+        ("UPDATE trial_user_attributes SET value_json = '[]'", "list indices"),
+        ("DROP TABLE study_user_attributes", "it is the database of something else"),
+    ],
+)
+def test_a_database_with_junk_in_it_is_one_sentence(recorded: StudyFolder, command: str, says: str) -> None:
+    ledger = Ledger(recorded)
+    ledger.record_spectrum(CANDIDATE.id, Spectrum(1.5, {4: 2.0}))
+    ledger.record_speed(100.0)
+    ledger.add_seconds(1.0)
+    Ledger(recorded).check()
+    if command.startswith("DROP"):
+        with sqlite3.connect(recorded.database) as database:
+            database.execute(command)
+    else:
+        execute(recorded, command)
+    with pytest.raises(StudyError, match=rf"study.db' of the study is damaged \(.*{says}") as error:
+        Ledger(recorded).check()
+    assert "\n" not in str(error.value)
+
+
+def test_a_database_that_another_program_has_locked_is_not_damaged(
+    recorded: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(recorded)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **how: connect(*given, **{**how, "timeout": 0.01}))
+    with contextlib.closing(connect(recorded.database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for ask in (lambda: Ledger(recorded), ledger.history):
+            with pytest.raises(StudyError, match=r"study.db' is locked by another program .*; close that, and give"):
+                ask()
+    assert Ledger(recorded).history() == [END]
 
 
 def test_a_rank_an_alpha_and_a_rate_at_their_bounds_can_be_kept(tmp_path: Path) -> None:

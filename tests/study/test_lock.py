@@ -55,6 +55,16 @@ def test_a_second_process_is_told_who_the_first_is_and_since_when(folder: StudyF
         process.wait()
 
 
+def test_a_lock_that_cannot_be_opened_is_one_sentence(folder: StudyFolder) -> None:
+    folder.lock.mkdir(parents=True)
+    with (
+        pytest.raises(StudyError, match=r"lock.json' cannot be opened \(Is a directory\); take it away"),
+        locked(folder),
+    ):
+        pass
+    assert folder.lock.is_dir()
+
+
 def test_the_lock_of_a_process_that_was_killed_is_none(folder: StudyFolder) -> None:
     process = holder(folder)
     process.send_signal(signal.SIGKILL)

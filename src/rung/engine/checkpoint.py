@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from rung.atomic import folder_whole, write_bytes, write_text
 from rung.engine.optimizer import Progress
@@ -27,6 +29,7 @@ KEPT = 2
 """How many checkpoints of a candidate stay."""
 
 _PEFT_PREFIX = "base_model.model."
+_WEIGHTS = "adapter_model.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -65,6 +68,17 @@ def load_checkpoint(folder: Path, step: int | None = None) -> AdapterState | Non
     return AdapterState(kept["step"], load_file(path / "state.safetensors"), Progress(**kept["progress"]))
 
 
+def can_be_read(folder: Path, step: int) -> bool:
+    """Whether the checkpoint of that step is whole, as far as the lengths of its files say."""
+    path = folder / f"step-{step:06d}"
+    try:
+        kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        with safe_open(path / "state.safetensors", framework="pt"):
+            return bool(kept["step"] == step and {"progress", "position"} <= kept.keys())
+    except Exception:  # whatever lies there now
+        return False
+
+
 def saved_position(folder: Path, step: int) -> dict[str, Any]:
     """The `position` of a checkpoint."""
     kept = json.loads((folder / f"step-{step:06d}" / "state.json").read_text(encoding="utf-8"))
@@ -78,11 +92,27 @@ def save_adapter(folder: Path, candidate: Candidate, state: AdapterState, frozen
     The weights of the adapter and nothing else: PEFT itself would write a whole output head beside an adapter of it,
     which servers refuse.
     """
-    weights = {f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor for key, tensor in state.weights.items()}
-    write_bytes(folder / "adapter_model.safetensors", save(weights, metadata={"format": "pt"}))
+    write_bytes(folder / _WEIGHTS, save(_peft_weights(state), metadata={"format": "pt"}))
     config = peft_config(candidate, frozen.peft_names(candidate), base)
     fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_text(folder / "adapter_config.json", json.dumps(fields, indent=2, sort_keys=True))
+
+
+def adapter_holds(folder: Path, state: AdapterState | None = None) -> bool:
+    """Whether an adapter can be read from the folder; with a `state`, whether its weights are those of that."""
+    try:
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+        kept = load_file(folder / _WEIGHTS)
+    except Exception:  # whatever lies there now
+        return False
+    if state is None:
+        return bool(kept)
+    wanted = _peft_weights(state)
+    return kept.keys() == wanted.keys() and all(kept[name].equal(wanted[name]) for name in kept)
+
+
+def _peft_weights(state: AdapterState) -> dict[str, Tensor]:
+    return {f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor for key, tensor in state.weights.items()}
 
 
 def peft_config(candidate: Candidate, target_modules: list[str], base: str | None = None) -> LoraConfig:

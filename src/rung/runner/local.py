@@ -15,14 +15,22 @@ from rung.data.batches import Batch, Steps, collate
 from rung.data.limits import check_rows
 from rung.data.prepare import Data
 from rung.data.render import Example
-from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint, saved_position, saved_steps
+from rung.engine.checkpoint import (
+    adapter_holds,
+    can_be_read,
+    load_checkpoint,
+    save_adapter,
+    save_checkpoint,
+    saved_position,
+    saved_steps,
+)
 from rung.engine.memory import Room, keep_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, need
 from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import SCORED_ROWS, Trainer
-from rung.errors import TargetError
+from rung.errors import StudyError, TargetError
 from rung.levers import Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
 from rung.model.load import Base
@@ -164,7 +172,9 @@ class LocalRunner:
         trunk, branch = self.folder.checkpoint(candidate), self.folder.cooled(candidate, heat.until)
         # Further steps would be another training's: the ledger does not know them.
         steps = {step: trunk for step in saved_steps(trunk) if step <= schedule.fork}
-        return steps | {step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop}
+        steps |= {step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop}
+        # One that is damaged gives way to the one before it, which trains to the same end.
+        return {step: path for step, path in steps.items() if can_be_read(path, step)}
 
     def _split(self, members: Sequence[Candidate]) -> list[list[Candidate]]:
         """Packs no wider than the recipe and the memory allow, and as even as can be."""
@@ -275,9 +285,29 @@ class LocalRunner:
         return Spectrum(effective_rank(state), losses)
 
     def _trained(self, candidate: Candidate) -> AdapterState:
-        state = load_checkpoint(self.folder.cooled(candidate, 1.0))
-        assert state is not None, "a candidate is looked at after it has been trained"
+        """Where a candidate stood at its end.
+
+        Raises:
+            StudyError: its checkpoint is damaged, or gone.
+        """
+        path = self.folder.cooled(candidate, 1.0)
+        with self.folder.reading(path):
+            if (state := load_checkpoint(path, self.steps)) is None:
+                raise FileNotFoundError("its last checkpoint is not there")
         return state
+
+    def restore(self, candidate: Candidate) -> bool:
+        folder = self.folder.adapter(candidate)
+        try:
+            state = self._trained(candidate)
+        except StudyError:
+            if adapter_holds(folder):
+                return False
+            raise
+        if adapter_holds(folder, state):
+            return False
+        save_adapter(folder, candidate, state, self.trainer.frozen, self.trainer.base.source)
+        return True
 
     def _first(self, heat: Heat, candidate: Candidate, step: int) -> int:
         """The step at which this heat has begun, which now goes on from `step`."""

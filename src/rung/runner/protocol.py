@@ -56,6 +56,12 @@ class Runner(Protocol):
         """The test split's scores: of a candidate trained to its end, or of the untuned model."""
         ...
 
+    def restore(self, candidate: Candidate) -> bool:
+        """See to it that the adapter of a candidate trained to its end is there as it was trained. True where it was
+        not, and had to be written again.
+        """
+        ...
+
     def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
         """What candidates that are trained to their end, or the untuned model, write after the prompts of `validation`
         or `test`: for each of them, a text for each row. Nothing, where there is nothing to write after.

@@ -173,6 +173,9 @@ class ReplayRunner:
         assert end is not None, "a candidate is looked at after it has been trained"
         return end
 
+    def restore(self, candidate: Candidate) -> bool:
+        return False
+
     def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
         """A table holds no texts."""
         return [[] for _ in who]

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rung.atomic import check_writable, write_bytes, write_text
-from rung.errors import StudyError
+from rung.errors import RungError, StudyError
 from rung.levers import Candidate, Scores
 from rung.metrics import Written
 
@@ -34,8 +34,12 @@ SCHEMA = 1
 """Of `manifest.json` and `result.json`: which version of them this is."""
 LONGEST_NAME = 200
 """Bytes of a study's name; file systems take 255, or a little fewer."""
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+FORMAT = 2
+"""Of what a study keeps, and of how its data are read: a study of another one cannot be gone on with."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE)
 """What Windows takes for a device, whatever its ending."""
+_JOINERS = "\u200c\u200d"
+"""Unseen, and a part of words in Persian and in the scripts of India, and of emoji."""
 
 
 def study_folder(studies: Path | str, name: str) -> StudyFolder:
@@ -44,11 +48,11 @@ def study_folder(studies: Path | str, name: str) -> StudyFolder:
     Raises:
         StudyError: it is no name for a folder, on one system or another, or names one elsewhere.
     """
-    if not name.strip():
-        why = "there are no letters in it"
-    elif odd := [c for c in name if c in '/\\<>:"|?*' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]:
+    if odd := [c for c in name if c in '/\\<>:"|?*' or _unseen(c)]:
         why = f"{odd[0]!r} is in it"
-    elif name[0] in " .-~" or name[-1] in " .":
+    elif not any(unicodedata.category(c)[0] in "LNPS" for c in name):
+        why = "there are no letters in it"
+    elif name[0] in " .-~" or name[-1] in f" .{_JOINERS}":
         why = f"it begins with '{name[0]}'" if name[0] in " .-~" else f"it ends with '{name[-1]}'"
     elif _RESERVED.fullmatch(name):
         why = "Windows keeps it for a device"
@@ -61,6 +65,10 @@ def study_folder(studies: Path | str, name: str) -> StudyFolder:
         f"--study: {shown!r} is no name for a folder ({why}); give one such as prices-2, and with --studies the "
         "folder that it lies in."
     )
+
+
+def _unseen(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,11 @@ class StudyFolder:
                     f"'{path}' was written by another version of Rung (schema {version!r}, and this one has {SCHEMA}); "
                     "go on with that one, or give another --study."
                 )
+        if (version := self.read_manifest().get("format")) != FORMAT:
+            raise StudyError(
+                f"The study '{self.path}' was begun by a version of Rung that read data or kept studies in another way "
+                f"(format {version!r}, and this one has {FORMAT}); give this one a --study of its own."
+            )
 
     def read_manifest(self) -> dict[str, Any]:
         """
@@ -129,7 +142,9 @@ class StudyFolder:
         """
         try:
             yield
-        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        except RungError:
+            raise
+        except Exception as error:  # a file may have anything in it, nested without end too
             raise self.damaged(path, error) from error
 
     @property

@@ -8,6 +8,8 @@ of is whole.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import sqlite3
 import urllib.parse
 import warnings
@@ -21,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from rung.atomic import make_folder
-from rung.errors import StudyError
+from rung.errors import RungError, StudyError
 from rung.levers import ALPHAS, LARGEST_RANK, LOWEST_RATE, WORDS, Candidate, Measurement, Scores, Spectrum
 from rung.metrics import Written
 from rung.study.files import StudyFolder, read_scores, read_texts, write_scores, write_texts
@@ -47,28 +49,51 @@ class Ledger:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
+        """Whatever the database is asked, or told, is so in here."""
         try:
             yield
-        except StudyError:
+        except RungError:
             raise
         except Exception as error:  # a database that is broken breaks SQLAlchemy and Optuna in any way
-            raise self.folder.damaged(self.folder.database, getattr(error, "orig", error)) from error
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause):
+                raise StudyError(
+                    f"'{self.folder.database}' is locked by another program ({cause}); close that, and give the same "
+                    "command again."
+                ) from error
+            raise self.folder.damaged(self.folder.database, cause) from error
+
+    def check(self) -> None:
+        """Read all that is kept, so that a file which is damaged is known of now."""
+        self.history()
+        self.baseline()
+        self.speed()
+        self._seconds()
+        for key in self._kept():
+            kind, _, rest = key.partition(":")
+            if kind == "test":
+                self.test(rest)
+            elif kind == "spectrum":
+                self.spectrum(rest)
+            elif kind == "written":
+                self.written(*rest.split(":", 1))
 
     def record_baseline(self, scores: Scores) -> None:
         """Keep the untuned model's scores."""
         write_scores(self.folder.scores(), scores)
-        self._study.set_user_attr(_BASELINE, scores.mean)
+        self._keep(_BASELINE, scores.mean)
 
     def baseline(self) -> Scores | None:
         """The untuned model's scores, if they have been recorded."""
-        return self._scores(self.folder.scores()) if _BASELINE in self._study.user_attrs else None
+        return self._scores(self.folder.scores(), self._kept().get(_BASELINE))
 
     def record(self, measurement: Measurement) -> None:
         """Keep one measurement for good."""
         candidate = measurement.candidate
         if measurement.scores:
             write_scores(self.folder.scores(candidate, measurement.fraction), measurement.scores)
-        trial = self._trials.get(candidate.id) or self._begin(candidate)
         kept = {
             key: getattr(measurement, key)
             for key in (
@@ -85,19 +110,22 @@ class Ledger:
             )
         }
         kept["loss"] = measurement.scores.mean if measurement.scores else None
-        if measurement.scores:
-            trial.report(measurement.loss, measurement.steps)
-        trial.set_user_attr("measurements", [*trial.user_attrs.get("measurements", []), kept])
-        if measurement.status == "diverged":
-            self._study.tell(trial, state=TrialState.FAIL)
-        elif measurement.fraction == 1:
-            self._study.tell(trial, measurement.loss)
+        with self._asking():
+            trial = self._trials.get(candidate.id) or self._begin(candidate)
+            if measurement.scores:
+                trial.report(measurement.loss, measurement.steps)
+            trial.set_user_attr("measurements", [*trial.user_attrs.get("measurements", []), kept])
+            if measurement.status == "diverged":
+                self._study.tell(trial, state=TrialState.FAIL)
+            elif measurement.fraction == 1:
+                self._study.tell(trial, measurement.loss)
 
     def record_left(self, candidate: Candidate) -> None:
         """Keep that a candidate is not trained on."""
-        trial = self._trials[candidate.id]
-        if self._state(trial) == TrialState.RUNNING:
-            self._study.tell(trial, state=TrialState.PRUNED)
+        with self._asking():
+            trial = self._trials[candidate.id]
+            if self._state(trial) == TrialState.RUNNING:
+                self._study.tell(trial, state=TrialState.PRUNED)
 
     def history(self) -> list[Measurement]:
         """Every measurement, as it was recorded."""
@@ -111,48 +139,71 @@ class Ledger:
     def record_test(self, who: str, scores: Scores) -> None:
         """Keep the scores on the test split of `who`: a candidate's id, or `untuned`."""
         write_scores(self.folder.test_scores(who), scores)
-        self._study.set_user_attr(f"test:{who}", scores.mean)
+        self._keep(f"test:{who}", scores.mean)
 
     def test(self, who: str) -> Scores | None:
         """What `record_test` kept."""
-        return self._scores(self.folder.test_scores(who)) if f"test:{who}" in self._study.user_attrs else None
+        return self._scores(self.folder.test_scores(who), self._kept().get(f"test:{who}"))
 
     def record_written(self, split: str, who: str, rows: Sequence[Written]) -> None:
         """Keep the texts that `who` has written to the rows of a split."""
-        write_texts(self.folder.written(split, who), rows)
+        path = self.folder.written(split, who)
+        write_texts(path, rows)
+        self._keep(f"written:{split}:{who}", hashlib.sha256(path.read_bytes()).hexdigest())
 
     def written(self, split: str, who: str) -> list[Written] | None:
-        """What `record_written` kept."""
-        path = self.folder.written(split, who)
-        if not path.exists():
+        """What `record_written` kept; nothing where the file is gone, which can be written again."""
+        path, kept = self.folder.written(split, who), self._kept().get(f"written:{split}:{who}")
+        if kept is None or not path.exists():
             return None
         with self.folder.reading(path):
+            if hashlib.sha256(path.read_bytes()).hexdigest() != kept:
+                raise ValueError("it has been changed since it was written")
             return read_texts(path)
 
     def record_spectrum(self, who: str, spectrum: Spectrum) -> None:
         """Keep how much of its rank a candidate uses."""
         cut = {str(rank): loss for rank, loss in spectrum.cut.items()}
-        self._study.set_user_attr(f"spectrum:{who}", {"effective_rank": spectrum.effective_rank, "cut": cut})
+        self._keep(f"spectrum:{who}", {"effective_rank": spectrum.effective_rank, "cut": cut})
 
     def spectrum(self, who: str) -> Spectrum | None:
         """What `record_spectrum` kept."""
-        kept = self._study.user_attrs.get(f"spectrum:{who}")
-        return kept and Spectrum(kept["effective_rank"], {int(rank): loss for rank, loss in kept["cut"].items()})
+        if (kept := self._kept().get(f"spectrum:{who}")) is None:
+            return None
+        with self._asking():
+            cut = {int(rank): float(loss) for rank, loss in kept["cut"].items()}
+            return Spectrum(float(kept["effective_rank"]), cut)
 
     def record_speed(self, tokens_per_second: float) -> None:
         """Keep what a pack trains in a second, so that a budget of time stays the same when the study goes on."""
-        self._study.set_user_attr("tokens_per_second", tokens_per_second)
+        self._keep("tokens_per_second", tokens_per_second)
 
     def speed(self) -> float | None:
         """What `record_speed` kept."""
-        kept: float | None = self._study.user_attrs.get("tokens_per_second")
-        return kept
+        if (kept := self._kept().get("tokens_per_second")) is None:
+            return None
+        with self._asking():
+            return _amount("tokens a second", kept)
 
     def add_seconds(self, seconds: float) -> float:
         """Add to the time that the study has taken, over all its runs; returns the sum."""
-        total = self._study.user_attrs.get("wall_seconds", 0.0) + seconds
-        self._study.set_user_attr("wall_seconds", total)
-        return float(total)
+        total = self._seconds() + seconds
+        self._keep("wall_seconds", total)
+        return total
+
+    def _seconds(self) -> float:
+        with self._asking():
+            return _amount("seconds", self._kept().get("wall_seconds", 0.0))
+
+    def _kept(self) -> dict[str, Any]:
+        """What the database has of the study as a whole."""
+        with self._asking():
+            kept: dict[str, Any] = self._study.user_attrs
+            return kept
+
+    def _keep(self, key: str, value: Any) -> None:
+        with self._asking():
+            self._study.set_user_attr(key, value)
 
     def _find_trials(self) -> dict[str, Any]:
         """The trial of each candidate, by its id."""
@@ -190,9 +241,15 @@ class Ledger:
         self._trials = self._find_trials()
         return self._trials[candidate.id]
 
-    def _scores(self, path: Path) -> Scores:
+    def _scores(self, path: Path, mean: float | None) -> Scores | None:
+        """The scores in a file, whose mean is the one that was kept; nothing where none was."""
+        if mean is None:
+            return None
         with self.folder.reading(path):
-            return read_scores(path)
+            scores = read_scores(path)
+            if scores.mean != mean:
+                raise ValueError(f"its loss is {scores.mean:.6g}, and {mean:.6g} was measured")
+        return scores
 
     def _measurement(self, levers: dict[str, Any], kept: dict[str, Any]) -> Measurement:
         candidate = Candidate(**{key: value for key, value in levers.items() if key != "id"})
@@ -201,10 +258,13 @@ class Ledger:
         if measurement.status == "diverged":
             return measurement
         path = self.folder.scores(candidate, measurement.fraction)
-        scores = self._scores(path)
-        if scores.mean != kept["loss"]:
-            raise self.folder.damaged(path, f"its loss is {scores.mean:.6g}, and {kept['loss']:.6g} was measured")
-        return replace(measurement, scores=scores)
+        return replace(measurement, scores=self._scores(path, float(kept["loss"])))
+
+
+def _amount(name: str, kept: Any) -> float:
+    if not isinstance(kept, int | float) or not 0 <= kept < math.inf:
+        raise ValueError(f"it has {kept!r} for {name}")
+    return float(kept)
 
 
 def _opened(folder: StudyFolder) -> optuna.Study:
@@ -219,11 +279,15 @@ def _opened(folder: StudyFolder) -> optuna.Study:
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise ValueError(found)
+        if orphan := database.execute("PRAGMA foreign_key_check").fetchone():
+            raise ValueError(f"rows of {orphan[2]} are missing")
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     begun = folder.manifest.exists()
     if begun and not tables:
         raise ValueError("it has no study in it")
-    if tables and not {"version_info", "studies", "trials"} <= tables:
+    needed = {"version_info", "studies", "trials"}
+    needed |= {"study_user_attributes", "trial_user_attributes", "trial_values"} if begun else set()
+    if tables and not needed <= tables:
         raise ValueError("it is the database of something else")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():

@@ -49,7 +49,12 @@ def _held(folder: StudyFolder) -> IO[str]:
     """The file of the lock, which is ours while it is open."""
     while True:
         make_folder(folder.path)
-        file = folder.lock.open("a+", encoding="utf-8")
+        try:
+            file = folder.lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise StudyError(
+                f"'{folder.lock}' cannot be opened ({error.strerror}); take it away, and give the same command again."
+            ) from None
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,5 +83,5 @@ def _who(file: IO[str]) -> str:
     try:
         found = json.loads(file.read())
         return f"process {found['process']} on {found['machine']}, since {found['since']}"
-    except (ValueError, KeyError, TypeError):  # it is being written
+    except (ValueError, KeyError, TypeError, RecursionError):  # it is being written
         return "another process"
