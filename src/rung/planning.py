@@ -22,7 +22,7 @@ from rung.engine.loss import CHUNK
 from rung.engine.memory import keep_freed_memory, memory_limit
 from rung.engine.plan import SPARE, need
 from rung.engine.trainer import Trainer
-from rung.errors import ModelError
+from rung.errors import ModelError, TargetError
 from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.loop import Observer, check_budget, make_strategy, resolve, space_of, unlike_targets
 from rung.model.anatomy import Anatomy, anatomy
@@ -191,10 +191,25 @@ class _Characters:
     def apply_chat_template(self, chat: list[dict[str, str]], **_: object) -> str:
         return "\n".join(message["content"] for message in chat)
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [self.eos_token] * len(ids)
+
 
 def _widest(recipe: Recipe, layers: Callable[[Candidate], int]) -> Candidate:
-    """A candidate of the target modules with the most layers."""
-    return max((Candidate(8, 16, targets, 1e-3) for targets in recipe.targets), key=layers)
+    """A candidate of the target modules with the most layers; of those that the model has, if the user named none.
+
+    Raises:
+        TargetError: the model has no such modules.
+    """
+    found = []
+    for targets in recipe.targets:
+        candidate = Candidate(8, 16, targets, 1e-3)
+        try:
+            found.append((layers(candidate), candidate))
+        except TargetError:
+            if "targets" in recipe.model_fields_set or targets == recipe.targets[-1]:
+                raise
+    return max(found, key=lambda one: one[0])[1]
 
 
 def _budget(recipe: Recipe, runner: PaperRunner) -> float | None:
