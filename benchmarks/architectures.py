@@ -31,27 +31,47 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rung.data.batches import collate
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.engine.checkpoint import save_adapter
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer
 from rung.errors import RungError
-from rung.levers import Candidate
 from rung.model.load import load_base
-from rung.model.quiet import quiet
+from rung.model.silence import quiet
 from rung.model.targets import last_name
+from rung.types import Candidate, Setting
 
 ALPHABET = ["<unk>", "<end>", *map(chr, range(32, 126))]
 SECONDS = 120
 ABSENT = object()
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "text_vocab_size"), len(ALPHABET)),
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "embedding_size", "emb_dim"), 64),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "encoder_ffn_dim"), 96),
-    **dict.fromkeys(("decoder_ffn_dim", "shared_intermediate_size", "intermediate_size_mlp", "dff", "dim_ff"), 96),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 4),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "embedding_size", "emb_dim"), 64
+    ),
+    **dict.fromkeys(
+        ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "encoder_ffn_dim"),
+        96,
+    ),
+    **dict.fromkeys(
+        ("decoder_ffn_dim", "shared_intermediate_size", "intermediate_size_mlp", "dff", "dim_ff"),
+        96,
+    ),
+    **dict.fromkeys(
+        (
+            "num_hidden_layers",
+            "n_layer",
+            "n_layers",
+            "num_layers",
+            "decoder_layers",
+            "encoder_layers",
+        ),
+        4,
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4
+    ),
     **dict.fromkeys(("encoder_attention_heads",), 4),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 128),
     "num_key_value_heads": 2,
@@ -59,11 +79,24 @@ SIZES: dict[str, Any] = {
     "word_embed_proj_dim": 48,
     "dim_head": 16,
     "d_kv": 16,
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 32),
-    **dict.fromkeys(("moe_ffn_hidden_size", "moe_shared_expert_intermediate_size", "shared_expert_size"), 32),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 32
+    ),
+    **dict.fromkeys(
+        ("moe_ffn_hidden_size", "moe_shared_expert_intermediate_size", "shared_expert_size"), 32
+    ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts"), 2),
-    **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "first_k_dense_replace", "num_shared_experts"), 1),
+    **dict.fromkeys(
+        (
+            "n_shared_experts",
+            "n_group",
+            "topk_group",
+            "first_k_dense_replace",
+            "num_shared_experts",
+        ),
+        1,
+    ),
     **dict.fromkeys(("num_dense_layers", "moe_num_shared_experts", "zero_expert_num"), 1),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
@@ -146,7 +179,9 @@ def small(kind: str, given: Any = None) -> Any:
     for name, value in vars(made).items():
         if name in sub and value is not None:
             values[name] = small(value.model_type, value)
-    values |= {name: value for name, value in SIZES.items() if name in known and _has(made, name)} | own
+    values |= {
+        name: value for name, value in SIZES.items() if name in known and _has(made, name)
+    } | own
     for name in ("layer_types", "layers_block_type", "mlp_layer_types", "block_types"):
         kinds = getattr(made, name, None)
         if isinstance(kinds, list) and kinds and name in known and name not in own:
@@ -199,7 +234,9 @@ def losses(model: Any, examples: Sequence[Example]) -> list[float]:
     for example in examples:
         batch = collate([example])
         logits = model(input_ids=batch.ids, use_cache=False).logits[0, batch.positions].float()
-        found.append(float(torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")))
+        found.append(
+            float(torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+        )
     return found
 
 
@@ -219,12 +256,12 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
     examples, refused = rows(), None
     try:
         trainer = Trainer(load_base(str(folder / "base"), "fp32", "fp32"))
-        candidate = Candidate(4, 8, targets, 1e-2)
-        layers = trainer.frozen.targets(candidate)
+        candidate = Candidate(Setting(4, 8, targets, 1e-2))
+        layers = trainer.frozen.targets(candidate.setting)
         closed = sorted(set(map(last_name, trainer.frozen.closed)))
         untuned = trainer.score(examples)[0].losses
         try:
-            preflight(trainer, [candidate], examples, 0)
+            preflight(trainer, [candidate.setting], examples, 0)
         except RungError as error:
             refused = error
         with Pack(trainer.frozen, [candidate], [fresh_state(trainer.frozen, candidate, 0)]) as pack:
@@ -232,8 +269,14 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
                 trainer.step(pack, collate(examples), 1.0)
             ours = trainer.score(examples, pack)[0].losses
             idle = [n for n, t in pack.state(0).weights.items() if n.endswith(".B") and not t.any()]
-            save_adapter(folder / "adapter", candidate, pack.state(0), trainer.frozen, str(folder / "base"))
-        about = {"layers": len(layers), "closed": closed, "idle": sorted(set(map(last_name, (n[:-2] for n in idle))))}
+            save_adapter(
+                folder / "adapter", candidate, pack.state(0), trainer.frozen, str(folder / "base")
+            )
+        about = {
+            "layers": len(layers),
+            "closed": closed,
+            "idle": sorted(set(map(last_name, (n[:-2] for n in idle)))),
+        }
     except RungError as error:
         return {"outcome": "refused", "why": str(error)}
     except TimeoutError:
@@ -245,17 +288,28 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
     found: dict[str, Any]
     try:
         with quiet():
-            base, other = (AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32) for _ in "12")
+            base, other = (
+                AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+                for _ in "12"
+            )
             found = {
                 "base": off(untuned, losses(base.eval(), examples)),
-                "adapter": off(ours, losses(PeftModel.from_pretrained(other, folder / "adapter").eval(), examples)),
+                "adapter": off(
+                    ours,
+                    losses(PeftModel.from_pretrained(other, folder / "adapter").eval(), examples),
+                ),
                 "moved": off(ours, untuned),
             }
     except Exception as error:
         found = {"base": 9.0, "adapter": 9.0, "moved": 0.0, "peft": first_line(error)}
     right = max(found["base"], found["adapter"]) < 1e-4 < found["moved"]
     outcome = "refused" if refused else "equal" if right else "WRONG"
-    return {"outcome": outcome, **found, **about, **({"why": str(refused), "true": not right} if refused else {})}
+    return {
+        "outcome": outcome,
+        **found,
+        **about,
+        **({"why": str(refused), "true": not right} if refused else {}),
+    }
 
 
 def first_line(error: Exception) -> str:
@@ -292,7 +346,14 @@ def main() -> None:
             except TimeoutError as error:
                 found[kind] = {"outcome": "none", "why": str(error)}
         if not options.json:
-            print(kind, *(f"{k}={v:.1e}" if isinstance(v, float) else f"{v}" for k, v in found[kind].items()), sep="\t")
+            print(
+                kind,
+                *(
+                    f"{k}={v:.1e}" if isinstance(v, float) else f"{v}"
+                    for k, v in found[kind].items()
+                ),
+                sep="\t",
+            )
             sys.stdout.flush()
     if options.json:
         print(json.dumps(found, indent=2))

@@ -30,6 +30,7 @@ from rung.data.prepare import prepare
 from rung.defaults import DEFAULT_MODEL
 from rung.model.load import load_base
 from rung.recipe import Recipe
+from rung.types import Candidate
 
 
 def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
@@ -38,14 +39,26 @@ def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = prepare(recipe, base.tokenizer).train
     batches = Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
-    candidate = replace(ONE, rank=rank, alpha=2.0 * rank)
-    Trl("auto", [rows[row] for batch in batches for row in batch], recipe.batch_size, candidate, modules).serve()
+    candidate = Candidate(replace(ONE.setting, rank=rank, alpha=2.0 * rank))
+    Trl(
+        "auto",
+        [rows[row] for batch in batches for row in batch],
+        recipe.batch_size,
+        candidate,
+        modules,
+    ).serve()
 
 
 def timed(what: str, command: list[str]) -> float:
     """Seconds that it takes from its start to its end."""
     begun = time.perf_counter()
-    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
     seconds = time.perf_counter() - begun
     print(f"{what}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return seconds
@@ -53,7 +66,9 @@ def timed(what: str, command: list[str]) -> float:
 
 def main() -> None:
     """Time both, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--passes", type=float, default=1.0)
     parser.add_argument("--budget", help="of the climb, as for `rung tune`")
     parser.add_argument("--studies", type=Path, help="keep the study there")
@@ -68,18 +83,41 @@ def main() -> None:
 
     def alone(rank: int, modules: Sequence[str]) -> float:
         """Seconds of one training with TRL."""
-        command = [sys.executable, __file__, "--passes", str(options.passes), "--trl", str(rank), *modules]
+        command = [
+            sys.executable,
+            __file__,
+            "--passes",
+            str(options.passes),
+            "--trl",
+            str(rank),
+            *modules,
+        ]
         return timed(f"TRL, rank {rank} on {', '.join(modules)}", command)
 
     usual = alone(RANK, MODULES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(options.studies or temporary)
-        climb = [sys.executable, "-c", "from rung.cli import main; main()", "tune", "--study", "s", "--studies", folder]
-        climb += ["--passes", str(options.passes), *(["--budget", options.budget] if options.budget else [])]
+        climb = [
+            sys.executable,
+            "-c",
+            "from rung.cli import main; main()",
+            "tune",
+            "--study",
+            "s",
+            "--studies",
+            folder,
+        ]
+        climb += [
+            "--passes",
+            str(options.passes),
+            *(["--budget", options.budget] if options.budget else []),
+        ]
         whole = timed("the climb", climb)
         found = json.loads((Path(folder) / "s" / "result.json").read_text(encoding="utf-8"))
     best = found["recommendation"]
-    chosen = alone(best["rank"], [module for module in best["target_modules"] if module != "lm_head"])
+    chosen = alone(
+        best["rank"], [module for module in best["target_modules"] if module != "lm_head"]
+    )
     document: dict[str, Any] = {
         "machine": machine(load_base(DEFAULT_MODEL, "nf4").dtype),
         "date": time.strftime("%Y-%m-%d"),
@@ -90,7 +128,9 @@ def main() -> None:
         "ratio": round(whole / usual, 2),
         "trl_as_recommended_seconds": round(chosen, 1),
         "ratio_as_recommended": round(whole / chosen, 2),
-        "full_trainings": round(found["cost"]["candidate_tokens"] / found["cost"]["single_run_tokens"], 2),
+        "full_trainings": round(
+            found["cost"]["candidate_tokens"] / found["cost"]["single_run_tokens"], 2
+        ),
         "recommendation": best["candidate"],
         "validation_loss": best["validation_loss"],
     }

@@ -24,8 +24,8 @@ import psutil
 from packed import machine
 
 from rung.data.audit import audit
+from rung.data.builtin import pronounce
 from rung.data.prepare import prepare
-from rung.data.tasks import pronounce
 from rung.defaults import DEFAULT_MODEL
 from rung.model.load import fast_dtype, load_tokenizer
 from rung.recipe import Recipe
@@ -42,12 +42,20 @@ def write(path: Path, count: int, chats: bool) -> None:
                 prompt = draw.choices(words, k=draw.randint(10, 60))
             else:
                 prompt[draw.randrange(len(prompt))] = "changed"
-            asked, answer = f"Question: {' '.join(prompt)}?", " ".join(draw.choices(words, k=draw.randint(2, 30)))
+            asked, answer = (
+                f"Question: {' '.join(prompt)}?",
+                " ".join(draw.choices(words, k=draw.randint(2, 30))),
+            )
             if chats:
-                turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+                turns = [
+                    {"role": "user", "content": asked},
+                    {"role": "assistant", "content": answer},
+                ]
                 file.write(json.dumps({"messages": turns}) + "\n")
             else:
-                file.write(json.dumps({"prompt": f"{asked}\nAnswer:", "completion": f" {answer}"}) + "\n")
+                file.write(
+                    json.dumps({"prompt": f"{asked}\nAnswer:", "completion": f" {answer}"}) + "\n"
+                )
 
 
 def watched(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -71,7 +79,9 @@ def watched(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def main() -> None:
     """Once, in an empty cache."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--chats", action="store_true", help="messages, through the chat template")
     parser.add_argument("--json", action="store_true")
@@ -100,8 +110,12 @@ def main() -> None:
     if options.json:
         print(json.dumps(document, indent=2))
         return
-    print(f"{options.rows:,} rows ({megabytes:.0f} MB, {data.facts.shape}), {document['machine']}, {document['date']}")
-    print(f"  tokenised in {reading:.1f} s, holding {held:.2f} GB; audited in {auditing:.1f} s, {audited:.2f} GB")
+    print(
+        f"{options.rows:,} rows ({megabytes:.0f} MB, {data.facts.shape}), {document['machine']}, {document['date']}"
+    )
+    print(
+        f"  tokenised in {reading:.1f} s, holding {held:.2f} GB; audited in {auditing:.1f} s, {audited:.2f} GB"
+    )
     print(f"  from the cache in {again:.1f} s")
     for finding in findings:
         print(f"  {finding.says}")

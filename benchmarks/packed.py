@@ -40,19 +40,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rung.data.batches import Batch, collate
-from rung.data.render import Example
-from rung.data.tasks import pronounce
+from rung.data.builtin import pronounce
+from rung.data.tokenize import Example
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import peft_config
-from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak, resident_bytes
+from rung.engine.memory import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import Base, load_base
+from rung.types import Candidate, Setting
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, RATE = 16, 1e-3
-ONE = Candidate(RANK, 2 * RANK, "attention", RATE)
+ONE = Candidate(Setting(RANK, 2 * RANK, "attention", RATE))
 QUICK = [(8, 4, 64), (8, 1, 32), (1, 4, 64)]
 GRID = [
     *((8, batch, length) for batch in (4, 1) for length in (64, 32, 16)),
@@ -102,7 +108,9 @@ class PeftLoop:
         config = peft_config(ONE, MODULES)
         config.inference_mode = False
         self.model = peft.get_peft_model(guarded(base), config).train()
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=RATE, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad], lr=RATE, fused=True
+        )
         bf16 = base.dtype == torch.bfloat16
         self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
             (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else contextlib.nullcontext
@@ -182,7 +190,11 @@ class Trl:
         self.begun = time.perf_counter()
 
     def _tell(self) -> None:
-        print(json.dumps({"seconds": time.perf_counter() - self.begun}), file=sys.__stdout__, flush=True)
+        print(
+            json.dumps({"seconds": time.perf_counter() - self.begun}),
+            file=sys.__stdout__,
+            flush=True,
+        )
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
@@ -218,17 +230,31 @@ def serve(side: str, cell: Cell, precision: str, steps: int) -> None:
             print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
     peak = peak_bytes(device)
     give_back_freed_memory()
-    print(json.dumps({"before": before, "peak": peak, "between_steps": resident_bytes()}), flush=True)
+    print(
+        json.dumps({"before": before, "peak": peak, "between_steps": resident_bytes()}), flush=True
+    )
 
 
 class Side:
     """One side's process, as the benchmark sees it."""
 
-    def __init__(self, name: str, cell: Cell, precision: str, steps: int, keep_memory: bool) -> None:
+    def __init__(
+        self, name: str, cell: Cell, precision: str, steps: int, keep_memory: bool
+    ) -> None:
         command = [sys.executable, __file__, "--serve", name, "--cells", "x".join(map(str, cell))]
-        command += ["--precision", precision, "--steps", str(steps), *(["--keep-memory"] if keep_memory else [])]
+        command += [
+            "--precision",
+            precision,
+            "--steps",
+            str(steps),
+            *(["--keep-memory"] if keep_memory else []),
+        ]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def step(self) -> float:
@@ -248,7 +274,8 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"the process of one side ended early: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+            command = self.process.args
+            raise SystemExit(f"the process of one side ended early: {command}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -264,7 +291,8 @@ def measure(cell: Cell, precision: str, rounds: int, help_rivals: bool) -> dict[
     # The first two are a warm-up; in the last, the side that has finished is already cleaning up beside the others.
     steps = rounds + 3
     sides = {
-        name: Side(name, cell, precision, steps, name == "rung" or help_rivals) for name in ("rung", "trl", "peft")
+        name: Side(name, cell, precision, steps, name == "rung" or help_rivals)
+        for name in ("rung", "trl", "peft")
     }
     found = []
     for number in range(steps):
@@ -281,12 +309,19 @@ def measure(cell: Cell, precision: str, rounds: int, help_rivals: bool) -> dict[
         **_spread("vs_trl", [candidates * one["trl"] / one["rung"] for one in found]),
         **_spread("vs_peft_loop", [candidates * one["peft"] / one["rung"] for one in found]),
         **_spread("gemm_fraction", [flops / one["rung"] / one["rate"] for one in found]),
-        "trl_tokens_per_second": round(batch_size * length / statistics.median(one["trl"] for one in found), 1),
+        "trl_tokens_per_second": round(
+            batch_size * length / statistics.median(one["trl"] for one in found), 1
+        ),
         "gemm_gflops": round(statistics.median(one["rate"] for one in found) / 1e9, 1),
         "step_gflop": round(flops / 1e9, 1),
-        "peak_memory_ratio": round(held["rung"]["between_steps"] / held["peft"]["between_steps"], 3),
+        "peak_memory_ratio": round(
+            held["rung"]["between_steps"] / held["peft"]["between_steps"], 3
+        ),
         "whole_peak_ratio": round(held["rung"]["peak"] / held["peft"]["peak"], 3),
-        "memory_mb": {side: {key: round(value / 1e6) for key, value in own.items()} for side, own in held.items()},
+        "memory_mb": {
+            side: {key: round(value / 1e6) for key, value in own.items()}
+            for side, own in held.items()
+        },
     }
 
 
@@ -302,17 +337,25 @@ def _flops(cell: Cell, precision: str) -> tuple[torch.dtype, int]:
 
 
 def _spread(name: str, values: list[float]) -> dict[str, Any]:
-    found = [float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))]
+    found = [
+        float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))
+    ]
     return {name: found[0], f"{name}_range": found[1:]}
 
 
 def machine(precision: torch.dtype) -> str:
     """What the figures were measured on."""
     name = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        (
+            line.partition(":")[2].strip()
+            for line in _lines("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
         platform.machine(),
     )
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "peft", "trl", "bitsandbytes"))
+    packages = ", ".join(
+        f"{p} {version(p)}" for p in ("torch", "transformers", "peft", "trl", "bitsandbytes")
+    )
     return f"{name}, {torch.get_num_threads()} threads, {precision}; Python {platform.python_version()}, {packages}"
 
 
@@ -328,7 +371,10 @@ def markdown(cells: list[dict[str, Any]]) -> str:
     ]
     for cell in cells:
         name = f"{cell['candidates']} × {cell['batch']} × {cell['length']}"
-        shown = [_shown(cell, key) for key in ("tokens_per_second", "vs_trl", "vs_peft_loop", "gemm_fraction")]
+        shown = [
+            _shown(cell, key)
+            for key in ("tokens_per_second", "vs_trl", "vs_peft_loop", "gemm_fraction")
+        ]
         held = f"{cell['peak_memory_ratio']} ({cell['whole_peak_ratio']})"
         lines.append(f"| {name} | {' | '.join(shown)} | {held} |")
     return "\n".join(lines)
@@ -342,13 +388,17 @@ def _shown(cell: dict[str, Any], key: str) -> str:
 
 def main() -> None:
     """Time the cells and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="three cells")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--steps", type=int, default=6, help="rounds, after two to warm up")
     parser.add_argument("--cells", nargs="*", help="such as 8x4x64")
-    parser.add_argument("--help-rivals", action="store_true", help="give the rivals Rung's memory settings as well")
+    parser.add_argument(
+        "--help-rivals", action="store_true", help="give the rivals Rung's memory settings as well"
+    )
     parser.add_argument("--serve", choices=["rung", "trl", "peft"], help=argparse.SUPPRESS)
     parser.add_argument("--keep-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -356,7 +406,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cells: list[Cell] = QUICK if options.quick else GRID
     if options.cells:
-        cells = [(int(k), int(b), int(t)) for k, b, t in (cell.split("x") for cell in options.cells)]
+        cells = [
+            (int(k), int(b), int(t)) for k, b, t in (cell.split("x") for cell in options.cells)
+        ]
     if options.keep_memory:
         keep_freed_memory()
     if options.serve:
@@ -375,7 +427,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(document, indent=2))
     else:
-        print(f"{document['date']}, {document['machine']}\n`{document['command']}`\n\n{markdown(found)}")
+        print(
+            f"{document['date']}, {document['machine']}\n`{document['command']}`\n\n{markdown(found)}"
+        )
 
 
 if __name__ == "__main__":

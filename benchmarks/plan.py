@@ -1,6 +1,6 @@
 """What a plan predicts, against what packs really take, over a grid of ranks, widths and lengths: memory and time.
 
-Like `rung plan`, it takes a few steps once (`rung.engine.calibrate.measured`), and then predicts the peak and the time
+Like `rung plan`, it takes a few steps once (`rung.costs.probes.measured`), and then predicts the peak and the time
 of every pack. The peaks are of the whole process, as `VmHWM` counts them; times are the median of three steps. Beside
 it stand the peaks by a rehearsal, which knows nothing but shapes, over what the process held before.
 
@@ -17,18 +17,18 @@ from typing import Any
 
 from packed import examples, machine
 
+from rung.costs.devices import device
+from rung.costs.memory_model import bound, need
+from rung.costs.probes import measured, rehearsed
+from rung.costs.time_model import adapter_numbers
 from rung.data.batches import collate
 from rung.defaults import DEFAULT_MODEL
-from rung.devices import device
-from rung.engine.calibrate import measured, rehearsed
-from rung.engine.cost import adapter_numbers
 from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak
 from rung.engine.pack import Pack, fresh_state
-from rung.engine.plan import bound, need
 from rung.engine.trainer import SCORED_ROWS, Trainer
-from rung.levers import Candidate
 from rung.model.anatomy import anatomy
 from rung.model.load import PRECISIONS, load_base
+from rung.types import Candidate, Setting
 
 BATCH = 4
 GRID = [
@@ -42,9 +42,13 @@ GRID = [
 
 def main() -> None:
     """Measure, predict, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--every", type=int, default=1, help="take one of so many packs of the grid")
+    parser.add_argument(
+        "--every", type=int, default=1, help="take one of so many packs of the grid"
+    )
     parser.add_argument("--first", type=int, default=0, help="leave so many out at its start")
     options = parser.parse_args()
     keep_freed_memory()
@@ -52,19 +56,27 @@ def main() -> None:
     base, frozen = trainer.base, trainer.frozen
     precision = next(name for name, dtype in PRECISIONS.items() if dtype == base.dtype)
     rows = examples(base.tokenizer, 128, 16)
-    widest = {targets: Candidate(8, 16, targets, 1e-3) for targets in ("attention", "all-linear")}
+    widest = {targets: Setting(8, 16, targets, 1e-3) for targets in ("attention", "all-linear")}
     config = anatomy(DEFAULT_MODEL).model.config
-    papers = {t: rehearsed(config, "nf4", precision, c, rows, device("t4")) for t, c in widest.items()}
+    papers = {
+        t: rehearsed(config, "nf4", precision, c, rows, device("t4")) for t, c in widest.items()
+    }
     # The runner has one model, for its widest target modules; here both are asked for.
-    costs = {targets: measured(trainer, candidate, rows) for targets, candidate in widest.items()}
+    costs = {targets: measured(trainer, setting, rows) for targets, setting in widest.items()}
     found: list[dict[str, Any]] = []
     for targets, rank, width, length in GRID[options.first :: options.every]:
-        candidates = [Candidate(rank, 2 * rank, targets, 1e-3, seed=seed) for seed in range(width)]
+        candidates = [
+            Candidate(Setting(rank, 2 * rank, targets, 1e-3), seed=seed) for seed in range(width)
+        ]
         needs = [need(frozen, candidate, base.dtype) for candidate in candidates]
         cost, paper = costs[targets], papers[targets]
         batch = collate(examples(base.tokenizer, length, BATCH))
-        load = cost.sizes.training(adapter_numbers(frozen, candidates), batch.ids.numel(), len(batch.labels))
-        with Pack(frozen, candidates, [fresh_state(frozen, candidate, 0) for candidate in candidates]) as pack:
+        load = cost.sizes.training(
+            adapter_numbers(frozen, candidates), batch.ids.numel(), len(batch.labels)
+        )
+        with Pack(
+            frozen, candidates, [fresh_state(frozen, candidate, 0) for candidate in candidates]
+        ) as pack:
             give_back_freed_memory()
             reset_peak(base.device)
             seconds = []
@@ -79,7 +91,9 @@ def main() -> None:
         cell |= {"peak_mb": peak // 10**6, "seconds": round(statistics.median(seconds[1:]), 3)}
         cell["memory_off"] = round(cost.memory.peak(needs, BATCH, length) / peak - 1, 3)
         cell["rehearsed_off"] = round(on_paper / peak - 1, 3)
-        cell["time_off"] = round(cost.training.seconds(load) / statistics.median(seconds[1:]) - 1, 3)
+        cell["time_off"] = round(
+            cost.training.seconds(load) / statistics.median(seconds[1:]) - 1, 3
+        )
         cell["bounded"] = bound(trainer, needs, BATCH, SCORED_ROWS, length) > peak
         found.append(cell)
         if not options.json:

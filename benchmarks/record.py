@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.prepare import Data, prepare
-from rung.levers import Candidate
 from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
-from rung.runner.protocol import Tick
+from rung.runner.protocol import StepProgress
 from rung.runner.replay import TABLE, load_table, write_table
-from rung.search.strategy import Heat
-from rung.study.files import StudyFolder
+from rung.search.strategy import Stage
+from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
+from rung.types import Candidate, Setting
 
 RANKS = (4, 16, 64, 8)
 """In the order in which they are recorded: what there is makes a table after the third."""
@@ -41,7 +41,10 @@ RATES = (2e-4, 1e-3, 2e-3, 4e-3)
 SEEDS = (0, 1)
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
-RECIPES = {"pronounce": Recipe(data="pronounce", passes=0.6), "price": Recipe(data="price", passes=2 / 15)}
+RECIPES = {
+    "pronounce": Recipe(data="pronounce", passes=0.6),
+    "price": Recipe(data="price", passes=2 / 15),
+}
 """90 steps of about 100 tokens; 40 of about 230."""
 VALIDATION = {"pronounce": 160, "price": 96}
 
@@ -49,7 +52,11 @@ VALIDATION = {"pronounce": 160, "price": 96}
 def groups() -> Iterator[tuple[Candidate, ...]]:
     """Packs of one seed, one rank and one set of targets."""
     for rank, targets, seed in itertools.product(RANKS, TARGETS, SEEDS):
-        yield tuple(Candidate(rank, scale * rank, targets, rate, seed=seed) for scale in SCALES for rate in RATES)
+        yield tuple(
+            Candidate(Setting(rank, scale * rank, targets, rate), seed=seed)
+            for scale in SCALES
+            for rate in RATES
+        )
 
 
 def data(task: str, tokenizer: Any) -> Data:
@@ -58,7 +65,7 @@ def data(task: str, tokenizer: Any) -> Data:
     return replace(whole, validation=whole.validation[: VALIDATION[task]])
 
 
-def quiet(_: Tick) -> None:
+def quiet(_: StepProgress) -> None:
     """Nobody listens."""
 
 
@@ -74,7 +81,7 @@ def record(folder: Path) -> None:
             recipe,
             homes[task],
             checkpoint_seconds=240,
-            look_rows=VALIDATION[task],
+            min_race_rows=VALIDATION[task],
         )
         for task, recipe in RECIPES.items()
     }
@@ -94,7 +101,7 @@ def record(folder: Path) -> None:
                 done = {m.candidate for m in history if m.fraction == fraction or not m.scores}
                 if missing := tuple(candidate for candidate in group if candidate not in done):
                     begun = time.perf_counter()
-                    measured = runners[task].run(Heat("record", missing, fraction), quiet)
+                    measured = runners[task].run(Stage("record", missing, fraction), quiet)
                     for measurement in measured:
                         ledger.record(measurement)
                     seconds, spent = time.perf_counter() - begun, sum(m.spent for m in measured)
@@ -116,13 +123,16 @@ def write(folder: Path) -> None:
         ended = [replace(m.candidate, seed=0) for m in history if m.fraction == 1 or not m.scores]
         whole = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
         judged[task] = sorted(
-            (m for m in history if replace(m.candidate, seed=0) in whole), key=lambda m: (m.candidate.id, m.fraction)
+            (m for m in history if replace(m.candidate, seed=0) in whole),
+            key=lambda m: (m.candidate.id, m.fraction),
         )
         baselines[task] = baseline
         about[task] = {
             "recipe": recipe.model_dump(mode="json"),
             "date": time.strftime("%Y-%m-%d"),
-            "versions": {name: version(name) for name in ("rung", "torch", "transformers", "bitsandbytes")},
+            "versions": {
+                name: version(name) for name in ("rung", "torch", "transformers", "bitsandbytes")
+            },
         }
         print(
             f"{task}: {len(whole)} settings, {len(judged[task])} judgements, {sum(m.spent for m in history):,} tokens"
@@ -133,7 +143,9 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     """Record, or write what was recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("recordings"))
     parser.add_argument("--write", action="store_true", help="write the table, and train nothing")
     options = parser.parse_args()

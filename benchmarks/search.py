@@ -33,21 +33,23 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from rung.atomic import write_text
-from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.runner.protocol import Tick
+from rung.runner.protocol import StepProgress
 from rung.runner.replay import ReplayRunner, Table, load_table
-from rung.search.bayes import Tpe
 from rung.search.climb import Climb
+from rung.search.effort import Effort, choose_race_fraction, rate_grid
 from rung.search.grid import Grid, Random
-from rung.search.plan import Plan, look_for, rate_grid
 from rung.search.stats import gain_estimate, loss_estimate, run_noise, seed_noise
-from rung.search.strategy import Decision, Heat, Strategy
+from rung.search.strategy import Decision, Stage, Strategy
+from rung.search.tpe import Tpe
+from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting
 
 TASKS = ("pronounce", "price")
 MARGIN = 0.01
 NULLS = 4
 """In how many pieces the climbs with nothing to find are played."""
-SPACE = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r"))
+SPACE = LeverSpace(
+    (8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r")
+)
 ROWS, TOKENS = 200, 8
 SEEDS_DEVIATION = 0.01
 ROWS_DEVIATION = 0.14
@@ -71,42 +73,46 @@ class World:
     def baseline(self) -> Scores:
         return Scores(tuple(np.full(ROWS, 3.0 * TOKENS).tolist()), (TOKENS,) * ROWS)
 
-    def run(self, heat: Heat) -> list[Measurement]:
-        return [self.measure(candidate, heat.until) for candidate in heat.candidates]
+    def run(self, stage: Stage) -> list[Measurement]:
+        return [self.measure(candidate, stage.fraction) for candidate in stage.candidates]
 
-    def measure(self, candidate: Candidate, until: float) -> Measurement:
-        run = self.draw.normal(0, self.noise) + 0.3 * (1 - until)
+    def measure(self, candidate: Candidate, fraction: float) -> Measurement:
+        run = self.draw.normal(0, self.noise) + 0.3 * (1 - fraction)
         own = self.draw.normal(0, ROWS_DEVIATION / math.sqrt(2), ROWS)
         losses = TOKENS * (LOSS - self.gain(candidate) + self.hard + run + own)
         scores = Scores(tuple(losses.tolist()), (TOKENS,) * ROWS)
         size = candidate.rank * {"attention": 10, "mlp": 15}.get(candidate.targets, 25)
-        return Measurement(candidate, until, 10, 1000, 1000, "trained", scores, size, size, 0, 1.0)
+        return Measurement(
+            candidate, fraction, 10, 1000, 1000, "trained", scores, size, size, 0, 1.0
+        )
 
 
 def play(
-    strategy: Strategy, baseline: Scores, run: Callable[[Heat], Sequence[Measurement]]
+    strategy: Strategy, baseline: Scores, run: Callable[[Stage], Sequence[Measurement]]
 ) -> tuple[Decision, list[Measurement]]:
     """A strategy to its end."""
     history: list[Measurement] = []
     while True:
         decision = strategy.decide(baseline, history)
-        if decision.heat is None:
+        if decision.stage is None:
             return decision, history
-        history += run(decision.heat)
+        history += run(decision.stage)
 
 
-def null(climbs: int, draw: np.random.Generator, plan: Plan) -> dict[str, Any]:
+def null(climbs: int, draw: np.random.Generator, effort: Effort) -> dict[str, Any]:
     """The share of climbs among identical candidates that call anything better."""
     false = 0
     for _ in range(climbs):
         world = World(draw)
-        decision, _ = play(Climb(SPACE, MARGIN, plan), world.baseline(), world.run)
+        decision, _ = play(Climb(SPACE, MARGIN, effort), world.baseline(), world.run)
         false += _claims(decision)
     return {"climbs": climbs, "false_better": false / climbs}
 
 
 def _claims(decision: Decision) -> bool:
-    return any(verdict.outcome == "better" and verdict.lever != "adapter" for verdict in decision.verdicts)
+    return any(
+        verdict.outcome == "better" and verdict.lever != "adapter" for verdict in decision.verdicts
+    )
 
 
 def null_of_table(task: str, climbs: int, draw: np.random.Generator) -> dict[str, Any]:
@@ -115,44 +121,51 @@ def null_of_table(task: str, climbs: int, draw: np.random.Generator) -> dict[str
     """
     table = load_table(task)
     pairs = {
-        until: [
-            np.subtract(runs[0].scores.losses, runs[1].scores.losses) / math.sqrt(2)
+        fraction: [
+            np.subtract(results[0].scores.losses, results[1].scores.losses) / math.sqrt(2)
             for setting in table.settings
-            if len(runs := [table.runs[replace(setting, seed=s)][until] for s in table.seeds]) == 2
-            and runs[0].scores
-            and runs[1].scores
+            if len(results := [table.runs[replace(setting, seed=s)][fraction] for s in table.seeds])
+            == 2
+            and results[0].scores
+            and results[1].scores
         ]
-        for until in table.fractions
+        for fraction in table.fractions
     }
     best, tokens = table.best(), np.array(table.tokens)
     false = 0
     for _ in range(climbs):
         rows = draw.integers(len(tokens), size=len(tokens))
 
-        def measure(candidate: Candidate, until: float, rows: Any = rows) -> Measurement:
-            like = table.runs[replace(best, seed=table.seeds[0])][until]
+        def measure(candidate: Candidate, fraction: float, rows: Any = rows) -> Measurement:
+            like = table.runs[replace(best, seed=table.seeds[0])][fraction]
             assert like.scores
-            noise = pairs[until][draw.integers(len(pairs[until]))] * draw.choice([-1, 1])
+            noise = pairs[fraction][draw.integers(len(pairs[fraction]))] * draw.choice([-1, 1])
             losses = (np.array(like.scores.losses) + noise)[rows]
             scores = Scores(tuple(losses.tolist()), tuple(tokens[rows].tolist()))
             return replace(like, candidate=candidate, scores=scores, parameters=candidate.rank)
 
-        baseline = Scores(tuple(np.array(table.baseline)[rows].tolist()), tuple(tokens[rows].tolist()))
+        baseline = Scores(
+            tuple(np.array(table.baseline)[rows].tolist()), tuple(tokens[rows].tolist())
+        )
         decision, _ = play(
-            Climb(SPACE, MARGIN), baseline, lambda heat: [measure(c, heat.until) for c in heat.candidates]
+            Climb(SPACE, MARGIN),
+            baseline,
+            lambda stage: [measure(c, stage.fraction) for c in stage.candidates],
         )
         false += _claims(decision)
     return {"climbs": climbs, "false_better": false / climbs}
 
 
-def power(climbs: int, draw: np.random.Generator, noise: float, seeds: int, more: int) -> dict[str, float]:
+def power(
+    climbs: int, draw: np.random.Generator, noise: float, seeds: int, more: int
+) -> dict[str, float]:
     """How often a climb says that rank 16 is better than rank 8, where it is by twice the margin; and its seeds."""
     space = replace(SPACE, targets=("attention",), alphas=("2r",), ranks=(8, 16))
-    plan = Plan(seeds=tuple(range(1, seeds + 1)), more=more)
+    effort = Effort(seeds=tuple(range(1, seeds + 1)), more=more)
     found, missed, used = 0, 0, 0
     for _ in range(climbs):
         world = World(draw, lambda c: 2 * MARGIN * LOSS if c.rank > 8 else 0.0, noise)
-        decision, history = play(Climb(space, MARGIN, plan), world.baseline(), world.run)
+        decision, history = play(Climb(space, MARGIN, effort), world.baseline(), world.run)
         told = {
             v.outcome
             for v in decision.verdicts
@@ -172,7 +185,7 @@ POWER = (
     *((noise, 4, 4) for noise in (0.005, 0.01, 0.02)),
 )
 """Noise of a run in nats, of a loss of 1.5; seeds of the confirmation; and how many more undecided pairs may get."""
-POWERFUL = (0.005, len(Plan().seeds), 0)
+POWERFUL = (0.005, len(Effort().seeds), 0)
 """Where `power` is measured: with the default plan."""
 
 
@@ -181,14 +194,16 @@ def coverage(trials: int, draw: np.random.Generator, seeds: int = 3) -> float:
     held = 0
     for _ in range(trials):
         world = World(draw, lambda c: 0.1 if c.rank > 8 else 0.0)
-        runs = {
-            (rank, seed): world.measure(Candidate(rank, 16, "mlp", 1e-3, seed=seed), 1.0).scores
+        results = {
+            (rank, seed): world.measure(
+                Candidate(Setting(rank, 16, "mlp", 1e-3), seed=seed), 1.0
+            ).scores
             for rank in (8, 16, 32)
             for seed in range(seeds)
         }
-        noise = seed_noise({key: scores.mean for key, scores in runs.items() if scores})
+        noise = seed_noise({key: scores.mean for key, scores in results.items() if scores})
         assert noise is not None
-        sides = [[s for (r, _), s in runs.items() if r == rank and s] for rank in (8, 16)]
+        sides = [[s for (r, _), s in results.items() if r == rank and s] for rank in (8, 16)]
         interval = gain_estimate(sides[0], sides[1], noise.times(2 / seeds)).interval()
         # The rows' difficulty is the same on both sides, so the true gain is that of the settings.
         held += interval.low <= 0.1 <= interval.high
@@ -203,41 +218,51 @@ def coverage_of_loss(trials: int, draw: np.random.Generator, seeds: int = 3) -> 
     for _ in range(trials):
         shared, hard = draw.normal(0, SEEDS_DEVIATION, seeds), draw.normal(0, 0.05, ROWS)
         losses = LOSS + shared + draw.normal(0, SEEDS_DEVIATION, (2, seeds))  # of two settings
-        noise = run_noise({(setting, seed): loss for (setting, seed), loss in np.ndenumerate(losses)})
+        noise = run_noise(
+            {(setting, seed): loss for (setting, seed), loss in np.ndenumerate(losses)}
+        )
         assert noise is not None
-        runs = [Scores(tuple((TOKENS * (loss + hard)).tolist()), (TOKENS,) * ROWS) for loss in losses[0]]
-        interval = loss_estimate(runs, noise.times(1 / seeds)).interval()
+        results = [
+            Scores(tuple((TOKENS * (loss + hard)).tolist()), (TOKENS,) * ROWS) for loss in losses[0]
+        ]
+        interval = loss_estimate(results, noise.times(1 / seeds)).interval()
         held += interval.low <= LOSS <= interval.high
     return held / trials
 
 
-def strategies(table: Table, space: LeverSpace, budget: float) -> dict[str, Callable[[int], Strategy]]:
+def strategies(
+    table: Table, space: LeverSpace, budget: float
+) -> dict[str, Callable[[int], Strategy]]:
     """What is compared, by a seed; those that can take any budget take `budget` full trainings."""
     wide = replace(space, learning_rates=(1e-5, 1e-3), pinned=False)
     grid = [s for s in table.settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")]
     shares = table.fractions[1:]
     return {
         "climb": lambda _: Climb(space, MARGIN, thorough(table)),
-        "climb_default": lambda _: Climb(space, MARGIN, replace(Plan(look_of(table)), seeds=table.seeds)),
-        "climb_of_four": lambda _: Climb(space, MARGIN, Plan.within(space, 4.0, look_of(table))),
+        "climb_default": lambda _: Climb(
+            space, MARGIN, replace(Effort(look_of(table)), seeds=table.seeds)
+        ),
+        "climb_of_four": lambda _: Climb(space, MARGIN, Effort.within(space, 4.0, look_of(table))),
         "tpe": lambda seed: Tpe(wide, budget, shares=shares, seed=seed),
         "tpe_same_rates": lambda seed: Tpe(space, budget, shares=shares, seed=seed),
         "random": lambda seed: Random(space, round(budget), seed),
         "rate_grid": lambda _: Grid(grid),
-        "recipe": lambda _: Grid([Candidate(16, 32, "all-linear", 2e-4)]),
+        "recipe": lambda _: Grid([Candidate(Setting(16, 32, "all-linear", 2e-4))]),
     }
 
 
-def thorough(table: Table) -> Plan:
+def thorough(table: Table) -> Effort:
     """A plan that keeps to 15 % of all training that the table took: what is raced, its eight best in full, four of
     those with both seeds, and rungs. The seed that raced is one of the two, and goes on from the look.
     """
-    return Plan(look_of(table), (9, 4), 8, 4, table.seeds)
+    return Effort(look_of(table), (9, 4), 8, 4, table.seeds)
 
 
 def look_of(table: Table) -> float:
     """The look of a climb on the table's budget."""
-    return look_for(max(m.steps for points in table.runs.values() for m in points.values()))
+    return choose_race_fraction(
+        max(m.steps for points in table.runs.values() for m in points.values())
+    )
 
 
 ON_PARTS = ("climb", "climb_default", "climb_of_four", "tpe_same_rates", "random")
@@ -269,22 +294,27 @@ class Between(ReplayRunner):
     nobody has seen a best rate there. Rows keep their shares of a loss.
     """
 
-    def _measure(self, candidate: Candidate, until: float) -> Measurement:
-        found = super()._measure(candidate, until)
+    def _measure(self, candidate: Candidate, fraction: float) -> Measurement:
+        found = super()._measure(candidate, fraction)
         if not found.scores:
             return found
         recorded = self._recorded(candidate)
-        curve = curve_of(self.table, recorded, until)
+        curve = curve_of(self.table, recorded, fraction)
         factor = math.exp(curve(candidate.learning_rate) - curve(recorded.learning_rate))
-        return replace(found, scores=replace(found.scores, losses=tuple(factor * loss for loss in found.scores.losses)))
+        return replace(
+            found,
+            scores=replace(
+                found.scores, losses=tuple(factor * loss for loss in found.scores.losses)
+            ),
+        )
 
 
-def curve_of(table: Table, recorded: Candidate, until: float) -> Callable[[float], float]:
+def curve_of(table: Table, recorded: Candidate, fraction: float) -> Callable[[float], float]:
     """The logarithm of the loss by learning rate, of a recorded candidate."""
     ends = {
         rate: end
         for rate in table.space.learning_rates
-        if (end := table.runs[replace(recorded, learning_rate=rate)].get(until)) and end.scores
+        if (end := table.runs[replace(recorded, learning_rate=rate)].get(fraction)) and end.scores
     }
     rates, losses = np.log(list(ends)), np.log([end.loss for end in ends.values()])
     within = PchipInterpolator(rates, losses)
@@ -322,7 +352,9 @@ def replays(task: str, count: int, seed: int, world: str = "") -> dict[str, Any]
     loss = losses_of(table, world == "between")
     whole = table.full_tokens * len(table.settings) * len(table.seeds)
     found: dict[str, Any] = {}
-    for name in {"parts": ON_PARTS, "between": BETWEEN}.get(world) or strategies(table, table.space, 1.0):
+    for name in {"parts": ON_PARTS, "between": BETWEEN}.get(world) or strategies(
+        table, table.space, 1.0
+    ):
         regrets, costs = [], []
         budget = found.get("climb", {}).get("cost", 1.0)
         for number in range(count):
@@ -338,8 +370,10 @@ def replays(task: str, count: int, seed: int, world: str = "") -> dict[str, Any]
             assert decision.recommended is not None
             if world == "between":
                 lowest, *_, highest = space.learning_rates
-                space = replace(space, learning_rates=(lowest / 2, *space.learning_rates, highest * 2))
-            could = [s for s in space.candidates() if world == "between" or s in table.settings]
+                space = replace(
+                    space, learning_rates=(lowest / 2, *space.learning_rates, highest * 2)
+                )
+            could = [s for s in space.settings() if world == "between" or s in table.settings]
             regrets.append(loss(decision.recommended) / min(map(loss, could)) - 1)
             costs.append(sum(m.spent for m in history))
         found[name] = {
@@ -352,7 +386,7 @@ def replays(task: str, count: int, seed: int, world: str = "") -> dict[str, Any]
     return found
 
 
-def _quiet(_: Tick) -> None:
+def _quiet(_: StepProgress) -> None:
     """Nobody listens."""
 
 
@@ -372,21 +406,33 @@ def merged(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Judge, and print or write it down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer replays; two minutes on two cores")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer replays; two minutes on two cores"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--write", type=Path, help="put the tables into this page, between its two marks")
+    parser.add_argument(
+        "--write", type=Path, help="put the tables into this page, between its two marks"
+    )
     options = parser.parse_args()
-    if options.write and (options.quick or any(mark not in options.write.read_text("utf-8") for mark in MARKS)):
+    if options.write and (
+        options.quick or any(mark not in options.write.read_text("utf-8") for mark in MARKS)
+    ):
         parser.error("--write takes the whole benchmark, and a page with both of its marks.")
     climbs, count = (2000, 16) if options.quick else (5000, 60)
     begun = time.perf_counter()
-    document = judged(climbs, count, parts=not options.quick) | {"seconds": round(time.perf_counter() - begun)}
+    document = judged(climbs, count, parts=not options.quick) | {
+        "seconds": round(time.perf_counter() - begun)
+    }
     print(json.dumps(document, indent=2) if options.json else markdown(document))
     if options.write:
         before, _, rest = options.write.read_text(encoding="utf-8").partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
-        write_text(options.write, f"{before}{MARKS[0]}\n\n{markdown(document)}\n\n{MARKS[1]}{after}")
+        write_text(
+            options.write, f"{before}{MARKS[0]}\n\n{markdown(document)}\n\n{MARKS[1]}{after}"
+        )
 
 
 def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
@@ -396,7 +442,9 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        def each(function: Callable[..., Any], given: Sequence[tuple[Any, ...]]) -> list[Future[Any]]:
+        def each(
+            function: Callable[..., Any], given: Sequence[tuple[Any, ...]]
+        ) -> list[Future[Any]]:
             return [pool.submit(function, *one) for one in given]
 
         # The longest first.
@@ -404,10 +452,15 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
         lacking = each(replays, [(task, count, 2, "parts") for task in TASKS if parts])
         between = each(replays, [(task, count, 3, "between") for task in TASKS])
         tables = each(null_of_table, [(task, climbs // 20, next(draws)) for task in TASKS])
-        nulls = each(null, [(climbs // NULLS, next(draws), Plan()) for _ in range(NULLS)])
-        more = each(null, [(climbs // 20, next(draws), Plan(more=5))])
-        powers = each(power, [(climbs // (5 if by == POWERFUL else 20), next(draws), *by) for by in POWER])
-        covered = [*each(coverage, [(climbs, next(draws))]), *each(coverage_of_loss, [(climbs, next(draws))])]
+        nulls = each(null, [(climbs // NULLS, next(draws), Effort()) for _ in range(NULLS)])
+        more = each(null, [(climbs // 20, next(draws), Effort(more=5))])
+        powers = each(
+            power, [(climbs // (5 if by == POWERFUL else 20), next(draws), *by) for by in POWER]
+        )
+        covered = [
+            *each(coverage, [(climbs, next(draws))]),
+            *each(coverage_of_loss, [(climbs, next(draws))]),
+        ]
         found = {
             "null": {
                 "climbs": sum(n.result()["climbs"] for n in nulls),
@@ -415,7 +468,9 @@ def judged(climbs: int, count: int, parts: bool) -> dict[str, Any]:
             },
             "null_more_seeds": more[0].result(),
             "null_of_table": dict(zip(TASKS, (t.result() for t in tables), strict=True)),
-            "power": next(p.result()["power"] for p, by in zip(powers, POWER, strict=True) if by == POWERFUL),
+            "power": next(
+                p.result()["power"] for p, by in zip(powers, POWER, strict=True) if by == POWERFUL
+            ),
             "power_by": [p.result() for p in powers],
             "coverage": covered[0].result(),
             "coverage_of_loss": covered[1].result(),
@@ -444,7 +499,9 @@ MARKS = ("<!-- written by benchmarks/search.py -->", "<!-- until here -->")
 def markdown(document: dict[str, Any]) -> str:
     """The document as the tables of docs/benchmarks.md."""
     null, of_table = document["null"], document["null_of_table"]
-    processor = next((line.split(": ")[1] for line in _processor() if line.startswith("model name")), "unknown")
+    processor = next(
+        (line.split(": ")[1] for line in _processor() if line.startswith("model name")), "unknown"
+    )
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {document['seconds']} s on {os.cpu_count()} cores of an {processor}.",
         "",
@@ -477,10 +534,18 @@ def markdown(document: dict[str, Any]) -> str:
         ),
     ]
     tables = {f"*{task}*": found for task, found in document["replay_by_task"].items()}
-    tables |= {f"parts of *{task}*": found for task, found in document.get("replay_parts", {}).items()}
-    tables |= {f"*{task}*, the climb's own rates": found for task, found in document["replay_between"].items()}
+    tables |= {
+        f"parts of *{task}*": found for task, found in document.get("replay_parts", {}).items()
+    }
+    tables |= {
+        f"*{task}*, the climb's own rates": found
+        for task, found in document["replay_between"].items()
+    }
     for title, found in tables.items():
-        lines += ["", f"| {title} | mean regret | 90th percentile | within 1 % | full trainings | of the table |"]
+        lines += [
+            "",
+            f"| {title} | mean regret | 90th percentile | within 1 % | full trainings | of the table |",
+        ]
         lines += ["|---|---|---|---|---|---|"]
         lines += [
             f"| {NAMES[name]} | {r['regret_mean']:.1%} | {r['regret_p90']:.1%} | {r['within_1_percent']:.0%} | "

@@ -11,12 +11,14 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from rung.report.terminal import summary
+from rung.report.tune import summary
 
 
 def main(study: str, picture: str) -> None:
     """Write the summary of the study as an SVG that fetches nothing."""
-    console = Console(width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
     console.print("[bold]$ make demo[/bold]")
     console.print(summary(json.loads((Path(study) / "result.json").read_text(encoding="utf-8"))))
     # Rich's own format names a font on a server.

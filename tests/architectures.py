@@ -30,12 +30,22 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: t.Qwen2Config(**GROUPED),
     "qwen3": lambda: t.Qwen3Config(**GROUPED),
     "gemma2": lambda: t.Gemma2Config(
-        **GROUPED, query_pre_attn_scalar=16, sliding_window=4, attn_logit_softcapping=5.0, final_logit_softcapping=3.0
+        **GROUPED,
+        query_pre_attn_scalar=16,
+        sliding_window=4,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=3.0,
     ),
     "gemma3": lambda: t.Gemma3TextConfig(**GROUPED, query_pre_attn_scalar=16, sliding_window=4),
     "phi3": lambda: t.Phi3Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}),
     "gpt2": lambda: t.GPT2Config(
-        vocab_size=len(ALPHABET), n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2, eos_token_id=1
+        vocab_size=len(ALPHABET),
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=128,
+        initializer_range=0.2,
+        eos_token_id=1,
     ),
     "gpt-neox": lambda: t.GPTNeoXConfig(**COMMON),
     "opt": lambda: t.OPTConfig(
@@ -62,7 +72,9 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
         **{k: v for k, v in GROUPED.items() if k != "head_dim"}, logit_scale=0.25, use_qk_norm=False
     ),
     "granite": lambda: t.GraniteConfig(
-        **{k: v for k, v in GROUPED.items() if k != "head_dim"}, logits_scaling=4.0, residual_multiplier=0.5
+        **{k: v for k, v in GROUPED.items() if k != "head_dim"},
+        logits_scaling=4.0,
+        residual_multiplier=0.5,
     ),
 }
 
@@ -75,7 +87,7 @@ _LATENT = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
-BEYOND: dict[str, Callable[[], Any]] = {
+ROUNDS_SHARE_BEYOND_GRID: dict[str, Callable[[], Any]] = {
     "deepseek-v3": lambda: t.DeepseekV3Config(
         **_LATENT,
         n_routed_experts=4,
@@ -100,13 +112,19 @@ BEYOND: dict[str, Callable[[], Any]] = {
     ),
     "gpt-oss": lambda: t.GptOssConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
     "granite-moe": lambda: t.GraniteMoeConfig(
-        **{k: v for k, v in GROUPED.items() if k != "head_dim"}, num_local_experts=4, num_experts_per_tok=2
+        **{k: v for k, v in GROUPED.items() if k != "head_dim"},
+        num_local_experts=4,
+        num_experts_per_tok=2,
     ),
     "olmoe": lambda: t.OlmoeConfig(
-        **{k: v for k, v in GROUPED.items() if k != "head_dim"}, num_experts=4, num_experts_per_tok=2
+        **{k: v for k, v in GROUPED.items() if k != "head_dim"},
+        num_experts=4,
+        num_experts_per_tok=2,
     ),
     "falcon": lambda: t.FalconConfig(
-        **{k: v for k, v in COMMON.items() if k != "intermediate_size"}, multi_query=True, parallel_attn=True
+        **{k: v for k, v in COMMON.items() if k != "intermediate_size"},
+        multi_query=True,
+        parallel_attn=True,
     ),
     "mamba": lambda: t.MambaConfig(
         vocab_size=len(ALPHABET),
@@ -118,7 +136,11 @@ BEYOND: dict[str, Callable[[], Any]] = {
         eos_token_id=1,
     ),
     "recurrent-gemma": lambda: t.RecurrentGemmaConfig(
-        **{k: v for k, v in GROUPED.items() if k not in ("initializer_range", "max_position_embeddings")},
+        **{
+            k: v
+            for k, v in GROUPED.items()
+            if k not in ("initializer_range", "max_position_embeddings")
+        },
         lru_width=64,
         attention_window_size=8,
         block_types=["recurrent", "attention"],
@@ -143,7 +165,7 @@ BEYOND: dict[str, Callable[[], Any]] = {
 def make(name: str, seed: int = 0) -> Any:
     """The model, in float32 and in evaluation mode."""
     torch.manual_seed(seed)
-    config = {**ARCHITECTURES, **BEYOND}[name]()
+    config = {**ARCHITECTURES, **ROUNDS_SHARE_BEYOND_GRID}[name]()
     model = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():

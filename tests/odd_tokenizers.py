@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 CORPUS = ["The capital of Peru is Lima, and the cat sat on the mat."] * 4
 
 
 def byte_level(
-    eos: str = "</s>", bos: str | None = None, unk: str | None = None, around: str | None = None, **options: Any
+    eos: str = "</s>",
+    bos: str | None = None,
+    unk: str | None = None,
+    around: str | None = None,
+    **options: Any,
 ) -> PreTrainedTokenizerFast:
     """Byte pairs; `around` is what is written around a text, as in `<s> $A </s>`."""
     tokenizer = Tokenizer(models.BPE())
@@ -21,7 +33,9 @@ def byte_level(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         CORPUS,
-        trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     if around:
         ids = [(token, tokenizer.token_to_id(token)) for token in special]
@@ -34,16 +48,27 @@ def byte_level(
 def pieces() -> PreTrainedTokenizerFast:
     """Unigram pieces as sentencepiece makes them: a space before every text, and a first token."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.train_from_iterator(
         CORPUS,
         trainers.UnigramTrainer(
-            vocab_size=60, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
+            vocab_size=60,
+            special_tokens=["<unk>", "<s>", "</s>"],
+            unk_token="<unk>",
+            show_progress=False,
         ),
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def words() -> PreTrainedTokenizerFast:
@@ -54,7 +79,8 @@ def words() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     tokenizer.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+        CORPUS,
+        trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False),
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -96,7 +122,9 @@ class Slow(PreTrainedTokenizer):  # type: ignore[misc]
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return "".join(tokens)
 
-    def build_inputs_with_special_tokens(self, ids: list[int], other: list[int] | None = None) -> list[int]:
+    def build_inputs_with_special_tokens(
+        self, ids: list[int], other: list[int] | None = None
+    ) -> list[int]:
         return [*ids, 1]
 
     def save_vocabulary(self, folder: str, filename_prefix: str | None = None) -> tuple[str, ...]:

@@ -34,14 +34,18 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence_and_stays(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(FolderError, match=r"The folder '.*file.*' cannot be written to \(.+\); give another"):
+        with pytest.raises(
+            FolderError, match=r"The folder '.*file.*' cannot be written to \(.+\); give another"
+        ):
             write(path)
     assert (tmp_path / "file").read_text() == "mine"
     assert os.listdir(tmp_path) == ["file"]
 
 
 @every
-def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path, write: Callable[[Path], Any]) -> None:
+def test_a_name_that_is_too_long_is_one_sentence(
+    tmp_path: Path, write: Callable[[Path], Any]
+) -> None:
     with pytest.raises(FolderError, match="File name too long"):
         write(tmp_path / ("x" * 300))
     assert os.listdir(tmp_path) == []
@@ -58,7 +62,9 @@ def test_a_folder_that_is_read_only_is_one_sentence(
         monkeypatch.setattr(Path, name, refuse)
     monkeypatch.setattr(atomic.tempfile, "mkdtemp", refuse)
     monkeypatch.setattr(atomic.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(FolderError, match=r"\(Read-only file system\); give another, with --studies for studies"):
+    with pytest.raises(
+        FolderError, match=r"\(Read-only file system\); give another, with --studies for studies"
+    ):
         write(tmp_path)
 
 

@@ -20,7 +20,12 @@ RUNG = [sys.executable, "-c", "from rung.cli import main; main()"]
 def rung(*args: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": str(columns), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [*RUNG, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        [*RUNG, *map(str, args)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -37,7 +42,16 @@ def test_help_and_version_answer(tmp_path: Path) -> None:
     assert "tune" in rung("--help", cwd=tmp_path).stdout
     assert re.fullmatch(r"rung \d+\.\d+\.\d+\n", rung("--version", cwd=tmp_path).stdout)
     found = rung("tune", "--help", cwd=tmp_path).stdout
-    for option in ("--model", "--data", "--validation", "--budget", "--alphas", "--strategy", "--margin", "--json"):
+    for option in (
+        "--model",
+        "--data",
+        "--validation",
+        "--budget",
+        "--alphas",
+        "--strategy",
+        "--margin",
+        "--json",
+    ):
         assert option in found
 
 
@@ -60,11 +74,24 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
     lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 80
     assert max(map(len, done.stderr.splitlines())) <= 80
-    for word in ("rank", "alpha", "targets", "rate", "loss", "trained", "size", "memory", "time", "LoraConfig("):
+    for word in (
+        "rank",
+        "alpha",
+        "targets",
+        "rate",
+        "loss",
+        "trained",
+        "size",
+        "memory",
+        "time",
+        "LoraConfig(",
+    ):
         assert word in done.stdout
     pasted = done.stdout[done.stdout.index("from peft") : done.stdout.index("Adapter:")]
     names: dict[str, object] = {}
-    exec(pasted.replace("  LoraConfig(", "config = LoraConfig(", 1).replace("  from", "from"), names)
+    exec(
+        pasted.replace("  LoraConfig(", "config = LoraConfig(", 1).replace("  from", "from"), names
+    )
     assert names["config"].lora_alpha == 2 * names["config"].r  # type: ignore[attr-defined]
 
 
@@ -75,18 +102,30 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
         ({"--data": "empty.jsonl"}, "is not one row that can be used"),
         ({"--data": "fields.jsonl"}, 'line 1: the row needs a "completion" too'),
         ({"--model": "./none"}, "There is no model './none'"),
-        ({"--targets": "q_porj"}, "valid targets are attention, mlp, all-linear, lm_head, or from down_proj,"),
+        (
+            {"--targets": "q_porj"},
+            "valid targets are attention, mlp, all-linear, lm_head, or from down_proj,",
+        ),
         ({"--margin": "3"}, "--margin: input should be less than 1"),
         ({"--ranks": "eight"}, "--ranks: 'eight' is no list of numbers"),
         ({"--ranks": "8,4"}, "write the ranks from small to large"),
         ({"--passes": "inf"}, "--passes: input should be a finite number, but it says inf"),
         ({"--passes": "two"}, "Invalid value for '--passes'"),
         ({"--passes": "two"}, "as a number, but it says two; see 'rung --help'"),
-        ({"--budget": "1e308k"}, "--budget: that is more than 1e+15 tokens; write a number of tokens such as 300k"),
-        ({"--budget": "90m"}, "--budget: 'm' may be minutes or millions; write 90min, or 90M tokens"),
+        (
+            {"--budget": "1e308k"},
+            "--budget: that is more than 1e+15 tokens; write a number of tokens such as 300k",
+        ),
+        (
+            {"--budget": "90m"},
+            "--budget: 'm' may be minutes or millions; write 90min, or 90M tokens",
+        ),
         ({"--study": "../../evil"}, "--study: '../../evil' is no name for a folder ('/' is in it)"),
         ({"--study": ""}, "--study: '' is no name for a folder (there are no letters in it)"),
-        ({"--studies": "empty.jsonl"}, "The folder 'empty.jsonl/s' cannot be written to (Not a directory)"),
+        (
+            {"--studies": "empty.jsonl"},
+            "The folder 'empty.jsonl/s' cannot be written to (Not a directory)",
+        ),
         ({"--studies": "/proc/none"}, "The folder '/proc/none/s' cannot be written to"),
     ],
 )
@@ -95,7 +134,9 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "fields.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
-    done = rung(*options, *(part for change in changes.items() for part in change), "--json", cwd=tmp_path)
+    done = rung(
+        *options, *(part for change in changes.items() for part in change), "--json", cwd=tmp_path
+    )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     message = done.stderr.splitlines()[-1]
@@ -114,7 +155,9 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
         (["tune", "a.yaml", "b.yaml"], "unexpected extra argument"),
     ],
 )
-def test_what_is_no_command_or_option_is_one_sentence_too(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_what_is_no_command_or_option_is_one_sentence_too(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
     done = rung(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     (message,) = done.stderr.splitlines()
@@ -160,26 +203,42 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
     again = rung(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["recommendation"]["rank"] in (2, 4)
-    assert "scoring the untuned model" not in again.stderr, "what was measured is not measured again"
+    assert "scoring the untuned model" not in again.stderr, (
+        "what was measured is not measured again"
+    )
 
 
 def test_inspect_shows_a_model_without_its_weights(tiny_folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_bytes((tiny_folder / "config.json").read_bytes())
     done = rung(
-        "inspect", config, "--r", "4", "--lora-alpha", "8", "--target-modules", "mlp", "--explain", cwd=tmp_path
+        "inspect",
+        config,
+        "--r",
+        "4",
+        "--lora-alpha",
+        "8",
+        "--target-modules",
+        "mlp",
+        "--explain",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Adapter of rank 4, alpha 8, on mlp" in done.stdout
-    assert max(len(line.rstrip()) for line in done.stdout.splitlines() if str(tmp_path) not in line) <= 80
+    assert (
+        max(len(line.rstrip()) for line in done.stdout.splitlines() if str(tmp_path) not in line)
+        <= 80
+    )
     done = rung("inspect", tiny_folder, "--rank", "4", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     keys = {"architecture", "parameters", "footprint_bytes", "modules", "adapter"}
     assert keys <= found.keys()
     assert {"float32", "bfloat16", "int8", "nf4"} <= found["footprint_bytes"].keys()
     assert {"name", "kind", "in", "out", "count"} <= found["modules"][0].keys()
-    assert {"rank", "alpha", "targets", "target_modules", "parameters", "bytes"} <= found["adapter"].keys()
+    assert {"rank", "alpha", "targets", "target_modules", "parameters", "bytes"} <= found[
+        "adapter"
+    ].keys()
 
 
 @pytest.mark.parametrize(
@@ -196,21 +255,37 @@ def test_inspect_shows_a_model_without_its_weights(tiny_folder: Path, tmp_path: 
 def test_what_inspect_cannot_look_at_is_one_sentence(
     arguments: list[str], says: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    done = rung("inspect", *(a.replace("{folder}", str(tiny_folder)) for a in arguments), cwd=tmp_path)
+    done = rung(
+        "inspect", *(a.replace("{folder}", str(tiny_folder)) for a in arguments), cwd=tmp_path
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_plan_says_what_a_climb_takes_and_writes_nothing(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
-    given = ["--model", tiny_folder, "--data", rows_file, "--validation", rows_file, "--test", rows_file]
+def test_plan_says_what_a_climb_takes_and_writes_nothing(
+    tiny_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    given = [
+        "--model",
+        tiny_folder,
+        "--data",
+        rows_file,
+        "--validation",
+        rows_file,
+        "--test",
+        rows_file,
+    ]
     done = rung("plan", *given, "--device", "t4", "--price", "0.35", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {"device", "heats", "cost", "memory", "fits", "rows", "notes"} <= found.keys()
     assert not (tmp_path / "studies").exists()
-    for wrong, says in ((["--device", "toaster"], "no device 'toaster'"), (["--price", "-1"], "is no price")):
+    for wrong, says in (
+        (["--device", "toaster"], "no device 'toaster'"),
+        (["--price", "-1"], "is no price"),
+    ):
         done = rung("plan", *given, *wrong, cwd=tmp_path)
         assert done.returncode == 2
         assert says in done.stderr
@@ -218,8 +293,18 @@ def test_plan_says_what_a_climb_takes_and_writes_nothing(tiny_folder: Path, rows
 
 def test_data_prints_one_document_and_audits(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [{"question": f"{i} {chr(97 + i % 5)}:", "answer": i % 5} for i in range(400)]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"question": "?"}]))
-    given = ["data", "--model", tiny_folder, "--data", "a.jsonl", "--fields", "prompt=question,completion=answer"]
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in [*rows, {"question": "?"}])
+    )
+    given = [
+        "data",
+        "--model",
+        tiny_folder,
+        "--data",
+        "a.jsonl",
+        "--fields",
+        "prompt=question,completion=answer",
+    ]
     done = rung(*given, "--json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "a.jsonl, line 401: there is no field 'answer'" in done.stderr
@@ -237,7 +322,10 @@ def test_data_prints_one_document_and_audits(tiny_folder: Path, tmp_path: Path) 
     assert "One row as the model sees it" in done.stdout
     done = rung(*given[:-1], "prompt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--fields: 'prompt' is no list of names; write prompt=question,completion=answer" in done.stderr
+    assert (
+        "--fields: 'prompt' is no list of names; write prompt=question,completion=answer"
+        in done.stderr
+    )
 
 
 def test_the_decimal_mark_is_an_option(tiny_folder: Path, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import rung.commands.data
 import rung.data.audit
-import rung.data.shapes
-import rung.datasheet
-from rung.metrics import METRICS
-from rung.report.sheet import _SHAPES
+import rung.data.schema
+from rung.metrics.text import METRICS
+from rung.report.data import _SHAPES
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -20,11 +20,17 @@ DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 def findings() -> set[str]:
     """Every kind of finding, from the code that makes them."""
     kinds = set()
-    for module in (rung.data.audit, rung.datasheet):
+    for module in (rung.data.audit, rung.commands.data):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
-                kinds |= {node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)}
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Name)
+                and call.func.id == "Finding"
+            ):
+                kinds |= {
+                    node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
+                }
     return kinds - {None}
 
 
@@ -36,7 +42,7 @@ def test_every_metric_and_every_finding_is_in_the_documentation() -> None:
 
 
 def test_every_shape_has_a_name_to_be_shown_by() -> None:
-    assert set(_SHAPES) == set(get_args(rung.data.shapes.Shape))
+    assert set(_SHAPES) == set(get_args(rung.data.schema.Shape))
 
 
 def test_every_option_that_the_documentation_names_is_one() -> None:

@@ -11,7 +11,9 @@ from nbclient import NotebookClient
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_progress_and_the_answer(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_a_notebook_shows_progress_and_the_answer(
+    tiny_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
     code = f"""
 import rung
 result = rung.tune(

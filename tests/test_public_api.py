@@ -26,7 +26,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_tune_stays_a_function_whatever_is_imported() -> None:
     import rung.api
     import rung.cli
-    import rung.loop
+    import rung.tuning.loop
 
     assert callable(rung.tune)
 
@@ -35,7 +35,9 @@ def test_tune_stays_a_function_whatever_is_imported() -> None:
 def test_importing_is_light(program: str) -> None:
     heavy = ("torch", "transformers", "peft", "optuna", "scipy", "numpy", "pyarrow", "pydantic")
     check = f"{program}; import sys; print([name for name in {heavy!r} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "[]"
 
 
@@ -44,7 +46,9 @@ def test_every_error_of_the_input_leads_to_exit_code_2() -> None:
         error = getattr(rung, name)
         assert issubclass(error, rung.InputError)
         assert error.exit_code == 2
-        assert name in (sys.modules["rung.errors"].__doc__ or ""), "the tree in the docstring is whole"
+        assert name in (sys.modules["rung.errors"].__doc__ or ""), (
+            "the tree in the docstring is whole"
+        )
     assert rung.TrainingError.exit_code == 1
 
 
@@ -55,7 +59,10 @@ def test_every_error_of_the_input_leads_to_exit_code_2() -> None:
         ({"study": b"x"}, "type bytes is none"),
         ({"study": 10**5000}, "type int is none"),
         ({"study": Path("a/b")}, "--study: 'a/b' is no name for a folder ('/' is in it)"),
-        ({"studies": None}, "--studies: give the path of a folder; a value of the type NoneType is none"),
+        (
+            {"studies": None},
+            "--studies: give the path of a folder; a value of the type NoneType is none",
+        ),
         ({"studies": ""}, "--studies: write a name, without control characters"),
         ({"studies": "a\0b"}, "--studies: write a name, without control characters"),
         ({"ranks": 10**5000}, "--ranks: there is a number of thousands of digits"),
@@ -71,6 +78,8 @@ def test_what_tune_is_given_in_python_is_read_or_refused_in_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_may_be_named_by_a_path_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rung.loop.tune", lambda recipe, folder, progress: {})
+def test_a_study_may_be_named_by_a_path_of_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rung.tuning.loop.tune", lambda recipe, folder, progress: {})
     assert rung.tune(study=Path("a"), studies=tmp_path, quiet=True).folder == tmp_path / "a"

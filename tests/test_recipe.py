@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.amounts import parse_budget, parse_bytes
 from rung.errors import RecipeError
+from rung.formats.amounts import parse_budget, parse_bytes
 from rung.recipe import Recipe, laid_over, read_kept, read_recipe
 
 
@@ -43,9 +43,15 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
     [
         ("budget: 1\nrnak: 8\n", "line 2, 'rnak': there is no such key; the keys are model, "),
         ("\npasses: soon\n", "line 2, 'passes': input should be a valid number"),
-        ("budget: soon\n", "line 1, 'budget': write a number of tokens such as 300k, or a time such as 30min"),
+        (
+            "budget: soon\n",
+            "line 1, 'budget': write a number of tokens such as 300k, or a time such as 30min",
+        ),
         ("alphas: [2r, twice]\n", "'twice' is no alpha; write a multiple of the rank such as 2r"),
-        ("levers: [rank, width]\n", "line 1, 'levers': input should be 'learning_rate', 'target_modules', 'rank' or"),
+        (
+            "levers: [rank, width]\n",
+            "line 1, 'levers': input should be 'learning_rate', 'target_modules', 'rank' or",
+        ),
         ("margin: 2\n", "line 1, 'margin': input should be less than 1, but it says 2"),
         ("ranks: [16, 8]\n", "write the ranks from small to large"),
         ("learning_rates: [2]\n", "write learning rates between 0 and 1"),
@@ -62,7 +68,10 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("margin:\n", "'margin': input should be a valid number, but it says nothing"),
         ("margin: 0,05\n", "unable to parse string as a number, but it says 0,05"),
         ("ranks: []\n", "'ranks': there is nothing in it; write one value or more"),
-        ("ranks: [8, eight]\n", "'eight' is no list of numbers; write them with commas, such as 8,16,32"),
+        (
+            "ranks: [8, eight]\n",
+            "'eight' is no list of numbers; write them with commas, such as 8,16,32",
+        ),
         ("ranks: [8, null]\n", "input should be a valid integer, but it says nothing"),
         ("ranks: 8.5\n", "input should be a valid integer"),
         ("ranks: [8, 8]\n", "each once"),
@@ -71,19 +80,27 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("skip_bad_rows: maybe\n", "input should be a valid boolean"),
         ("fields: {prompt: a, prompt: b}\n", "'prompt' stands there twice"),
         ("fields: {8: x}\n", "write name=field, where a name is one of prompt, "),
-        ("fields: prompt\n", "'prompt' is no list of names; write prompt=question,completion=answer."),
+        (
+            "fields: prompt\n",
+            "'prompt' is no list of names; write prompt=question,completion=answer.",
+        ),
         ("fields: prompt=a,prompt=b\n", "is no list of names"),
         ("data: ''\n", "write a name, without control characters, but it says ''"),
         ('data: "a\\0b"\n', "write a name, without control characters"),
         ("data: ~nobody-of-that-name/x\n", "there is no such home folder"),
-        ("budget: 90m\n", "'m' may be minutes or millions; write 90min, or 90M tokens, but it says 90m"),
+        (
+            "budget: 90m\n",
+            "'m' may be minutes or millions; write 90min, or 90M tokens, but it says 90m",
+        ),
         ("budget: 1:30\n", "or a time such as 30min, but it says 1:30"),
         ("memory: 8\n", "that is 8 bytes; write a size such as 8GB"),
         ("targets: [q_proj+]\n", "write a set of target modules as names joined by plus signs"),
         ("a: [\n", "this is not YAML"),
     ],
 )
-def test_a_wrong_recipe_is_answered_with_its_line_and_the_remedy(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_recipe_is_answered_with_its_line_and_the_remedy(
+    tmp_path: Path, text: str, says: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         read_recipe(write(tmp_path, text))
     assert says in str(error.value)
@@ -143,7 +160,9 @@ def test_an_endless_or_a_huge_number_is_one_sentence_in_a_file_and_as_an_option(
 
 
 def test_an_option_may_be_a_number_of_python(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="--passes: input should be a finite number, but it says inf"):
+    with pytest.raises(
+        RecipeError, match="--passes: input should be a finite number, but it says inf"
+    ):
         read_recipe(None, passes=float("inf"))
     with pytest.raises(RecipeError, match=r"--rnak: .*did you mean ranks\?"):
         read_recipe(None, rnak=8)
@@ -153,13 +172,17 @@ def test_an_option_may_be_a_number_of_python(tmp_path: Path) -> None:
 
 
 def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
-    recipe = read_recipe(write(tmp_path, "ranks: ['015']\nmargin: '1e-2'\nskip_bad_rows: on\nbudget: 1_000_000\n"))
+    recipe = read_recipe(
+        write(tmp_path, "ranks: ['015']\nmargin: '1e-2'\nskip_bad_rows: on\nbudget: 1_000_000\n")
+    )
     assert (recipe.ranks, recipe.margin, recipe.skip_bad_rows) == ((15,), 0.01, True)
     assert parse_budget(recipe.budget or "") == (1_000_000, "tokens")
 
 
 def test_what_could_be_read_as_something_else_is_the_text_that_it_is(tmp_path: Path) -> None:
-    recipe = read_recipe(write(tmp_path, "data: 2026-01-02\nfields: {prompt: yes, completion: 1}\njudge: off\n"))
+    recipe = read_recipe(
+        write(tmp_path, "data: 2026-01-02\nfields: {prompt: yes, completion: 1}\njudge: off\n")
+    )
     assert (recipe.data, recipe.judge) == ("2026-01-02", "off")
     assert recipe.fields == {"prompt": "yes", "completion": "1"}
 
@@ -182,7 +205,9 @@ def test_what_could_be_read_as_something_else_is_the_text_that_it_is(tmp_path: P
         ("metrics", "[rouge_l, rouge_l]", ("rouge_l",)),
     ],
 )
-def test_a_list_may_be_one_value_or_several_with_commas(tmp_path: Path, key: str, text: str, found: object) -> None:
+def test_a_list_may_be_one_value_or_several_with_commas(
+    tmp_path: Path, key: str, text: str, found: object
+) -> None:
     assert getattr(read_recipe(write(tmp_path, f"{key}: {text}\n")), key) == found
     if not text.startswith("["):
         assert getattr(read_recipe(None, **{key: text}), key) == found
@@ -200,11 +225,20 @@ def test_a_list_of_names_may_be_meant_as_one_set_and_is_asked_about(tmp_path: Pa
     assert read_kept(write(tmp_path, kept.as_yaml())) == kept
 
 
-def test_the_home_folder_is_found_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_is_found_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     text = "".join(f"{key}: ~/a\n" for key in ("data", "model", "validation", "test", "template"))
     recipe = read_recipe(write(tmp_path, text + "metrics: ~/own.py:score\n"))
-    assert recipe.data == recipe.model == recipe.validation == recipe.test == recipe.template == f"{tmp_path}/a"
+    assert (
+        recipe.data
+        == recipe.model
+        == recipe.validation
+        == recipe.test
+        == recipe.template
+        == f"{tmp_path}/a"
+    )
     assert recipe.metrics == (f"{tmp_path}/own.py:score",)
     assert read_recipe(None, data=Path("~/a"), metrics=("~/own.py:score",)).data == f"{tmp_path}/a"
     assert read_recipe(None, metrics=("~/own.py:score",)).metrics == recipe.metrics
@@ -217,7 +251,9 @@ def test_what_is_built_in_is_meant_by_its_word(tmp_path: Path) -> None:
     assert (recipe.data, recipe.template) == ("price", "plain")
 
 
-def test_a_recipe_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "passes: 2\n")
     assert read_recipe("~/recipe.yaml").passes == 2
@@ -231,7 +267,9 @@ def test_a_kept_recipe_is_read_as_it_is_whatever_lies_beside_it(tmp_path: Path) 
 
 
 def test_a_wrong_option_is_named_as_it_was_typed() -> None:
-    with pytest.raises(RecipeError, match="--batch-size: input should be greater than 0, but it says -1"):
+    with pytest.raises(
+        RecipeError, match="--batch-size: input should be greater than 0, but it says -1"
+    ):
         read_recipe(None, batch_size=-1)
 
 
@@ -248,11 +286,14 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         alphas=st.sampled_from([("2r",), ("r", "16", "rslora")]),
         margin=st.floats(1e-6, 0.99),
         ranks=st.sets(st.integers(1, 512), min_size=1).map(lambda ranks: tuple(sorted(ranks))),
-        learning_rates=st.none() | st.sets(st.floats(1e-9, 0.99), min_size=1).map(lambda rates: tuple(sorted(rates))),
+        learning_rates=st.none()
+        | st.sets(st.floats(1e-9, 0.99), min_size=1).map(lambda rates: tuple(sorted(rates))),
         seed=st.integers(0, 2**31),
     )
 )
-def test_what_is_written_down_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
+def test_what_is_written_down_reads_back_the_same(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe
+) -> None:
     assert read_kept(write(tmp_path_factory.mktemp("kept"), recipe.as_yaml())) == recipe
 
 
@@ -280,10 +321,15 @@ def test_one_set_of_modules_or_one_alpha_needs_no_list(tmp_path: Path) -> None:
     assert (recipe.targets, recipe.alphas) == (("attention+lm_head",), ("16",))
 
 
-@pytest.mark.parametrize("key", ["ranks", "alphas", "learning_rates", "budget", "memory", "passes", "seed", "study"])
+@pytest.mark.parametrize(
+    "key", ["ranks", "alphas", "learning_rates", "budget", "memory", "passes", "seed", "study"]
+)
 def test_a_number_too_long_to_be_written_out_is_one_sentence(key: str) -> None:
     for value in (10**5000, [8, -(10**5000)], [[10**5000]]):
-        with pytest.raises(RecipeError, match=f"--{key.replace('_', '-')}: there is a number of thousands of digits"):
+        with pytest.raises(
+            RecipeError,
+            match=f"--{key.replace('_', '-')}: there is a number of thousands of digits",
+        ):
             read_recipe(None, **{key: value})
 
 
@@ -309,10 +355,31 @@ def test_a_budget_is_tokens_or_a_time(text: str, found: tuple[float, str]) -> No
 
 
 def test_a_size_is_bytes() -> None:
-    assert [parse_bytes(text) for text in ("8GB", "512 MB", "6GiB", "1000T")] == [8e9, 512e6, 6 * 2**30, 10**15]
+    assert [parse_bytes(text) for text in ("8GB", "512 MB", "6GiB", "1000T")] == [
+        8e9,
+        512e6,
+        6 * 2**30,
+        10**15,
+    ]
 
 
-ODD = [None, [], [[]], [["a"]], [None], {}, {"a": 1}, "", " ", "\0", "\udcff", b"\xff", math.nan, -math.inf, 10**400]
+ODD = [
+    None,
+    [],
+    [[]],
+    [["a"]],
+    [None],
+    {},
+    {"a": 1},
+    "",
+    " ",
+    "\0",
+    "\udcff",
+    b"\xff",
+    math.nan,
+    -math.inf,
+    10**400,
+]
 
 
 @pytest.mark.parametrize("key", Recipe.model_fields)
@@ -326,10 +393,14 @@ def test_no_value_of_any_key_is_a_traceback(key: str, value: object) -> None:
             said.append(str(error))
         else:
             assert Recipe(**recipe.model_dump()) == recipe
-    assert all(text.startswith(f"--{key.replace('_', '-')}: ") and "\n" not in text for text in said)
+    assert all(
+        text.startswith(f"--{key.replace('_', '-')}: ") and "\n" not in text for text in said
+    )
 
 
 def test_a_long_name_of_data_gives_a_name_that_fits_and_is_its_own() -> None:
-    names = [read_recipe(None, data=f"{'数' * 300}{end}.jsonl", model="m").default_study for end in "ab"]
+    names = [
+        read_recipe(None, data=f"{'数' * 300}{end}.jsonl", model="m").default_study for end in "ab"
+    ]
     assert len(set(names)) == 2
     assert all(len(name.encode()) <= 100 for name in names)

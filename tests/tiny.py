@@ -35,14 +35,25 @@ def tiny_llama(seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(ALPHABET)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({c: i for i, c in enumerate(ALPHABET)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>"
+    )
 
 
 def write_rows(path: Path) -> Path:
     """120 rows of a task that two layers can learn: the completion is the prompt's letter, twice."""
-    rows = [{"prompt": f"{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2} for i in range(120)]
-    path.write_text("\n".join(json.dumps({**row, "prompt": f"{i}{row['prompt']}"}) for i, row in enumerate(rows)))
+    rows = [
+        {"prompt": f"{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2}
+        for i in range(120)
+    ]
+    path.write_text(
+        "\n".join(
+            json.dumps({**row, "prompt": f"{i}{row['prompt']}"}) for i, row in enumerate(rows)
+        )
+    )
     return path

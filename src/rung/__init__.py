@@ -23,10 +23,10 @@ from rung.errors import (
     TargetError,
     TrainingError,
 )
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.types import Candidate, LeverSpace, Measurement, Scores, Verdict
 
 if TYPE_CHECKING:
-    from rung.api import Datasheet, Inspection, Planned, Result, audit, inspect, plan, tune
+    from rung.api import DataReport, Inspection, Plan, Result, audit, inspect, plan, tune
     from rung.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "DataError",
-    "Datasheet",
+    "DataReport",
     "FolderError",
     "InputError",
     "Inspection",
@@ -42,7 +42,7 @@ __all__ = [
     "Measurement",
     "MetricError",
     "ModelError",
-    "Planned",
+    "Plan",
     "Recipe",
     "RecipeError",
     "Result",
@@ -60,9 +60,9 @@ __all__ = [
 ]
 
 _LATER = {
-    "Datasheet": "rung.api",
+    "DataReport": "rung.api",
     "Inspection": "rung.api",
-    "Planned": "rung.api",
+    "Plan": "rung.api",
     "Recipe": "rung.recipe",
     "Result": "rung.api",
     "audit": "rung.api",

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.jupyter import JupyterMixin
 
 from rung.errors import RecipeError
-from rung.levers import ALPHAS, LARGEST_RANK, Candidate, read_alpha
+from rung.types import ALPHA_RANGE, MAX_RANK, Candidate, Setting, read_alpha
 
 if TYPE_CHECKING:
     from rung.recipe import Recipe
@@ -40,13 +40,15 @@ class Result(JupyterMixin):
         return self.folder / str(self.recommendation["adapter"])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rung.report.terminal import summary
+        from rung.report.tune import summary
 
         yield summary(self.document)
 
     def __repr__(self) -> str:
         best = self.recommendation
-        levers = f"rank {best['rank']}, alpha {best['alpha']:g}, learning rate {best['learning_rate']:g}"
+        levers = (
+            f"rank {best['rank']}, alpha {best['alpha']:g}, learning rate {best['learning_rate']:g}"
+        )
         return f"<Result {self.folder}: {levers}>"
 
 
@@ -71,13 +73,17 @@ def tune(
         InputError: the input is wrong; the message says what, where, and the remedy.
         TrainingError: no candidate could be trained to the end.
     """
-    from rung.loop import tune as run
     from rung.recipe import whole_path
-    from rung.report.terminal import Progress
-    from rung.study.files import study_folder
+    from rung.report.tune import Progress
+    from rung.study.folder import study_folder
+    from rung.tuning.loop import tune as run
 
     resolved = _recipe(recipe, options)
-    name = resolved.default_study if study is None else _text(study, "study", "a name such as prices-2")
+    name = (
+        resolved.default_study
+        if study is None
+        else _text(study, "study", "a name such as prices-2")
+    )
     try:
         root = whole_path(_text(studies, "studies", "the path of a folder"))
     except ValueError as error:
@@ -92,11 +98,13 @@ def _text(given: Any, option: str, wanted: str) -> str:
     """A name or a path as a text."""
     found = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(found, str):
-        raise RecipeError(f"--{option}: give {wanted}; a value of the type {type(given).__name__} is none.")
+        raise RecipeError(
+            f"--{option}: give {wanted}; a value of the type {type(given).__name__} is none."
+        )
     return found
 
 
-class Planned(JupyterMixin):
+class Plan(JupyterMixin):
     """What a climb will take. Printed with rich, or shown in a notebook, it is what the command line prints; `document`
     is what `rung plan --json` prints.
     """
@@ -105,7 +113,7 @@ class Planned(JupyterMixin):
         self.document = document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rung.report.planned import planned
+        from rung.report.plan import planned
 
         yield planned(self.document)
 
@@ -120,7 +128,7 @@ def plan(
     price: float | None = None,
     quiet: bool = False,
     **options: Any,
-) -> Planned:
+) -> Plan:
     """Say what a climb will take, before it is run: time, memory, money, and what the validation rows can show.
 
     Args:
@@ -133,13 +141,13 @@ def plan(
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
-    from rung.planning import plan as run
-    from rung.report.terminal import Progress
+    from rung.commands.plan import plan as run
+    from rung.report.tune import Progress
 
     if price is not None and not 0 <= price < math.inf:
         raise RecipeError(f"--price: {price:g} is no price; give what an hour costs, such as 0.35.")
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
-        return Planned(run(_recipe(recipe, options), device, price, progress))
+        return Plan(run(_recipe(recipe, options), device, price, progress))
 
 
 def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> Recipe:
@@ -154,7 +162,7 @@ def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> R
     return read_recipe(recipe, **options)
 
 
-class Datasheet(JupyterMixin):
+class DataReport(JupyterMixin):
     """What a data set is to a model. Printed with rich, or shown in a notebook, it is what the command line prints;
     `document` is what `rung data --json` prints.
     """
@@ -163,7 +171,7 @@ class Datasheet(JupyterMixin):
         self.document = document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rung.report.sheet import sheet
+        from rung.report.data import sheet
 
         yield sheet(self.document)
 
@@ -173,8 +181,12 @@ class Datasheet(JupyterMixin):
 
 
 def audit(
-    recipe: Recipe | Path | str | None = None, *, with_model: bool = True, quiet: bool = False, **options: Any
-) -> Datasheet:
+    recipe: Recipe | Path | str | None = None,
+    *,
+    with_model: bool = True,
+    quiet: bool = False,
+    **options: Any,
+) -> DataReport:
     """Look at a data set as the model will see it: its splits, a rendered row, lengths, and an audit.
 
     Args:
@@ -186,11 +198,11 @@ def audit(
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
-    from rung.datasheet import datasheet
-    from rung.report.terminal import Progress
+    from rung.commands.data import datasheet
+    from rung.report.tune import Progress
 
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
-        return Datasheet(datasheet(_recipe(recipe, options), with_model, progress.note))
+        return DataReport(datasheet(_recipe(recipe, options), with_model, progress.note))
 
 
 class Inspection(JupyterMixin):
@@ -203,7 +215,7 @@ class Inspection(JupyterMixin):
         self.explain = explain
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rung.report.structure import structure
+        from rung.report.inspect import structure
 
         yield structure(self.document, self.explain)
 
@@ -230,7 +242,7 @@ def inspect(
     Raises:
         InputError: there is no such model, it is no causal language model, or it has no such target modules.
     """
-    from rung.inspection import inspection
+    from rung.commands.inspect import inspection
     from rung.model.anatomy import anatomy
     from rung.recipe import whole_path
 
@@ -238,13 +250,17 @@ def inspect(
         model = whole_path(model)
     except ValueError as error:
         raise RecipeError(f"The model {model!r}: {error}.") from None
-    if not 1 <= rank <= LARGEST_RANK:
-        raise RecipeError(f"--rank: {rank} is no rank; give a whole number from 1 to {LARGEST_RANK:,}, such as 16.")
+    if not 1 <= rank <= MAX_RANK:
+        raise RecipeError(
+            f"--rank: {rank} is no rank; give a whole number from 1 to {MAX_RANK:,}, such as 16."
+        )
     try:
         number, written = read_alpha(str(alpha), rank)
     except ValueError as error:
         raise RecipeError(f"--alpha: {error}.") from None
-    if not ALPHAS[0] <= number <= ALPHAS[1]:
-        raise RecipeError(f"--alpha: {alpha} is out of bounds; give one from {ALPHAS[0]:g} to {ALPHAS[1]:,.0f}.")
-    candidate = Candidate(rank, number, targets, 1e-3, use_rslora or written)
+    if not ALPHA_RANGE[0] <= number <= ALPHA_RANGE[1]:
+        raise RecipeError(
+            f"--alpha: {alpha} is out of bounds; give one from {ALPHA_RANGE[0]:g} to {ALPHA_RANGE[1]:,.0f}."
+        )
+    candidate = Candidate(Setting(rank, number, targets, 1e-3, use_rslora or written))
     return Inspection(inspection(anatomy(model), candidate), explain)

@@ -44,7 +44,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _rung(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", is_eager=True, callback=_version
+        ),
     ] = False,
 ) -> None:
     """Find the rank, the alpha and the target modules that a QLoRA fine-tune needs."""
@@ -52,19 +55,34 @@ def _rung(
 
 Data = Annotated[
     str | None,
-    typer.Option(help="A file (JSONL, JSON, CSV, Parquet, Arrow), a folder of them, a hub id; or pronounce, price."),
+    typer.Option(
+        help="A file (JSONL, JSON, CSV, Parquet, Arrow), a folder of them, a hub id; or pronounce, price."
+    ),
 ]
-Validation = Annotated[str | None, typer.Option(help="A file to judge by; else a tenth of the data.")]
-Test = Annotated[str | None, typer.Option(help="A file opened once, at the end; else a tenth of the data.")]
-Fields = Annotated[str | None, typer.Option(help="What your fields are called: prompt=question,completion=answer.")]
+Validation = Annotated[
+    str | None, typer.Option(help="A file to judge by; else a tenth of the data.")
+]
+Test = Annotated[
+    str | None, typer.Option(help="A file opened once, at the end; else a tenth of the data.")
+]
+Fields = Annotated[
+    str | None, typer.Option(help="What your fields are called: prompt=question,completion=answer.")
+]
 Learn = Annotated[str | None, typer.Option(help="completion, or all. (default: completion)")]
 Template = Annotated[
-    str | None, typer.Option(help="For chats: auto (the model's own), plain, or a Jinja file. (default: auto)")
+    str | None,
+    typer.Option(help="For chats: auto (the model's own), plain, or a Jinja file. (default: auto)"),
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="What a row may have. (default: 512)")]
-LongRows = Annotated[str | None, typer.Option(help="Longer rows: leave-out, or cut. (default: leave-out)")]
-MaxLongRows = Annotated[float | None, typer.Option(help="The share of rows that may be longer. (default: 0.05)")]
-SkipBadRows = Annotated[bool | None, typer.Option("--skip-bad-rows", help="Go on without malformed rows.")]
+LongRows = Annotated[
+    str | None, typer.Option(help="Longer rows: leave-out, or cut. (default: leave-out)")
+]
+MaxLongRows = Annotated[
+    float | None, typer.Option(help="The share of rows that may be longer. (default: 0.05)")
+]
+SkipBadRows = Annotated[
+    bool | None, typer.Option("--skip-bad-rows", help="Go on without malformed rows.")
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,7 +91,9 @@ Metrics = Annotated[
 ]
 Numbers = Annotated[
     str | None,
-    typer.Option(help="The decimal mark of completions: point, comma; auto tells it from them. (default: auto)"),
+    typer.Option(
+        help="The decimal mark of completions: point, comma; auto tells it from them. (default: auto)"
+    ),
 ]
 
 
@@ -96,18 +116,27 @@ def tune(
     metric: Metrics = None,
     numbers: Numbers = None,
     judge: Annotated[
-        str | None, typer.Option(help="What decides in the end: loss, metric (the first), or its name. (default: loss)")
+        str | None,
+        typer.Option(
+            help="What decides in the end: loss, metric (the first), or its name. (default: loss)"
+        ),
     ] = None,
     passes: Annotated[
-        float | None, typer.Option(help="Over the training rows, for a candidate in full. (default: 1)")
+        float | None,
+        typer.Option(help="Over the training rows, for a candidate in full. (default: 1)"),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="What all candidates together may take: 300k (tokens), 30min. (default: some 22 trainings)"),
+        typer.Option(
+            help="What all candidates together may take: 300k (tokens), 30min. (default: some 22 trainings)"
+        ),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="climb, grid, random, tpe. (default: climb)")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="climb, grid, random, tpe. (default: climb)")
+    ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)")
+        float | None,
+        typer.Option(help="The relative gain in loss that is worth having. (default: 0.01)"),
     ] = None,
     levers: Annotated[
         str | None,
@@ -123,15 +152,21 @@ def tune(
         ),
     ] = None,
     alphas: Annotated[
-        str | None, typer.Option(help="As multiples of the rank, or numbers. (default: 2r,r,4r,rslora)")
+        str | None,
+        typer.Option(help="As multiples of the rank, or numbers. (default: 2r,r,4r,rslora)"),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="The share of an adapter's inputs to drop in training. (default: 0)")
+        float | None,
+        typer.Option(help="The share of an adapter's inputs to drop in training. (default: 0)"),
     ] = None,
-    ranks: Annotated[str | None, typer.Option("--ranks", help="The ladder. (default: 8,16,32,64)")] = None,
+    ranks: Annotated[
+        str | None, typer.Option("--ranks", help="The ladder. (default: 8,16,32,64)")
+    ] = None,
     learning_rates: Annotated[
         str | None,
-        typer.Option("--learning-rates", "--rates", "--lr", help="The grid; by default four around a guess."),
+        typer.Option(
+            "--learning-rates", "--rates", "--lr", help="The grid; by default four around a guess."
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step. (default: 8)")] = None,
     max_tokens: MaxTokens = None,
@@ -139,17 +174,25 @@ def tune(
         str | None, typer.Option(help="The base: nf4, nf4-single, int8, bf16, fp32. (default: nf4)")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="What the process may hold, such as 8GB. (default: what is free)")
+        str | None,
+        typer.Option(help="What the process may hold, such as 8GB. (default: what is free)"),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="bf16, fp16, fp32; by default what the machine is fast at.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides the order of rows and the first weights. (default: 0)")
+        int | None,
+        typer.Option(help="Decides the order of rows and the first weights. (default: 0)"),
     ] = None,
-    study: Annotated[str | None, typer.Option(help="The study's name; by default made of data and model.")] = None,
-    studies: Annotated[Path, typer.Option(help="The folder that holds the studies.")] = Path("studies"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+    study: Annotated[
+        str | None, typer.Option(help="The study's name; by default made of data and model.")
+    ] = None,
+    studies: Annotated[Path, typer.Option(help="The folder that holds the studies.")] = Path(
+        "studies"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print result.json and nothing else.")
+    ] = False,
 ) -> None:
     """Race adapters over one frozen model, climb the rank ladder, and say which setting to use.
 
@@ -222,9 +265,14 @@ def data(
     metric: Metrics = None,
     numbers: Numbers = None,
     with_model: Annotated[
-        bool, typer.Option("--with-model/--no-model", help="Ask the untuned model too, if its weights are here.")
+        bool,
+        typer.Option(
+            "--with-model/--no-model", help="Ask the untuned model too, if its weights are here."
+        ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
 ) -> None:
     """Show the data as the model will see them: splits, one row with what is learnt, lengths, and an audit."""
     from rung.api import audit
@@ -256,28 +304,50 @@ def data(
 def plan(
     recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     device: Annotated[
-        str, typer.Option(help="here, from a few real steps; or an estimate for t4, l4, a10, a100, h100, rtx4090 …")
+        str,
+        typer.Option(
+            help="here, from a few real steps; or an estimate for t4, l4, a10, a100, h100, rtx4090 …"
+        ),
     ] = "here",
-    price: Annotated[float | None, typer.Option(help="Of an hour on the device; then the plan says the cost.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour on the device; then the plan says the cost.")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A hub id, a folder, a GGUF file; for a named device a config.json will do.")
+        str | None,
+        typer.Option(
+            help="A hub id, a folder, a GGUF file; for a named device a config.json will do."
+        ),
     ] = None,
     data: Data = None,
     validation: Validation = None,
     test: Test = None,
     fields: Fields = None,
     template: Template = None,
-    passes: Annotated[float | None, typer.Option(help="Over the training rows, for a candidate in full.")] = None,
-    budget: Annotated[str | None, typer.Option(help="What all candidates together may take: 300k, 30min.")] = None,
-    margin: Annotated[float | None, typer.Option(help="The relative gain in loss that is worth having.")] = None,
+    passes: Annotated[
+        float | None, typer.Option(help="Over the training rows, for a candidate in full.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What all candidates together may take: 300k, 30min.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="The relative gain in loss that is worth having.")
+    ] = None,
     ranks: Annotated[str | None, typer.Option(help="The ladder.")] = None,
-    targets: Annotated[list[str] | None, typer.Option(help="A set of target modules; again for each.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option(help="A set of target modules; again for each.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a step.")] = None,
     max_tokens: MaxTokens = None,
-    quantization: Annotated[str | None, typer.Option(help="nf4, nf4-single, int8, bf16, fp32.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="nf4, nf4-single, int8, bf16, fp32.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="bf16, fp16, fp32.")] = None,
-    memory: Annotated[str | None, typer.Option(help="What the process may hold, such as 8GB.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="What the process may hold, such as 8GB.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
 ) -> None:
     """Say what a climb will take before it is run: time, memory, money, and what the validation rows can show.
 
@@ -315,21 +385,35 @@ def plan(
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A hub id, a folder, a GGUF file, a config.json, or smollm2-135m-instruct.")
+        str,
+        typer.Argument(
+            help="A hub id, a folder, a GGUF file, a config.json, or smollm2-135m-instruct."
+        ),
     ],
     rank: Annotated[int, typer.Option("--rank", "--r", help="Of the adapter to look at.")] = 16,
     alpha: Annotated[
-        str, typer.Option("--alpha", "--lora-alpha", help="A number, a multiple of the rank, or rslora.")
+        str,
+        typer.Option(
+            "--alpha", "--lora-alpha", help="A number, a multiple of the rank, or rslora."
+        ),
     ] = "2r",
     targets: Annotated[
         str,
         typer.Option(
-            "--targets", "--target-modules", help="attention, mlp, all-linear, lm_head, or names, joined by +."
+            "--targets",
+            "--target-modules",
+            help="attention, mlp, all-linear, lm_head, or names, joined by +.",
         ),
     ] = "attention",
-    rslora: Annotated[bool, typer.Option("--rslora", "--use-rslora", help="Scale by alpha / √rank.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say in words what each lever does here.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    rslora: Annotated[
+        bool, typer.Option("--rslora", "--use-rslora", help="Scale by alpha / √rank.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say in words what each lever does here.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
 ) -> None:
     """Show what a model is made of and what each lever costs, from its configuration alone.
 
@@ -351,7 +435,11 @@ def inspect(
 def _given(error: Any) -> str:
     """What the option that the error is about was given."""
     names = getattr(getattr(error, "param", None), "opts", [])
-    words = [word for arg in sys.argv[1:] for word in (arg.split("=", 1) if arg.split("=", 1)[0] in names else [arg])]
+    words = [
+        word
+        for arg in sys.argv[1:]
+        for word in (arg.split("=", 1) if arg.split("=", 1)[0] in names else [arg])
+    ]
     given = [value for name, value in itertools.pairwise(words) if name in names]
     return f", but it says {given[-1]}" if given and given[-1] not in error.format_message() else ""
 
@@ -372,6 +460,9 @@ def main() -> None:
         errors.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     if code == _INTERRUPTED:
-        errors.print("rung: interrupted; what was measured is kept, and the same command goes on.", soft_wrap=True)
+        errors.print(
+            "rung: interrupted; what was measured is kept, and the same command goes on.",
+            soft_wrap=True,
+        )
         raise SystemExit(1)
     raise SystemExit(code)

@@ -19,17 +19,34 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from rung.amounts import parse_budget, parse_bytes
 from rung.defaults import DEFAULT_DATA, DEFAULT_MODEL
 from rung.errors import RecipeError
-from rung.levers import ALPHAS, LARGEST_RANK, LOWEST_RATE, WORDS, read_alpha, short_name
-from rung.yaml_file import read_yaml
+from rung.formats.amounts import parse_budget, parse_bytes
+from rung.formats.yaml_file import read_yaml
+from rung.types import (
+    ALPHA_RANGE,
+    MAX_RANK,
+    MIN_LEARNING_RATE,
+    TARGET_GROUPS,
+    read_alpha,
+    short_name,
+)
 
-FIELDS = ("prompt", "completion", "messages", "conversations", "text", "instruction", "input", "output", "source")
+FIELDS = (
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "text",
+    "instruction",
+    "input",
+    "output",
+    "source",
+)
 """What the fields of a row may be called here, whatever they are called in the user's file."""
 Lever = Literal["learning_rate", "target_modules", "rank", "alpha"]
 PositiveInt = Annotated[int, Field(gt=0, le=10**7)]
-Rank = Annotated[int, Field(gt=0, le=LARGEST_RANK)]
+Rank = Annotated[int, Field(gt=0, le=MAX_RANK)]
 MOST_BITS = 10_000
 """Of a whole number; Python writes out no more than some 14,000."""
 BUILT_IN = {DEFAULT_MODEL, DEFAULT_DATA, "price", "auto", "plain"}
@@ -109,7 +126,12 @@ class Recipe(BaseModel):
     budget: str | None = None
     batch_size: PositiveInt = 8
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    levers: Annotated[tuple[Lever, ...], Field(min_length=1)] = ("learning_rate", "target_modules", "rank", "alpha")
+    levers: Annotated[tuple[Lever, ...], Field(min_length=1)] = (
+        "learning_rate",
+        "target_modules",
+        "rank",
+        "alpha",
+    )
     ranks: Annotated[tuple[Rank, ...], Field(min_length=1)] = (8, 16, 32, 64)
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (
@@ -137,13 +159,17 @@ class Recipe(BaseModel):
     def _one_is_a_list_too(cls, values: Any, field: ValidationInfo) -> Any:
         several = _several(values, field.field_name)
         if field.field_name == "alphas":  # which may be written as numbers
-            return tuple(str(value) if isinstance(value, int | float) else value for value in several)
+            return tuple(
+                str(value) if isinstance(value, int | float) else value for value in several
+            )
         return several
 
     @field_validator("metrics", mode="before")
     @classmethod
     def _one_metric_is_a_list_too(cls, names: Any) -> Any:
-        return tuple(whole_path(name) for name in (names if isinstance(names, list | tuple) else (names,)))
+        return tuple(
+            whole_path(name) for name in (names if isinstance(names, list | tuple) else (names,))
+        )
 
     @field_validator("metrics")
     @classmethod
@@ -155,7 +181,9 @@ class Recipe(BaseModel):
     def _sets_are_joined(cls, sets: Any) -> Any:
         """A set of target modules is a text, joined by plus signs or commas, or a list of texts."""
         several = sets if isinstance(sets, list | tuple) else (sets,)
-        return tuple("+".join(map(str, one)) if isinstance(one, list | tuple) else one for one in several)
+        return tuple(
+            "+".join(map(str, one)) if isinstance(one, list | tuple) else one for one in several
+        )
 
     @field_validator("targets")
     @classmethod
@@ -164,7 +192,9 @@ class Recipe(BaseModel):
         for one in sets:
             parts = [part.strip() for part in re.split("[,+]", one)]
             if not all(parts):
-                raise ValueError("write a set of target modules as names joined by plus signs, such as q_proj+v_proj")
+                raise ValueError(
+                    "write a set of target modules as names joined by plus signs, such as q_proj+v_proj"
+                )
             found.append("+".join(dict.fromkeys(parts)))
         return tuple(dict.fromkeys(found))
 
@@ -184,8 +214,10 @@ class Recipe(BaseModel):
             raise ValueError(
                 "write learning rates between 0 and 1 from small to large, each once, such as [5e-4, 1e-3]"
             )
-        if rates[0] < LOWEST_RATE:
-            raise ValueError(f"nothing moves at a learning rate below {LOWEST_RATE:g}; write higher ones")
+        if rates[0] < MIN_LEARNING_RATE:
+            raise ValueError(
+                f"nothing moves at a learning rate below {MIN_LEARNING_RATE:g}; write higher ones"
+            )
         return rates
 
     @field_validator("alphas")
@@ -195,10 +227,12 @@ class Recipe(BaseModel):
         read = {alpha: (read_alpha(alpha, 1), read_alpha(alpha, 2)) for alpha in alphas}
         if len(set(read.values())) < len(alphas):
             raise ValueError("write each alpha once, such as [2r, r, rslora]")
-        low, high = ALPHAS
+        low, high = ALPHA_RANGE
         for alpha, rank in itertools.product(alphas, field.data.get("ranks", ())):
             if not low <= read_alpha(alpha, rank)[0] <= high:
-                raise ValueError(f"write alphas from {low:g} to {high:,.0f}, which {alpha:.20} at rank {rank} is not")
+                raise ValueError(
+                    f"write alphas from {low:g} to {high:,.0f}, which {alpha:.20} at rank {rank} is not"
+                )
         return alphas
 
     @field_validator("budget", mode="before")
@@ -220,7 +254,9 @@ class Recipe(BaseModel):
             return fields
         pairs = [[part.strip() for part in pair.partition("=")] for pair in fields.split(",")]
         if not all(map(all, pairs)) or len({name for name, *_ in pairs}) < len(pairs):
-            raise ValueError(f"{fields!r} is no list of names; write prompt=question,completion=answer")
+            raise ValueError(
+                f"{fields!r} is no list of names; write prompt=question,completion=answer"
+            )
         return {name: field for name, _, field in pairs}
 
     @field_validator("fields")
@@ -234,9 +270,14 @@ class Recipe(BaseModel):
     @property
     def default_study(self) -> str:
         """The study's name where the user gives none: data and model, fit for a folder."""
-        name = unicodedata.normalize("NFC", f"{Path(self.data).stem}-{Path(self.model).name}".lower())
+        name = unicodedata.normalize(
+            "NFC", f"{Path(self.data).stem}-{Path(self.model).name}".lower()
+        )
         # Of ASCII the letters, the digits and dots; of all else letters, their marks, digits and signs.
-        plain = (c if c == "." or unicodedata.category(c)[0] in ("LN" if c < "\x80" else "LMNS") else "-" for c in name)
+        plain = (
+            c if c == "." or unicodedata.category(c)[0] in ("LN" if c < "\x80" else "LMNS") else "-"
+            for c in name
+        )
         return short_name(re.sub("-+", "-", "".join(plain)).strip("-."), 100) or "study"
 
     def as_yaml(self) -> str:
@@ -250,11 +291,17 @@ def _several(values: Any, name: str | None) -> Any:
     if isinstance(values, str):
         several: tuple[Any, ...] = tuple(value.strip() for value in values.split(","))
     else:
-        several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, Mapping) else (values,)
+        several = (
+            tuple(values)
+            if isinstance(values, Iterable) and not isinstance(values, Mapping)
+            else (values,)
+        )
     if example := {"ranks": "8,16,32", "learning_rates": "5e-4,1e-3"}.get(name or ""):
         for value in several:
             if isinstance(value, str) and not _is_number(value):
-                raise ValueError(f"{value!r} is no list of numbers; write them with commas, such as {example}")
+                raise ValueError(
+                    f"{value!r} is no list of numbers; write them with commas, such as {example}"
+                )
     return several
 
 
@@ -272,7 +319,9 @@ def whole_path(path: Any) -> Any:
         path = os.fspath(path)
     if not isinstance(path, str):
         return path
-    if not path.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+    if not path.strip() or any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in path
+    ):
         raise ValueError("write a name, without control characters")
     path = os.path.expanduser(path)
     if path.startswith("~"):
@@ -336,7 +385,9 @@ def laid_over(recipe: Recipe, **options: Any) -> Recipe:
 def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
     for key, value in values.items():
         if any(isinstance(one, int) and one.bit_length() > MOST_BITS for one in _one_by_one(value)):
-            raise RecipeError(f"{where(str(key))}: there is a number of thousands of digits; write a smaller one.")
+            raise RecipeError(
+                f"{where(str(key))}: there is a number of thousands of digits; write a smaller one."
+            )
     try:
         return Recipe(**values)
     except ValidationError as error:
@@ -357,7 +408,11 @@ def _one_by_one(value: Any, depth: int = 2) -> Iterator[Any]:
 def _list_of_names(targets: Any) -> list[str]:
     """The names in a list that has nothing but names of modules in it: PEFT would take them for one set."""
     several = list(targets) if isinstance(targets, list | tuple) else []
-    alone = [one for one in several if isinstance(one, str) and one not in WORDS and not re.search("[+,]", one)]
+    alone = [
+        one
+        for one in several
+        if isinstance(one, str) and one not in TARGET_GROUPS and not re.search("[+,]", one)
+    ]
     return alone if len(alone) == len(several) > 1 else []
 
 
@@ -387,11 +442,21 @@ def _remedy(error: Any, key: str) -> str:
         says = "nothing"
     else:
         plain = isinstance(given, str) and given.isprintable() and given.strip()
-        says = ", ".join(map(str, given)) if isinstance(given, tuple | list) else str(given) if plain else repr(given)
+        says = (
+            ", ".join(map(str, given))
+            if isinstance(given, tuple | list)
+            else str(given)
+            if plain
+            else repr(given)
+        )
     says = " ".join(says.split())
     like = _like(str(given), re.findall("'([^']*)'", error.get("ctx", {}).get("expected", "")))
     shown = says if len(says) <= 100 else f"{says[:100]}…"
-    told = "" if repr(given) in message else f", but it says {shown}{like and f' (did you mean {like}?)'}"
+    told = (
+        ""
+        if repr(given) in message
+        else f", but it says {shown}{like and f' (did you mean {like}?)'}"
+    )
     return f"{message[0].lower()}{message[1:]}{told}"
 
 

@@ -37,7 +37,9 @@ def found(
 ) -> dict[str, Finding]:
     files = [
         write(tmp_path / name, part)
-        for name, part in zip(("a.jsonl", "v.jsonl", "t.jsonl"), (train, validation, test), strict=True)
+        for name, part in zip(
+            ("a.jsonl", "v.jsonl", "t.jsonl"), (train, validation, test), strict=True
+        )
     ]
     recipe = Recipe(data=files[0], validation=files[1], test=files[2], **options)
     return {finding.kind: finding for finding in audit(prepare(recipe, tiny_tokenizer()))}
@@ -73,13 +75,24 @@ def test_a_row_that_is_nearly_another_is_a_warning_with_both_places(tmp_path: Pa
     validation.append({"prompt": " ".join(words), "completion": " something else"})
     finding = found(tmp_path, train, validation, rows(120, 3, words=60))
     assert set(finding) == {"near_duplicates"}
-    assert finding["near_duplicates"].says.startswith("1 training row is nearly a row that is judged by")
-    assert f"{tmp_path}/a.jsonl, line 10 ≈ {tmp_path}/v.jsonl, line 121" in finding["near_duplicates"].says
+    assert finding["near_duplicates"].says.startswith(
+        "1 training row is nearly a row that is judged by"
+    )
+    assert (
+        f"{tmp_path}/a.jsonl, line 10 ≈ {tmp_path}/v.jsonl, line 121"
+        in finding["near_duplicates"].says
+    )
 
 
 def test_a_frame_that_all_rows_share_makes_no_two_of_them_alike(tmp_path: Path) -> None:
-    frame = "Below is an instruction that describes a task. Write a response that fits the request well. " * 3
-    parts = [[{**row, "prompt": frame + row["prompt"]} for row in rows(200, seed, words=8)] for seed in (1, 2, 3)]
+    frame = (
+        "Below is an instruction that describes a task. Write a response that fits the request well. "
+        * 3
+    )
+    parts = [
+        [{**row, "prompt": frame + row["prompt"]} for row in rows(200, seed, words=8)]
+        for seed in (1, 2, 3)
+    ]
     assert found(tmp_path, *parts) == {}
 
 
@@ -97,10 +110,16 @@ def test_empty_and_identical_completions(tmp_path: Path) -> None:
     finding = found(tmp_path, train, rows(120, 2), rows(120, 3))
     assert "1 of 300 training rows have an empty completion" in finding["empty"].says
     assert "line 201" in finding["empty"].says
-    assert "33.3% of the training rows have the same completion, 'I do not know.'" in finding["identical"].says
+    assert (
+        "33.3% of the training rows have the same completion, 'I do not know.'"
+        in finding["identical"].says
+    )
     for row in train:
         row["completion"] = " x"
-    assert "Every completion is 'x'" in found(tmp_path, train, rows(120, 2), rows(120, 3))["identical"].says
+    assert (
+        "Every completion is 'x'"
+        in found(tmp_path, train, rows(120, 2), rows(120, 3))["identical"].says
+    )
 
 
 def test_labels_and_their_imbalance(tmp_path: Path) -> None:
@@ -108,7 +127,10 @@ def test_labels_and_their_imbalance(tmp_path: Path) -> None:
     for part in parts:
         for i, row in enumerate(part):
             row["completion"] = " yes" if i % 10 else " no"
-    assert "90.0% of the training rows have the label 'yes'" in found(tmp_path, *parts)["imbalance"].says
+    assert (
+        "90.0% of the training rows have the label 'yes'"
+        in found(tmp_path, *parts)["imbalance"].says
+    )
     for part in parts:
         for i, row in enumerate(part):
             row["completion"] = " yes" if i % 2 else " no"
@@ -121,12 +143,18 @@ def test_long_rows_and_malformed_ones_and_few_of_them(tmp_path: Path) -> None:
     finding = found(tmp_path, train, rows(50, 2), rows(120, 3), skip_bad_rows=True)
     assert "1 malformed row is left out" in finding["malformed"].says
     assert "line 301" in finding["malformed"].says
-    assert "1 of 471 rows (0.2%) are longer than max_tokens; the longest has 602 tokens" in finding["long"].says
+    assert (
+        "1 of 471 rows (0.2%) are longer than max_tokens; the longest has 602 tokens"
+        in finding["long"].says
+    )
     assert "There are 50 validation rows" in finding["few_rows"].says
 
 
 def test_a_completion_that_runs_into_its_prompt(tmp_path: Path) -> None:
-    parts = [[{**row, "completion": row["completion"].strip()} for row in rows(200, seed)] for seed in (1, 2, 3)]
+    parts = [
+        [{**row, "completion": row["completion"].strip()} for row in rows(200, seed)]
+        for seed in (1, 2, 3)
+    ]
     assert "nothing parts prompt and completion" in found(tmp_path, *parts)["separator"].says
 
 
@@ -141,31 +169,48 @@ def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None
     def chats(count: int, word: str) -> list[Any]:
         roles = ("user", "assistant") * 2
         turns = [
-            [{"role": role, "content": f"{word}{i}{role}{j}"} for j, role in enumerate(roles)] for i in range(count)
+            [{"role": role, "content": f"{word}{i}{role}{j}"} for j, role in enumerate(roles)]
+            for i in range(count)
         ]
-        return [{"messages": own, "id": i, "images": ["a.png"][: i % 2]} for i, own in enumerate(turns)]
+        return [
+            {"messages": own, "id": i, "images": ["a.png"][: i % 2]} for i, own in enumerate(turns)
+        ]
 
     train = chats(300, "a")
     train[4]["messages"][3]["reasoning_content"] = "let me see"
     finding = found(tmp_path, train, chats(120, "b"), chats(120, "c"), template=str(template))
     assert set(finding) == {"not_learnt", "not_shown", "left_out", "unused"}
     assert "others follow (540 in 540 rows, the first " in finding["not_learnt"].says
-    assert f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)" in (
-        finding["not_shown"].says
+    assert (
+        f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)"
+        in (finding["not_shown"].says)
     )
     assert "come into no row: 'images' (in 270 rows, the first " in finding["left_out"].says
     assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].says
     severities = {kind: one.severity for kind, one in finding.items()}
-    assert severities == {"not_learnt": "warning", "not_shown": "warning", "left_out": "warning", "unused": "note"}
+    assert severities == {
+        "not_learnt": "warning",
+        "not_shown": "warning",
+        "left_out": "warning",
+        "unused": "note",
+    }
 
 
 @pytest.mark.slow
 def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) -> None:
     from rung.model.load import load_tokenizer
 
-    data = write(tmp_path / "a.jsonl", [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)])
-    kinds = {f.kind: f for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))}
-    assert "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+    data = write(
+        tmp_path / "a.jsonl",
+        [{"prompt": f"{i}. Answer: ", "completion": "yes indeed"} for i in range(400)],
+    )
+    kinds = {
+        f.kind: f
+        for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))
+    }
+    assert (
+        "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+    )
 
 
 def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Path) -> None:
@@ -177,7 +222,10 @@ def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Pat
     ):
         train = [{"prompt": "the " * (i + 1), "completion": " cat"} for i in range(60)]
         train[7]["completion"] = spoiled
-        files = [write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train) for name in "avt"]
+        files = [
+            write(tmp_path / f"{name}.jsonl", train[:30] if name != "a" else train)
+            for name in "avt"
+        ]
         data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer)
         findings = {finding.kind: finding for finding in audit(data, tokenizer)}
         if back is None:
@@ -190,7 +238,9 @@ def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Pat
         )
 
 
-def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too(tmp_path: Path) -> None:
+def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too(
+    tmp_path: Path,
+) -> None:
     train = [{"prompt": f"row {i} {'달' * (i == 3)}:", "completion": " w"} for i in range(60)]
     files = [write(tmp_path / f"{name}.jsonl", train) for name in "avt"]
     data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
@@ -211,7 +261,10 @@ def test_texts_that_write_marks_of_their_own_are_no_loss(tmp_path: Path) -> None
 
 def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path: Path) -> None:
     tokenizer = byte_level(bos="<s>", around="<s> $A")
-    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    chats = [
+        {"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]}
+        for i in range(60)
+    ]
     files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
     for first, noted in (("", True), ("<s>", False)):
         tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -219,7 +272,9 @@ def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path
         kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
         assert ("first_token" in kinds) == noted
         if noted:
-            assert kinds["first_token"].says.startswith("The tokenizer begins a text with '<s>' and the chat template")
+            assert kinds["first_token"].says.startswith(
+                "The tokenizer begins a text with '<s>' and the chat template"
+            )
 
 
 def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> None:
@@ -227,17 +282,24 @@ def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> Non
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["~"]})
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '~' }}{% endfor %}"
-    chats = [{"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]} for i in range(60)]
+    chats = [
+        {"prompt": [user(f"{i}")], "completion": [{"role": "assistant", "content": "yes"}]}
+        for i in range(60)
+    ]
     files = [write(tmp_path / f"{name}.jsonl", chats) for name in "avt"]
     end = tokenizer.convert_tokens_to_ids("~")
     for ends, warned in ([], True), ([end], False):
-        data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends)
+        data = prepare(
+            Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends
+        )
         assert data.facts.ends == [1, end]
         kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
         assert ("end_token" in kinds) == warned
         if warned:
             assert kinds["end_token"].severity == "warning"
-            assert kinds["end_token"].says.startswith("What is learnt ends with '~', which neither the tokenizer nor")
+            assert kinds["end_token"].says.startswith(
+                "What is learnt ends with '~', which neither the tokenizer nor"
+            )
 
 
 def user(text: str) -> dict[str, str]:
@@ -245,17 +307,30 @@ def user(text: str) -> dict[str, str]:
 
 
 def turns(number: int, end: int) -> list[dict[str, str]]:
-    texts = [f"Where did {number} go first of all?", f"To the port of {number}.", "And then?", f"To hill {number * 3}."]
-    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts[:end])]
+    texts = [
+        f"Where did {number} go first of all?",
+        f"To the port of {number}.",
+        "And then?",
+        f"To hill {number * 3}.",
+    ]
+    return [
+        {"role": ("user", "assistant")[n % 2], "content": text}
+        for n, text in enumerate(texts[:end])
+    ]
 
 
 def test_conversations_that_go_on_in_training_have_leaked(tmp_path: Path) -> None:
     train = [{"messages": turns(i, 4)} for i in range(200)]
     validation = [{"messages": turns(i + 1000, 4)} for i in range(110)]
-    test = [*({"messages": turns(i, 2)} for i in range(12)), *({"messages": turns(i + 2000, 4)} for i in range(110))]
+    test = [
+        *({"messages": turns(i, 2)} for i in range(12)),
+        *({"messages": turns(i + 2000, 4)} for i in range(110)),
+    ]
     finding = found(tmp_path, train, validation, test, template="plain")["leakage"]
     assert finding.severity == "error"
-    assert finding.says.startswith("12 rows to judge by stand in conversations of the training split")
+    assert finding.says.startswith(
+        "12 rows to judge by stand in conversations of the training split"
+    )
     assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.says
 
 
@@ -263,11 +338,18 @@ def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
     train, validation, test = rows(300, 1), rows(120, 2), rows(120, 3)
     shown = f"{train[4]['prompt']}{train[4]['completion']}\n{validation[9]['prompt']}"
     validation[9] = {**validation[9], "prompt": shown}
-    train[7] = {**train[7], "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}"}
+    train[7] = {
+        **train[7],
+        "prompt": f"{test[2]['prompt']}{test[2]['completion']}\n{train[7]['prompt']}",
+    }
     finding = found(tmp_path, train, validation, test)
     assert "leakage" not in finding
-    assert finding["same_prompt"].says.startswith("2 rows have all of another split's row in the prompt")
-    assert f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+    assert finding["same_prompt"].says.startswith(
+        "2 rows have all of another split's row in the prompt"
+    )
+    assert (
+        f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+    )
     assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says
 
 
@@ -311,7 +393,8 @@ def test_completions_in_a_code_fence_are_not_in_quotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "times", "told"), [("N/A", 100, False), ("None", 30, False), ("N/A", 1, True), ("nan", 100, True)]
+    ("label", "times", "told"),
+    [("N/A", 100, False), ("None", 30, False), ("N/A", 1, True), ("nan", 100, True)],
 )
 def test_no_answer_may_be_a_label(tmp_path: Path, label: str, times: int, told: bool) -> None:
     parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
@@ -321,7 +404,9 @@ def test_no_answer_may_be_a_label(tmp_path: Path, label: str, times: int, told: 
     assert ("missing" in found(tmp_path, *parts)) == told
 
 
-def numbered(tmp_path: Path, values: list[str], numbers: str = "auto", held: list[str] | None = None) -> Finding | None:
+def numbered(
+    tmp_path: Path, values: list[str], numbers: str = "auto", held: list[str] | None = None
+) -> Finding | None:
     """What is said of the numbers, where all completions are these in turn; or those, in the test rows."""
     parts = [rows(300, 1), rows(120, 2), rows(120, 3)]
     for part, own in zip(parts, (values, values, held or values), strict=True):
@@ -329,7 +414,9 @@ def numbered(tmp_path: Path, values: list[str], numbers: str = "auto", held: lis
             row["completion"] = own[i % len(own)]
     files = [write(tmp_path / f"{i}.jsonl", part) for i, part in enumerate(parts)]
     data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
-    return next((finding for finding in audit(data, numbers=numbers) if finding.kind == "numbers"), None)
+    return next(
+        (finding for finding in audit(data, numbers=numbers) if finding.kind == "numbers"), None
+    )
 
 
 def test_how_numbers_are_read_is_shown(tmp_path: Path) -> None:
@@ -347,9 +434,13 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
     assert finding
     assert finding.severity == "warning"
     assert (
-        "'1,234' is 1234 with a decimal point and 1.234 with a decimal comma, and no completion tells" in finding.says
+        "'1,234' is 1234 with a decimal point and 1.234 with a decimal comma, and no completion tells"
+        in finding.says
     )
-    assert "1234 is assumed. To have them read otherwise, give --numbers point or --numbers comma." in finding.says
+    assert (
+        "1234 is assumed. To have them read otherwise, give --numbers point or --numbers comma."
+        in finding.says
+    )
     told = numbered(tmp_path, ["1,234", "2,345"], "comma")
     assert told
     assert (told.severity, "'1,234' is 1.234" in told.says) == ("note", True)
@@ -358,11 +449,20 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (["5 kg", "300 g"], "The numbers have several units ('kg', 'g'), so no error of theirs is worked out"),
+        (
+            ["5 kg", "300 g"],
+            "The numbers have several units ('kg', 'g'), so no error of theirs is worked out",
+        ),
         (["3,5"] * 30 + ["2.5"], "9 of 300 completions are no such number, such as '2.5'"),
         (["3,5"] * 30 + ["3,1,2"], "9 of 300 completions are no such number, such as '3,1,2'"),
-        (["3,5", "2.5"], "150 of 300 completions are no such number, such as '3,5'; write all of them alike"),
-        (["7.0", "12.0", "3.0"], "Whole numbers are written as '7.0', as a table does once one of them is missing"),
+        (
+            ["3,5", "2.5"],
+            "150 of 300 completions are no such number, such as '3,5'; write all of them alike",
+        ),
+        (
+            ["7.0", "12.0", "3.0"],
+            "Whole numbers are written as '7.0', as a table does once one of them is missing",
+        ),
     ],
 )
 def test_numbers_that_cannot_be_compared(tmp_path: Path, values: list[str], says: str) -> None:
@@ -407,7 +507,10 @@ def test_numbers_that_may_be_lists_are_asked_about(tmp_path: Path) -> None:
     finding = numbered(tmp_path, ["3,4", "1,2"])
     assert finding
     assert finding.severity == "warning"
-    assert "'3,4' is 3.4. Each may be a list of two; if '3,4' is one, put brackets around all of them." in finding.says
+    assert (
+        "'3,4' is 3.4. Each may be a list of two; if '3,4' is one, put brackets around all of them."
+        in finding.says
+    )
     told = numbered(tmp_path, ["3,4", "1,2"], "comma")
     assert told
     assert told.severity == "note"
@@ -417,8 +520,9 @@ def test_held_out_numbers_that_are_written_otherwise_are_told(tmp_path: Path) ->
     finding = numbered(tmp_path, ["12,34", "5,6", "1"], held=["12.34", "5,6"])
     assert finding
     assert finding.severity == "warning"
-    assert "60 of 240 held-out completions are no such number, such as '12.34'; no error is worked out there" in (
-        finding.says
+    assert (
+        "60 of 240 held-out completions are no such number, such as '12.34'; no error is worked out there"
+        in (finding.says)
     )
     other = numbered(tmp_path, ["5 kg"], held=["5 g"])
     assert other

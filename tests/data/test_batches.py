@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.data.batches import by_length, collate, order, side_by_side, steps_per_pass
-from rung.data.render import Example
+from rung.data.tokenize import Example
 
 lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
 
@@ -23,17 +23,24 @@ def test_a_pass_has_every_row_once_in_full_batches_but_one(
 
 def test_seeds_and_passes_have_orders_of_their_own() -> None:
     lengths = list(range(1, 101))
-    assert len({str(order(lengths, 8, 0, seed, number)) for seed in range(3) for number in range(3)}) == 9
+    assert (
+        len({str(order(lengths, 8, 0, seed, number)) for seed in range(3) for number in range(3)})
+        == 9
+    )
 
 
 def test_rows_of_like_length_stand_together() -> None:
     lengths = [1 + i % 40 for i in range(320)]
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in order(lengths, 8, 0, 0, 0))
+    padded = sum(
+        len(batch) * max(lengths[row] for row in batch) for batch in order(lengths, 8, 0, 0, 0)
+    )
     assert padded < 1.15 * sum(lengths)
 
 
 @given(lengths_of_rows, st.integers(1, 20), st.integers(0, 3))
-def test_seeds_have_batches_of_as_many_rows_at_every_step(lengths: list[int], size: int, number: int) -> None:
+def test_seeds_have_batches_of_as_many_rows_at_every_step(
+    lengths: list[int], size: int, number: int
+) -> None:
     one, other = (order(lengths, size, 0, seed, number) for seed in (1, 2))
     assert [len(batch) for batch in one] == [len(batch) for batch in other]
 
@@ -47,7 +54,9 @@ def test_seeds_side_by_side_have_rows_of_like_length_at_every_step() -> None:
 
 @given(lengths_of_rows, st.integers(1, 20))
 def test_scoring_batches_have_every_row_once(lengths: list[int], size: int) -> None:
-    assert sorted(row for batch in by_length(lengths, size) for row in batch) == list(range(len(lengths)))
+    assert sorted(row for batch in by_length(lengths, size) for row in batch) == list(
+        range(len(lengths))
+    )
 
 
 def test_a_batch_knows_the_places_that_predict_a_completion() -> None:
@@ -70,7 +79,10 @@ def test_one_batch_for_all_stands_side_by_side_with_itself() -> None:
 
 
 def test_batches_of_unlike_rows_and_lengths_are_padded_to_the_largest() -> None:
-    small, large = collate([Example((5, 6), 1)]), collate([Example((1, 2, 3), 1), Example((7, 8), 1)])
+    small, large = (
+        collate([Example((5, 6), 1)]),
+        collate([Example((1, 2, 3), 1), Example((7, 8), 1)]),
+    )
     rows = side_by_side([small, large, small])
     assert not rows.alike
     assert rows.ids.tolist() == [[5, 6, 0], [0, 0, 0], [1, 2, 3], [7, 8, 0], [5, 6, 0], [0, 0, 0]]

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rung.data.contained
+from rung.data.arrow_store import Examples, Writer
 from rung.data.contained import ANYWHERE, FIRST, FIRST_LINES, contained
-from rung.data.render import Example
-from rung.data.shapes import Row
-from rung.data.store import Examples, Writer
+from rung.data.schema import Row
+from rung.data.tokenize import Example
 
 Pairs = list[tuple[str, str]]
 
@@ -34,7 +34,9 @@ def found(folder: Path, *parts: Pairs) -> set[tuple[int, int]]:
 
 def letters(text: str) -> str:
     """The plain twin's view of a text: letters and digits, with a bar where words and lines end."""
-    return "".join(char.lower() if char.isalnum() else "\n" if char == "\n" else " " for char in text)
+    return "".join(
+        char.lower() if char.isalnum() else "\n" if char == "\n" else " " for char in text
+    )
 
 
 def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
@@ -58,9 +60,14 @@ def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
             size = len("".join(needle))
             for begin in range(len(marked)):
                 for end in range(begin + 1, len(marked) + 1):
-                    if tuple(marked[begin:end].split()) != needle or " " in (marked[begin], marked[end - 1]):
+                    if tuple(marked[begin:end].split()) != needle or " " in (
+                        marked[begin],
+                        marked[end - 1],
+                    ):
                         continue
-                    if "\n" in (marked[begin], marked[end - 1]) or (end < len(marked) and marked[end].isalnum()):
+                    if "\n" in (marked[begin], marked[end - 1]) or (
+                        end < len(marked) and marked[end].isalnum()
+                    ):
                         continue
                     gap = marked[end:]
                     line = not gap.strip() or "\n" in gap[: len(gap) - len(gap.lstrip())]
@@ -73,7 +80,10 @@ def plainly(rows: Pairs) -> set[tuple[int, int, bool]]:
     return pairs
 
 
-WORDS = st.lists(st.sampled_from(["ab", "c", "Hello", "77", "dialogue", "x.", "\n", "of all kinds\n"]), max_size=7)
+WORDS = st.lists(
+    st.sampled_from(["ab", "c", "Hello", "77", "dialogue", "x.", "\n", "of all kinds\n"]),
+    max_size=7,
+)
 TEXTS = WORDS.map(" ".join)
 
 
@@ -81,8 +91,13 @@ TEXTS = WORDS.map(" ".join)
 def test_the_pairs_are_those_of_plain_comparison(
     tmp_path_factory: pytest.TempPathFactory, rows: Pairs, data: st.DataObject
 ) -> None:
-    grown = data.draw(st.lists(st.tuples(TEXTS, st.sampled_from(rows or [("", "")]), TEXTS, TEXTS), max_size=3))
-    rows = [*rows, *((f"{lead}{row[0]} {row[1]}{more}", answer) for lead, row, more, answer in grown)]
+    grown = data.draw(
+        st.lists(st.tuples(TEXTS, st.sampled_from(rows or [("", "")]), TEXTS, TEXTS), max_size=3)
+    )
+    rows = [
+        *rows,
+        *((f"{lead}{row[0]} {row[1]}{more}", answer) for lead, row, more, answer in grown),
+    ]
     folder = tmp_path_factory.mktemp("c")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rung.data.contained, "_PIECE", data.draw(st.sampled_from([1, 50, 1000])))
@@ -111,20 +126,34 @@ def test_short_turns_count_where_lines_end(tmp_path: Path) -> None:
 
 def test_words_are_not_joined(tmp_path: Path) -> None:
     assert (
-        found(tmp_path, [("What is 3 + 4? ", "7"), ("What is 34 + 7? ", "41"), ("What is 3 + 4? 7. And? ", "x")])
+        found(
+            tmp_path,
+            [
+                ("What is 3 + 4? ", "7"),
+                ("What is 34 + 7? ", "41"),
+                ("What is 3 + 4? 7. And? ", "x"),
+            ],
+        )
         == set()
     )
-    assert found(tmp_path, [("q 1 is it", "1"), ("q 11 is it", "0"), ("q 1 is it\n1\nq 3", "0")]) == {(2, 0)}
+    assert found(
+        tmp_path, [("q 1 is it", "1"), ("q 11 is it", "0"), ("q 1 is it\n1\nq 3", "0")]
+    ) == {(2, 0)}
     assert found(tmp_path, [("This is to", "day"), ("This is today\nor", "so")]) == set()
 
 
 def test_letters_of_scripts_without_spaces(tmp_path: Path) -> None:
-    assert found(tmp_path, [("你从哪里来", "我从海边来"), ("你从哪里来我从海边来你呢", "山上")]) == {(1, 0)}
+    assert found(
+        tmp_path, [("你从哪里来", "我从海边来"), ("你从哪里来我从海边来你呢", "山上")]
+    ) == {(1, 0)}
 
 
 def test_what_all_prompts_show_is_a_frame(tmp_path: Path) -> None:
     shown = ("Question: what is two and two? Answer:", " it is four")
-    rows = [(f"{shown[0]}{shown[1]}\nQuestion: what is {i} and {i}? Answer:", f" it is {2 * i}") for i in range(150)]
+    rows = [
+        (f"{shown[0]}{shown[1]}\nQuestion: what is {i} and {i}? Answer:", f" it is {2 * i}")
+        for i in range(150)
+    ]
     assert found(tmp_path, [shown, *rows]) == set()
     assert len(found(tmp_path, [shown, *rows[:90]])) == 90
 
@@ -147,7 +176,10 @@ def test_rows_that_have_the_last_turns_alone(tmp_path: Path) -> None:
 
 
 def test_a_commonplace_ties_no_rows(tmp_path: Path) -> None:
-    rows = [(f"Story {i}\nThank you very much for this!", "You are welcome, any time!") for i in range(20)]
+    rows = [
+        (f"Story {i}\nThank you very much for this!", "You are welcome, any time!")
+        for i in range(20)
+    ]
     more = [(f"{prompt}\n{answer}\nAnd {i}?", "No.") for i, (prompt, answer) in enumerate(rows)]
     assert {partly for _, _, partly in all_found(tmp_path, rows, more)} == {False}
     assert found(tmp_path, rows, more) == {(20 + i, i) for i in range(20)}

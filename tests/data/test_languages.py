@@ -41,9 +41,13 @@ def prepared(tmp_path: Path, rows: list[Any], tokenizer: Any) -> Data:
     files = {}
     for name in ("train", "validation", "test"):
         path = tmp_path / f"{name}.jsonl"
-        path.write_text("\n".join(json.dumps(row) for row in (rows if name == "train" else rows[:30])))
+        path.write_text(
+            "\n".join(json.dumps(row) for row in (rows if name == "train" else rows[:30]))
+        )
         files[name] = str(path)
-    recipe = Recipe(data=files["train"], validation=files["validation"], test=files["test"], template="plain")
+    recipe = Recipe(
+        data=files["train"], validation=files["validation"], test=files["test"], template="plain"
+    )
     return prepare(recipe, tokenizer)
 
 
@@ -54,7 +58,9 @@ def found(tmp_path: Path, prompts: Sequence[str], completions: Sequence[str]) ->
 
 
 @pytest.mark.parametrize("name", ALPHABETS)
-def test_a_script_that_neither_prompts_nor_vocabulary_have_is_named_with_its_share(tmp_path: Path, name: str) -> None:
+def test_a_script_that_neither_prompts_nor_vocabulary_have_is_named_with_its_share(
+    tmp_path: Path, name: str
+) -> None:
     foreign = found(tmp_path, [f"{a} in it:" for a in ENGLISH], names(ALPHABETS[name], 3))
     assert foreign is not None
     assert foreign.scripts == (name,)
@@ -66,7 +72,11 @@ def test_a_script_that_neither_prompts_nor_vocabulary_have_is_named_with_its_sha
 def test_three_scripts_of_one_language_are_named_together(tmp_path: Path) -> None:
     japanese = [
         "".join(pair)
-        for pair in zip(names(list("あいうえおかきくけこ"), 1), names(list("アイウエオカキクケコ"), 1), strict=True)
+        for pair in zip(
+            names(list("あいうえおかきくけこ"), 1),
+            names(list("アイウエオカキクケコ"), 1),
+            strict=True,
+        )
     ]
     foreign = found(tmp_path, ENGLISH, japanese)
     assert foreign is not None
@@ -79,7 +89,9 @@ def test_the_name_of_the_language_in_every_prompt_does_not_hide_it(tmp_path: Pat
     assert foreign.scripts == ("Hangul",)
 
 
-def test_letters_that_the_prompts_lack_are_named_where_the_script_is_the_same(tmp_path: Path) -> None:
+def test_letters_that_the_prompts_lack_are_named_where_the_script_is_the_same(
+    tmp_path: Path,
+) -> None:
     foreign = found(tmp_path, [f"{a}:" for a in ENGLISH], VIETNAMESE)
     assert foreign is not None
     assert foreign.scripts == ()
@@ -90,7 +102,8 @@ def test_letters_that_the_prompts_lack_are_named_where_the_script_is_the_same(tm
 def test_a_half_of_the_rows_is_enough_and_a_tenth_is_not(tmp_path: Path) -> None:
     for every, share in ((2, 0.5), (10, None)):
         completions = [
-            ko if i % every == 0 else en for i, (ko, en) in enumerate(zip(KOREAN, OTHER_ENGLISH, strict=True))
+            ko if i % every == 0 else en
+            for i, (ko, en) in enumerate(zip(KOREAN, OTHER_ENGLISH, strict=True))
         ]
         foreign = found(tmp_path, ENGLISH, completions)
         assert (foreign and foreign.share) == share
@@ -101,7 +114,10 @@ CONTROLS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "English from English": (ENGLISH, OTHER_ENGLISH),
     "capitals": (ENGLISH, [name.upper() for name in ENGLISH]),
     "Korean from Korean": (KOREAN, OTHER_KOREAN),
-    "Korean from Korean in an English frame": ([f"### Question:\n{a}\n### Answer:\n" for a in KOREAN], OTHER_KOREAN),
+    "Korean from Korean in an English frame": (
+        [f"### Question:\n{a}\n### Answer:\n" for a in KOREAN],
+        OTHER_KOREAN,
+    ),
     "Korean from short Korean prompts": ([f"이야기 {i}" for i in range(ROWS)], KOREAN),
     "English, which the vocabulary is in, from Korean": (KOREAN, ENGLISH),
     "both ways": ([*ENGLISH[:150], *KOREAN[:150]], [*KOREAN[150:], *ENGLISH[150:]]),
@@ -114,9 +130,15 @@ CONTROLS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "numbers": (ENGLISH, [f"{i},{i % 7}" for i in range(ROWS)]),
     "pictures": (ENGLISH, ["🌙🚀"[i % 2] * 3 for i in range(ROWS)]),
     "units": (ENGLISH, [f"{i} {'ΩµΔ'[i % 3]}" for i in range(ROWS)]),
-    "formulas": (ENGLISH, [f"α + β = {i}, and so θ, λ, π, σ, φ, ω, δ are what was to be shown" for i in range(ROWS)]),
+    "formulas": (
+        ENGLISH,
+        [f"α + β = {i}, and so θ, λ, π, σ, φ, ω, δ are what was to be shown" for i in range(ROWS)],
+    ),
     "labels": (ENGLISH, [("긍정", "부정")[i % 2] for i in range(ROWS)]),
-    "a name with accents here and there": (ENGLISH, [("São Tomé", a)[i % 9 > 0] for i, a in enumerate(OTHER_ENGLISH)]),
+    "a name with accents here and there": (
+        ENGLISH,
+        [("São Tomé", a)[i % 9 > 0] for i, a in enumerate(OTHER_ENGLISH)],
+    ),
 }
 
 
@@ -134,7 +156,12 @@ def test_the_built_in_tasks_are_not(task: str) -> None:
 def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
     tokenizer = byte_level()
     chats = [
-        {"messages": [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, (a, b, a, b), strict=True)]}
+        {
+            "messages": [
+                {"role": r, "content": c}
+                for r, c in zip(("user", "assistant") * 2, (a, b, a, b), strict=True)
+            ]
+        }
         for a, b in zip(ENGLISH, KOREAN, strict=True)
     ]
     foreign = another_language(prepared(tmp_path, chats, tokenizer).train, tokenizer)
@@ -145,21 +172,30 @@ def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
 def test_of_texts_without_prompts_the_vocabulary_tells(tmp_path: Path) -> None:
     tokenizer = byte_level()
     for texts, scripts in ((KOREAN, ("Hangul",)), (ENGLISH, None)):
-        foreign = another_language(prepared(tmp_path, [{"text": text} for text in texts], tokenizer).train, tokenizer)
+        foreign = another_language(
+            prepared(tmp_path, [{"text": text} for text in texts], tokenizer).train, tokenizer
+        )
         assert (foreign and foreign.scripts) == scripts
 
 
 def test_the_audit_names_the_script_the_share_and_the_head(tmp_path: Path) -> None:
     tokenizer = byte_level()
-    rows = [{"prompt": f"{a}:", "completion": f" {b}"} for a, b in zip(ENGLISH, KOREAN, strict=True)]
-    findings = {finding.kind: finding for finding in audit(prepared(tmp_path, rows, tokenizer), tokenizer)}
+    rows = [
+        {"prompt": f"{a}:", "completion": f" {b}"} for a, b in zip(ENGLISH, KOREAN, strict=True)
+    ]
+    findings = {
+        finding.kind: finding for finding in audit(prepared(tmp_path, rows, tokenizer), tokenizer)
+    }
     finding = findings["language"]
     assert finding.severity == "note"
     assert finding.says.startswith(
         "In 100% of the training rows the completion is in a script that neither the prompts nor the vocabulary's "
         "words have, Hangul: another language."
     )
-    assert "The output head (lm_head) may be worth adapting there, and a climb over several sets" in finding.says
+    assert (
+        "The output head (lm_head) may be worth adapting there, and a climb over several sets"
+        in finding.says
+    )
     assert asks_for_head(findings.values())
     assert not asks_for_head([Finding("far", "note", "")])
 

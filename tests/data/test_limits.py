@@ -22,7 +22,10 @@ def data(tmp_path: Path) -> Data:
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(map(json.dumps, rows if name == "train" else rows[:30])))
         paths[name] = str(path)
-    return prepare(Recipe(data=paths["train"], validation=paths["validation"], test=paths["test"]), tiny_tokenizer())
+    return prepare(
+        Recipe(data=paths["train"], validation=paths["validation"], test=paths["test"]),
+        tiny_tokenizer(),
+    )
 
 
 def test_rows_that_fit_are_let_pass(data: Data) -> None:
@@ -39,7 +42,9 @@ def test_a_row_beyond_the_positions_is_counted_with_the_remedy(data: Data) -> No
 
 
 def test_a_token_beyond_the_embedding_is_named_with_its_row(data: Data) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl, line 41 has the token '.+', number 96 in the tokenizer"):
+    with pytest.raises(
+        DataError, match=r"train\.jsonl, line 41 has the token '.+', number 96 in the tokenizer"
+    ):
         check_rows(data, None, 96, tiny_tokenizer())
 
 

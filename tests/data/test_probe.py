@@ -5,19 +5,23 @@ from typing import Any
 import pytest
 from tests.tiny import tiny_tokenizer
 
-from rung.data.render import Example, Renderer
-from rung.data.shapes import Reader
+from rung.data.schema import Reader
+from rung.data.tokenize import Example, Renderer
 
 ASK = "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + eos_token }}{% endfor %}" + ASK
-KNOWN = CHATML.replace(
+MIN_NOISE_FREEDOM = CHATML.replace(
     "{{ '[' +", "{% if m.role in ('system', 'user', 'assistant', 'tool') %}{{ '[' +"
 ).replace("eos_token }}", "eos_token }}{% endif %}", 1)  # fmt: skip
 CALL = "{{ c.function.name + '(' + c.function.arguments | tojson + ')' }}"
-CALLS = CHATML.replace("+ eos_token", "}}{% for c in m.tool_calls or [] %}" + CALL + "{% endfor %}{{ eos_token")
+CALLS = CHATML.replace(
+    "+ eos_token", "}}{% for c in m.tool_calls or [] %}" + CALL + "{% endfor %}{{ eos_token"
+)
 
 
-def rendered(template: str, record: dict[str, Any], **options: Any) -> tuple[str, str, set[tuple[str, str]]]:
+def rendered(
+    template: str, record: dict[str, Any], **options: Any
+) -> tuple[str, str, set[tuple[str, str]]]:
     """The text, what of it is learnt, and what is told."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
@@ -43,63 +47,96 @@ def call(name: str, arguments: Any) -> dict[str, Any]:
 def test_of_a_row_that_is_shown_whole_nothing_is_told() -> None:
     system = {"role": "system", "content": "s"}
     text, learnt, told = rendered(CHATML, {"messages": [system, user(" q\n"), assistant("a")]})
-    assert (text, learnt, told) == ("[system]s<end>[user] q\n<end>[assistant]a<end>", "a<end>", set())
+    assert (text, learnt, told) == (
+        "[system]s<end>[user] q\n<end>[assistant]a<end>",
+        "a<end>",
+        set(),
+    )
     trimmed = CHATML.replace("m.content", "m.content | trim")
     assert rendered(trimmed, {"messages": [user(" q\n"), assistant("a  b")]})[2] == set()
 
 
 def test_a_role_that_the_template_knows_by_another_name_is_given_by_that() -> None:
-    turns = [user("q"), assistant("look"), {"role": "observation", "content": "rain"}, assistant("It rains.")]
-    text, learnt, told = rendered(KNOWN, {"messages": turns})
+    turns = [
+        user("q"),
+        assistant("look"),
+        {"role": "observation", "content": "rain"},
+        assistant("It rains."),
+    ]
+    text, learnt, told = rendered(MIN_NOISE_FREEDOM, {"messages": turns})
     assert "[tool]rain<end>" in text
     assert learnt == "look<end>It rains.<end>"
-    assert told == {("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")}
-    assert "[observation]rain<end>" in rendered(CHATML, {"messages": turns})[0], "where it shows it, it stays"
+    assert told == {
+        ("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")
+    }
+    assert "[observation]rain<end>" in rendered(CHATML, {"messages": turns})[0], (
+        "where it shows it, it stays"
+    )
     turns[0] = {"role": "developer", "content": "Be brief."}
-    assert "[system]Be brief.<end>" in rendered(KNOWN, {"messages": turns})[0]
+    assert "[system]Be brief.<end>" in rendered(MIN_NOISE_FREEDOM, {"messages": turns})[0]
 
 
 def test_a_turn_that_the_template_does_not_show_is_told_though_its_words_stand_elsewhere() -> None:
     turns = [user("four"), {"role": "narrator", "content": "four"}, assistant("four")]
-    text, _, told = rendered(KNOWN, {"messages": turns})
+    text, _, told = rendered(MIN_NOISE_FREEDOM, {"messages": turns})
     assert text == "[user]four<end>[assistant]four<end>"
     assert told == {("not_shown", "turns of 'narrator'")}
 
 
 def test_thoughts_that_the_template_leaves_out_are_told() -> None:
     drops = CHATML.replace("m.content", "m.content.split('</think>')[-1]")
-    text, _, told = rendered(drops, {"messages": [user("q"), assistant("<think>three more</think>4")]})
+    text, _, told = rendered(
+        drops, {"messages": [user("q"), assistant("<think>three more</think>4")]}
+    )
     assert "three more" not in text
     assert told == {("not_shown", "a part of turns of 'assistant'")}
     assert rendered(drops, {"messages": [user("q"), assistant("4")]})[2] == set()
-    _, _, told = rendered(CHATML, {"messages": [user("q"), assistant("4", reasoning_content="three more")]})
+    _, _, told = rendered(
+        CHATML, {"messages": [user("q"), assistant("4", reasoning_content="three more")]}
+    )
     assert told == {("not_shown", "'reasoning_content' in turns of 'assistant'")}
 
 
 def test_thoughts_that_are_shown_of_the_last_turn_alone_are_a_part() -> None:
-    last = CHATML.replace("+ m.content", "+ (m.thinking if loop.last and m.thinking else '') + m.content")
+    last = CHATML.replace(
+        "+ m.content", "+ (m.thinking if loop.last and m.thinking else '') + m.content"
+    )
     turns = [user("q"), assistant("a", thinking="hm"), user("r"), assistant("b", thinking="so")]
     _, learnt, told = rendered(last, {"messages": turns})
     assert learnt == "sob<end>"
     assert told == {
         ("not_shown", "a part of 'thinking' in turns of 'assistant'"),
-        ("not_learnt", "turns of the assistant that the chat template shows otherwise once others follow"),
+        (
+            "not_learnt",
+            "turns of the assistant that the chat template shows otherwise once others follow",
+        ),
     }
 
 
 def test_calls_and_tools() -> None:
-    turns = [user("q"), assistant("", tool_calls=[call("f", {"town": "Oslo", "n": 3})]), assistant("done")]
+    turns = [
+        user("q"),
+        assistant("", tool_calls=[call("f", {"town": "Oslo", "n": 3})]),
+        assistant("done"),
+    ]
     record = {"messages": turns, "tools": [{"type": "function", "function": {"name": "f"}}]}
     _, learnt, told = rendered(CALLS, record)
     assert learnt == 'f({"town": "Oslo", "n": 3})<end>done<end>'
-    assert told == {("not_shown", "'tools'"), ("unused", "'id' of 'tool_calls' in turns of 'assistant'")}
+    assert told == {
+        ("not_shown", "'tools'"),
+        ("unused", "'id' of 'tool_calls' in turns of 'assistant'"),
+    }
     tools = "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}"
     assert ("not_shown", "'tools'") not in rendered(tools + CALLS, record)[2]
     assert ("not_shown", "'tool_calls' in turns of 'assistant'") in rendered(CHATML, record)[2]
     names = CALLS.replace("c.function.arguments | tojson", "'…'")
-    assert ("not_shown", "a part of 'tool_calls' in turns of 'assistant'") in rendered(names, record)[2]
+    assert ("not_shown", "a part of 'tool_calls' in turns of 'assistant'") in rendered(
+        names, record
+    )[2]
     joins = CALLS.replace("c.function.arguments | tojson", "c.function.arguments")
-    assert 'f({"town": "Oslo", "n": 3})' in rendered(joins, record)[0], "some templates want a text of JSON"
+    assert 'f({"town": "Oslo", "n": 3})' in rendered(joins, record)[0], (
+        "some templates want a text of JSON"
+    )
 
 
 def test_a_template_that_takes_contents_in_parts_gets_them_so() -> None:
@@ -132,7 +169,9 @@ def test_documents_and_variables_reach_the_template() -> None:
         "chat_template_kwargs": {"mood": "!"},
         "documents": [{"text": "d"}],
     }
-    text, _, told = rendered("{{ mood }}{% for d in documents %}{{ d.text }}{% endfor %}" + CHATML, record)
+    text, _, told = rendered(
+        "{{ mood }}{% for d in documents %}{{ d.text }}{% endfor %}" + CHATML, record
+    )
     assert text.startswith("!d[user]q")
     assert told == set()
     assert rendered(CHATML, record)[2] == {
@@ -153,8 +192,16 @@ def test_turns_that_are_not_to_be_learnt(learn: str) -> None:
     turns = [user("q"), assistant("w", weight=0), user("r"), assistant("a")]
     text, learnt, _ = rendered(CHATML, {"messages": turns}, learn=learn)
     assert text == "[user]q<end>[assistant]w<end>[user]r<end>[assistant]a<end>"
-    assert learnt == {"completion": "a<end>", "all": "[user]q<end>[assistant][user]r<end>[assistant]a<end>"}[learn]
-    pair = {"prompt": turns[:1], "completion": [assistant("a"), user("r"), assistant("w", weight=0)]}
+    assert (
+        learnt
+        == {"completion": "a<end>", "all": "[user]q<end>[assistant][user]r<end>[assistant]a<end>"}[
+            learn
+        ]
+    )
+    pair = {
+        "prompt": turns[:1],
+        "completion": [assistant("a"), user("r"), assistant("w", weight=0)],
+    }
     assert rendered(CHATML, pair)[1] == "a<end>[user]r<end>[assistant]"
 
 
@@ -172,7 +219,10 @@ def test_an_end_token_behind_the_whole_chat_ends_every_turn() -> None:
 
 def test_turns_that_begin_a_conversation_are_told() -> None:
     turns = [assistant("hello"), user("q"), assistant("a")]
-    told = ("not_learnt", "turns of the assistant that begin a conversation, which nothing asks for")
+    told = (
+        "not_learnt",
+        "turns of the assistant that begin a conversation, which nothing asks for",
+    )
     assert rendered(CHATML, {"messages": turns})[2] == {told}
     assert rendered(CHATML, {"messages": turns}, learn="all")[2] == set()
     hidden = {"messages": [assistant("hello", weight=0), user("q"), assistant("a")]}
@@ -181,10 +231,19 @@ def test_turns_that_begin_a_conversation_are_told() -> None:
 
 def test_a_role_that_the_template_names_is_preferred_to_one_that_it_only_passes_on() -> None:
     """As Llama's does, which has a case for tools, and writes any other role as it is called."""
-    template = CHATML.replace("'[' + m.role + ']'", "('[env]' if m.role == 'tool' else '[' + m.role + ']')")
-    turns = [user("q"), assistant("look"), {"role": "observation", "content": "rain"}, assistant("It rains.")]
+    template = CHATML.replace(
+        "'[' + m.role + ']'", "('[env]' if m.role == 'tool' else '[' + m.role + ']')"
+    )
+    turns = [
+        user("q"),
+        assistant("look"),
+        {"role": "observation", "content": "rain"},
+        assistant("It rains."),
+    ]
     text, _, told = rendered(template, {"messages": turns})
     assert text == "[user]q<end>[assistant]look<end>[env]rain<end>[assistant]It rains.<end>"
-    assert told == {("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")}
+    assert told == {
+        ("read_as", "turns of 'observation' as those of 'tool', which the chat template knows")
+    }
     turns[2]["role"] = "narrator"
     assert "[narrator]rain<end>" in rendered(template, {"messages": turns})[0]

@@ -82,7 +82,9 @@ def test_a_word_in_the_middle_counts_where_another_file_has_another_split_there(
 def test_files_without_a_split_are_left_out_where_others_are_to_train_on_and_are_named() -> None:
     names = ["train.jsonl", "notes.jsonl", "more/rows.jsonl"]
     assert split(*names) == {"train": ["train.jsonl"]}
-    assert told(*names) == ["'notes.jsonl' and 1 more names no split where others are called train, and is left out"]
+    assert told(*names) == [
+        "'notes.jsonl' and 1 more names no split where others are called train, and is left out"
+    ]
     assert told("notes.jsonl", "test.jsonl") == []
 
 
@@ -93,7 +95,9 @@ def test_a_file_in_a_folder_of_another_split_is_told() -> None:
 
 
 def test_a_file_whose_name_says_two_splits_is_refused() -> None:
-    with pytest.raises(DataError, match=r"The name of 'train_test.jsonl' says both test and train; call it after"):
+    with pytest.raises(
+        DataError, match=r"The name of 'train_test.jsonl' says both test and train; call it after"
+    ):
         split("train_test.jsonl")
 
 
@@ -109,7 +113,11 @@ def test_a_file_whose_name_says_two_splits_is_refused() -> None:
     ],
 )
 def test_names_that_are_alike_but_for_a_split(train: str, validation: str, test: str) -> None:
-    assert split(train, validation, test) == {"train": [train], "validation": [validation], "test": [test]}
+    assert split(train, validation, test) == {
+        "train": [train],
+        "validation": [validation],
+        "test": [test],
+    }
     assert told(train, validation, test) == []
 
 
@@ -123,7 +131,9 @@ def test_a_word_at_the_end_of_another_counts_only_where_a_sibling_has_another_sp
     }
 
 
-@pytest.mark.parametrize("name", ["mydata_test_final.jsonl", "unit-test-writing.jsonl", "my_test_rows/a.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["mydata_test_final.jsonl", "unit-test-writing.jsonl", "my_test_rows/a.jsonl"]
+)
 def test_a_file_that_is_trained_on_although_its_name_has_another_split_is_told(name: str) -> None:
     says = f"'{name}' is trained on, though 'test' stands in the name; if it is to judge by, call it test"
     assert told(name, "mydata_final.jsonl") == [says]

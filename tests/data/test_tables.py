@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rung.data.files import read_file
+from rung.data.read import read_file
 from rung.errors import DataError
 
 
@@ -14,7 +14,9 @@ def read(path: Path, text: str | bytes) -> tuple[list[Any], list[str]]:
     """The records of a file with that text, errors as their messages; and what is told of it."""
     told: list[str] = []
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    found = [str(one) if isinstance(one, DataError) else one[0] for one in read_file(path, told.append)]
+    found = [
+        str(one) if isinstance(one, DataError) else one[0] for one in read_file(path, told.append)
+    ]
     return found, [said.replace(str(path), path.name) for said in told]
 
 
@@ -42,14 +44,18 @@ PLAIN = rows(("a", "b, x"), ("c", "d"))
         ("a.csv", '"sep=|"\np|c\na|b, x\nc|d\n'),
     ],
 )
-def test_delimiters_and_line_ends_are_told_from_the_file(tmp_path: Path, name: str, text: str) -> None:
+def test_delimiters_and_line_ends_are_told_from_the_file(
+    tmp_path: Path, name: str, text: str
+) -> None:
     assert read(tmp_path / name, text) == (PLAIN, [])
 
 
 def test_a_header_with_commas_in_quotes_and_semicolons_between(tmp_path: Path) -> None:
     text = '"question, short, or long";answer\na;3,14\nb;2,50\n'
     found, _ = read(tmp_path / "a.csv", text)
-    assert found == [{"question, short, or long": q, "answer": a} for q, a in (("a", "3,14"), ("b", "2,50"))]
+    assert found == [
+        {"question, short, or long": q, "answer": a} for q, a in (("a", "3,14"), ("b", "2,50"))
+    ]
 
 
 def test_a_row_says_where_it_is_also_behind_a_line_that_names_the_delimiter(tmp_path: Path) -> None:
@@ -59,16 +65,35 @@ def test_a_row_says_where_it_is_also_behind_a_line_that_names_the_delimiter(tmp_
 
 
 def test_cells_are_texts_as_they_stand(tmp_path: Path) -> None:
-    cells = ["NA", "null", "None", "nan", "007", "12345678901234567890", "1.50", "1e5", "TRUE", "2024-01-05", " x ", ""]
-    found, told = read(tmp_path / "a.csv", "p,c\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells)))
+    cells = [
+        "NA",
+        "null",
+        "None",
+        "nan",
+        "007",
+        "12345678901234567890",
+        "1.50",
+        "1e5",
+        "TRUE",
+        "2024-01-05",
+        " x ",
+        "",
+    ]
+    found, told = read(
+        tmp_path / "a.csv", "p,c\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    )
     assert [row["c"] for row in found] == cells
     assert told == []
 
 
-def test_spaces_between_delimiters_and_quotes_are_no_part_of_a_cell_and_that_is_told(tmp_path: Path) -> None:
+def test_spaces_between_delimiters_and_quotes_are_no_part_of_a_cell_and_that_is_told(
+    tmp_path: Path,
+) -> None:
     found, told = read(tmp_path / "a.csv", 'p, c\n"a", "b, x"\nc, d\n')
     assert found == PLAIN
-    assert told == ["a.csv has spaces between delimiters and quotes; no space behind a delimiter is part of a cell"]
+    assert told == [
+        "a.csv has spaces between delimiters and quotes; no space behind a delimiter is part of a cell"
+    ]
 
 
 def test_spaces_that_belong_to_cells_stay(tmp_path: Path) -> None:
@@ -90,11 +115,17 @@ def test_single_quotes_around_all_cells(tmp_path: Path) -> None:
     found, told = read(tmp_path / "a.csv", "'p','c'\n'a','b, x'\n'it''s','d'\n")
     assert found == rows(("a", "b, x"), ("it's", "d"))
     assert told == ["a.csv has its cells in single quotes, and they are no part of the cells"]
-    assert read(tmp_path / "b.csv", "p,c\n'a',b\nc,'tis\n") == (rows(("'a'", "b"), ("c", "'tis")), [])
+    assert read(tmp_path / "b.csv", "p,c\n'a',b\nc,'tis\n") == (
+        rows(("'a'", "b"), ("c", "'tis")),
+        [],
+    )
 
 
 def test_a_quote_within_a_cell_is_a_quote(tmp_path: Path) -> None:
-    assert read(tmp_path / "a.csv", 'p,c\na,5" nail\nb,6"\n') == (rows(("a", '5" nail'), ("b", '6"')), [])
+    assert read(tmp_path / "a.csv", 'p,c\na,5" nail\nb,6"\n') == (
+        rows(("a", '5" nail'), ("b", '6"')),
+        [],
+    )
 
 
 def test_a_loose_quote_in_a_file_with_tabs_swallows_no_rows(tmp_path: Path) -> None:
@@ -106,7 +137,9 @@ def test_a_loose_quote_in_a_file_with_tabs_swallows_no_rows(tmp_path: Path) -> N
 def test_a_quote_that_swallows_rows_is_told(tmp_path: Path) -> None:
     found, told = read(tmp_path / "a.csv", 'p,c\na,"open\nb,x\nc,close"\nd,y\n')
     assert found == rows(("a", "open\nb,x\nc,close"), ("d", "y"))
-    assert told == ["In a.csv, line 2, a cell in quotes has lines that look like rows of their own; close its quote"]
+    assert told == [
+        "In a.csv, line 2, a cell in quotes has lines that look like rows of their own; close its quote"
+    ]
     poem = 'p,c\na,"Roses are red\nViolets, too\nand so on"\nd,y\n'
     assert read(tmp_path / "b.csv", poem)[1] == []
 
@@ -135,7 +168,9 @@ def test_where_quotes_are_wrong_nothing_more_is_read(tmp_path: Path, text: str, 
         ("a,\0b", "the row has a byte of 0"),
     ],
 )
-def test_a_row_that_is_wrong_is_named_and_the_others_are_read(tmp_path: Path, row: str, says: str) -> None:
+def test_a_row_that_is_wrong_is_named_and_the_others_are_read(
+    tmp_path: Path, row: str, says: str
+) -> None:
     found, _ = read(tmp_path / "a.csv", f"p,c\nx,y\n{row}\nz,w\n")
     assert (found[0], found[2]) == ({"p": "x", "c": "y"}, {"p": "z", "c": "w"})
     assert f"line 3: {says}" in found[1]
@@ -151,6 +186,10 @@ def test_a_header_within_a_file_is_no_row_and_told(tmp_path: Path, second: str) 
 def test_texts_with_commas_over_several_lines_are_no_rows(tmp_path: Path) -> None:
     letter = 'p,c\n"Write a letter"," Dear John\nThanks, Bob"\n'
     code = "p,c\n" + '"Do x","f(a,b)\ng(c,d)"\n' * 50
-    for text, count in ((letter, 1), (letter + '"Again","Dear Ann\nYours, Bob"\n' * 2, 3), (code, 50)):
+    for text, count in (
+        (letter, 1),
+        (letter + '"Again","Dear Ann\nYours, Bob"\n' * 2, 3),
+        (code, 50),
+    ):
         found, told = read(tmp_path / "a.csv", text)
         assert (len(found), told) == (count, [])

@@ -10,38 +10,69 @@ import pytest
 import trl
 from tests.odd_tokenizers import byte_level
 
-from rung.data.render import Example, Renderer
-from rung.data.shapes import Reader
+from rung.data.schema import Reader
+from rung.data.tokenize import Example, Renderer
 
 TEMPLATES = sorted(
-    path for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja") if "_training" not in path.name
+    path
+    for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
+    if "_training" not in path.name
 )
-CALL = {"type": "function", "id": "a1b2c3d4e", "function": {"name": "ask_sky", "arguments": {"town": "Oslo"}}}
+CALL = {
+    "type": "function",
+    "id": "a1b2c3d4e",
+    "function": {"name": "ask_sky", "arguments": {"town": "Oslo"}},
+}
 TOOL = {
     "type": "function",
     "function": {
         "name": "ask_sky",
         "description": "Looks up.",
-        "parameters": {"type": "object", "properties": {"town": {"type": "string", "description": "Which?"}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"type": "string", "description": "Which?"}},
+        },
     },
 }
-ASKS, SAYS = {"role": "user", "content": "Will it rain?"}, {"role": "assistant", "content": "It rains 'a bit'."}
+ASKS, SAYS = (
+    {"role": "user", "content": "Will it rain?"},
+    {"role": "assistant", "content": "It rains 'a bit'."},
+)
 ROWS: dict[str, dict[str, Any]] = {
-    "two turns": {"messages": [ASKS, SAYS, {"role": "user", "content": " And\n later? "}, {**SAYS, "content": "No."}]},
+    "two turns": {
+        "messages": [
+            ASKS,
+            SAYS,
+            {"role": "user", "content": " And\n later? "},
+            {**SAYS, "content": "No."},
+        ]
+    },
     "system": {"messages": [{"role": "system", "content": "Be brief."}, ASKS, SAYS]},
     "developer": {"messages": [{"role": "developer", "content": "Be brief."}, ASKS, SAYS]},
     "narrator": {"messages": [ASKS, {"role": "narrator", "content": "Clouds come."}, SAYS]},
     "thoughts": {"messages": [ASKS, {**SAYS, "reasoning_content": "Clouds…"}]},
-    "thoughts in the text": {"messages": [ASKS, {**SAYS, "content": "<think>\nClouds…\n</think>\n\nIt rains."}]},
-    "earlier thoughts": {"messages": [ASKS, {**SAYS, "thinking": "Clouds…"}, ASKS, {**SAYS, "thinking": "Wind."}]},
+    "thoughts in the text": {
+        "messages": [ASKS, {**SAYS, "content": "<think>\nClouds…\n</think>\n\nIt rains."}]
+    },
+    "earlier thoughts": {
+        "messages": [ASKS, {**SAYS, "thinking": "Clouds…"}, ASKS, {**SAYS, "thinking": "Wind."}]
+    },
     "calls": {
-        "messages": [ASKS, {**SAYS, "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "1 mm"}, SAYS],
+        "messages": [
+            ASKS,
+            {**SAYS, "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "1 mm"},
+            SAYS,
+        ],
         "tools": [TOOL],
     },
     "observation": {
         "conversations": [
             {"from": "human", "value": "Rain?"},
-            {"from": "function_call", "value": '{"name": "ask_sky", "arguments": {"town": "Oslo"}}'},
+            {
+                "from": "function_call",
+                "value": '{"name": "ask_sky", "arguments": {"town": "Oslo"}}',
+            },
             {"from": "observation", "value": "1 mm"},
             {"from": "gpt", "value": "It rains."},
         ]
@@ -78,13 +109,23 @@ def test_what_a_row_says_is_in_its_text_or_told_or_refused(path: Path, kind: str
         assert str(example).startswith("the chat template refuses this row (")
         return
     shown = bare(tokenizer.decode(example.ids))
-    lost = [own for own in texts([row.prompt, row.completion, row.tools, row.variables]) if bare(own) not in shown]
+    lost = [
+        own
+        for own in texts([row.prompt, row.completion, row.tools, row.variables])
+        if bare(own) not in shown
+    ]
     kinds = {told for told, _ in example.told}
     assert not lost or kinds & {"not_shown", "unused"}, lost
-    learnt = bare("".join(tokenizer.decode(example.ids[first:end]) for first, end in example.learned))
+    learnt = bare(
+        "".join(tokenizer.decode(example.ids[first:end]) for first, end in example.learned)
+    )
     said = [message for message in [*row.prompt, *row.completion] if isinstance(message, dict)]
     # Some templates open the thoughts where they ask for an answer.
-    answers = [message["content"].removeprefix("<think>") for message in said if message["role"] == "assistant"]
+    answers = [
+        message["content"].removeprefix("<think>")
+        for message in said
+        if message["role"] == "assistant"
+    ]
     unlearnt = [answer for answer in answers if bare(answer) not in learnt]
     assert not unlearnt or kinds & {"not_shown", "not_learnt"}, unlearnt
 
@@ -94,6 +135,10 @@ def test_of_a_plain_conversation_most_templates_show_all_and_nothing_is_told() -
     for path in TEMPLATES:
         tokenizer = byte_level(eos="<|im_end|>", bos="<s>")
         tokenizer.chat_template = path.read_text()
-        (example,) = Renderer(tokenizer).render([Reader().row({"messages": [ASKS, SAYS]}, "line 1")])
-        whole += isinstance(example, Example) and {kind for kind, _ in example.told} <= {"not_asked"}
+        (example,) = Renderer(tokenizer).render(
+            [Reader().row({"messages": [ASKS, SAYS]}, "line 1")]
+        )
+        whole += isinstance(example, Example) and {kind for kind, _ in example.told} <= {
+            "not_asked"
+        }
     assert whole == len(TEMPLATES)

@@ -18,7 +18,14 @@ def write(path: Path, rows: list[Any]) -> str:
 
 
 def turns(i: int) -> list[str]:
-    return [f"Where did {i} go?", f"To port {i * 7 % 90}.", "And then?", f"To hill {i * 3 % 70}.", "And last?", "Home."]
+    return [
+        f"Where did {i} go?",
+        f"To port {i * 7 % 90}.",
+        "And then?",
+        f"To hill {i * 3 % 70}.",
+        "And last?",
+        "Home.",
+    ]
 
 
 def chat(texts: list[str]) -> list[dict[str, str]]:
@@ -44,17 +51,23 @@ def traveller(data: Data, name: str) -> set[str]:
 
 @pytest.mark.parametrize("shape", [as_messages, as_chat_pair, as_text])
 @pytest.mark.parametrize("back", [False, True])
-def test_a_conversation_given_as_growing_rows_is_on_one_side(tmp_path: Path, shape: Any, back: bool) -> None:
+def test_a_conversation_given_as_growing_rows_is_on_one_side(
+    tmp_path: Path, shape: Any, back: bool
+) -> None:
     rows = [shape(turns(i)[:end]) for i in range(200) for end in (2, 4, 6)]
     path = write(tmp_path / "a.jsonl", rows[::-1] if back else rows)
     data = prepare(Recipe(data=path, template="plain"), tiny_tokenizer())
     sides = [traveller(data, name) for name in data.splits]
-    assert [len(a & b) for a, b in ((sides[0], sides[1]), (sides[0], sides[2]), (sides[1], sides[2]))] == [0, 0, 0]
+    assert [
+        len(a & b) for a, b in ((sides[0], sides[1]), (sides[0], sides[2]), (sides[1], sides[2]))
+    ] == [0, 0, 0]
     assert sum(map(len, sides)) == 200
     assert sum(map(len, data.splits.values())) == 600
     assert data.facts.read == {name: len(rows) for name, rows in data.splits.items()}
     assert (data.facts.together, data.facts.apart) == (600, 0)
-    assert all(10 < len(side) < 40 for side in sides[1:]), "the splits are as large as they would be"
+    assert all(10 < len(side) < 40 for side in sides[1:]), (
+        "the splits are as large as they would be"
+    )
     for examples in data.splits.values():
         sources = [example.source for example in examples]
         assert len(set(sources)) == len(sources) / 3, "and count as one"
@@ -62,7 +75,9 @@ def test_a_conversation_given_as_growing_rows_is_on_one_side(tmp_path: Path, sha
 
 def test_windows_of_a_conversation_are_on_one_side(tmp_path: Path) -> None:
     rows = [as_messages(turns(i)[max(0, end - 4) : end]) for i in range(200) for end in (2, 4, 6)]
-    data = prepare(Recipe(data=write(tmp_path / "a.jsonl", rows), template="plain"), tiny_tokenizer())
+    data = prepare(
+        Recipe(data=write(tmp_path / "a.jsonl", rows), template="plain"), tiny_tokenizer()
+    )
     assert (data.facts.together, data.facts.apart) == (600, 0)
 
 
@@ -79,15 +94,24 @@ def test_rows_that_have_nothing_to_do_with_one_another_stay_where_they_are(tmp_p
 def test_a_split_that_the_user_gave_is_left_as_it_is(tmp_path: Path) -> None:
     rows = [as_messages(turns(i)[:end]) for i in range(200) for end in (2, 4)]
     test = write(tmp_path / "t.jsonl", [as_messages(turns(i)) for i in range(30)])
-    data = prepare(Recipe(data=write(tmp_path / "a.jsonl", rows), test=test, template="plain"), tiny_tokenizer())
+    data = prepare(
+        Recipe(data=write(tmp_path / "a.jsonl", rows), test=test, template="plain"),
+        tiny_tokenizer(),
+    )
     assert (len(data.test), data.facts.read["test"]) == (30, 30)
     assert not traveller(data, "train") & traveller(data, "validation")
 
 
 def test_rows_that_all_hang_together_cannot_be_kept_in_one_split(tmp_path: Path) -> None:
-    rows = [{"prompt": f"What stands on page {i} of it?", "completion": f" A tale of {i} men."} for i in range(301)]
+    rows = [
+        {"prompt": f"What stands on page {i} of it?", "completion": f" A tale of {i} men."}
+        for i in range(301)
+    ]
     shown = ["".join(row.values()) + "\n" for row in rows]
-    more = [{"prompt": f"{shown[i]}{shown[i + 1]}And page {i + 900}?", "completion": " None."} for i in range(300)]
+    more = [
+        {"prompt": f"{shown[i]}{shown[i + 1]}And page {i + 900}?", "completion": " None."}
+        for i in range(300)
+    ]
     data = prepare(Recipe(data=write(tmp_path / "a.jsonl", [*rows, *more])), tiny_tokenizer())
     assert (data.facts.together, data.facts.apart) == (0, 601)
     assert len(data.validation) > 30

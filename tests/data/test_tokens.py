@@ -11,8 +11,8 @@ from tests.odd_tokenizers import Slow, byte_level, pieces, words
 from tests.tiny import tiny_tokenizer
 from tokenizers import AddedToken, models, normalizers, processors
 
-from rung.data.render import Example, Renderer
-from rung.data.shapes import Row
+from rung.data.schema import Row
+from rung.data.tokenize import Example, Renderer
 from rung.data.tokens import first_tokens, state_of, versions
 
 ASKED, ANSWER = "The capital of Peru:", " lima"
@@ -45,7 +45,9 @@ TOKENIZERS: dict[str, tuple[Callable[[], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_whatever_a_tokenizer_adds_there_is_one_end_and_the_prompt_can_be_gone_on_from(name: str) -> None:
+def test_whatever_a_tokenizer_adds_there_is_one_end_and_the_prompt_can_be_gone_on_from(
+    name: str,
+) -> None:
     make, first = TOKENIZERS[name]
     tokenizer = make()
     example, end = one(tokenizer), tokenizer.eos_token_id
@@ -53,20 +55,32 @@ def test_whatever_a_tokenizer_adds_there_is_one_end_and_the_prompt_can_be_gone_o
     inside = example.ids[len(first) :]
     assert (inside.count(end), inside[-1]) == (1, end)
     assert tokenizer.convert_ids_to_tokens(list(example.ids[: len(first)])) == first
-    assert example.written_after == example.ids[: example.prompt], "nothing stands between prompt and completion"
+    assert example.written_after == example.ids[: example.prompt], (
+        "nothing stands between prompt and completion"
+    )
     learnt = tokenizer.decode(example.ids[example.prompt :], skip_special_tokens=True)
     assert learnt.strip() == ANSWER.strip()
     assert example.mask[example.prompt :] == [1] * (len(example.ids) - example.prompt)
 
 
-@pytest.mark.parametrize("make", [both_ends, lambda: byte_level("<e>", "<e>", around="<e> $A <e>"), pieces])
-def test_a_text_that_writes_the_first_and_the_end_token_itself_has_them_once(make: Callable[[], Any]) -> None:
+@pytest.mark.parametrize(
+    "make", [both_ends, lambda: byte_level("<e>", "<e>", around="<e> $A <e>"), pieces]
+)
+def test_a_text_that_writes_the_first_and_the_end_token_itself_has_them_once(
+    make: Callable[[], Any],
+) -> None:
     tokenizer = make()
-    renderer, row = Renderer(tokenizer), Row(f"{tokenizer.bos_token}{ASKED}", f"{ANSWER}{tokenizer.eos_token}")
+    renderer, row = (
+        Renderer(tokenizer),
+        Row(f"{tokenizer.bos_token}{ASKED}", f"{ANSWER}{tokenizer.eos_token}"),
+    )
     (written,) = renderer.render([row])
     assert isinstance(written, Example)
     own = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    assert [place for place, token in enumerate(written.ids) if token in own] == [0, len(written.ids) - 1]
+    assert [place for place, token in enumerate(written.ids) if token in own] == [
+        0,
+        len(written.ids) - 1,
+    ]
     assert renderer.answer(row, written) == ("", ANSWER), "nobody writes an end token as text"
 
 
@@ -75,7 +89,9 @@ def test_a_line_end_may_follow_the_end_token_that_a_completion_writes_and_no_wor
     end = tokenizer.eos_token_id
     assert one(tokenizer, completion=" Lima</s>\n").ids.count(end) == 1
     assert one(tokenizer, completion=" Lima</s> x").ids.count(end) == 2
-    assert one(tokenizer, "Say </s>", "x").ids.count(end) == 2, "the prompt's is not the completion's"
+    assert one(tokenizer, "Say </s>", "x").ids.count(end) == 2, (
+        "the prompt's is not the completion's"
+    )
 
 
 def test_an_end_token_that_is_no_special_one_is_known_by_the_models_own_list() -> None:
@@ -165,7 +181,12 @@ def test_where_a_tokenizer_lies_does_not_matter(tmp_path: Path) -> None:
 
 def test_the_versions_name_the_libraries_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     found = versions()
-    assert [one.split()[0] for one in found[:4]] == ["transformers", "tokenizers", "jinja2", "pyarrow"]
+    assert [one.split()[0] for one in found[:4]] == [
+        "transformers",
+        "tokenizers",
+        "jinja2",
+        "pyarrow",
+    ]
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"other code")
     assert versions()[:-1] == found[:-1]
     assert versions()[-1] != found[-1]

@@ -10,11 +10,19 @@ import pytest
 import trl
 from datasets import Dataset
 from tests.tiny import tiny_llama, tiny_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
-from rung.data.render import Example, Renderer
-from rung.data.shapes import Reader
+from rung.data.schema import Reader
+from rung.data.tokenize import Example, Renderer
 from rung.model.load import load_tokenizer
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -39,11 +47,17 @@ def byte_level() -> Any:
     special = ["<|begin|>", "<|end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet)
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet),
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", 0)]
+    )
     made = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", additional_special_tokens=special[2:]
+        tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        additional_special_tokens=special[2:],
     )
     made.chat_template = (TEMPLATES / "llama3.jinja").read_text()
     return made
@@ -59,7 +73,9 @@ def pieces() -> Any:
     tokenizer.train_from_iterator(
         CORPUS, trainers.UnigramTrainer(vocab_size=180, special_tokens=special, unk_token="<unk>")
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
@@ -95,7 +111,10 @@ def chats() -> list[dict[str, Any]]:
 
 
 def messages() -> list[dict[str, Any]]:
-    short = [{"messages": [user(one), assistant(two)]} for one, two in zip(TEXTS, reversed(TEXTS), strict=True)]
+    short = [
+        {"messages": [user(one), assistant(two)]}
+        for one, two in zip(TEXTS, reversed(TEXTS), strict=True)
+    ]
     return [*short, {"messages": [make(text) for text in TEXTS[:3] for make in (user, assistant)]}]
 
 
@@ -117,15 +136,23 @@ def of_trl(
     """The tokens of each row, and which of them TRL's trainer takes the loss over."""
     model = tiny_llama(layers=1)
     model.resize_token_embeddings(len(tokenizer))
-    settings = trl.SFTConfig(str(folder), max_length=None, report_to=[], use_cpu=True, bf16=False, **options)
-    trainer = trl.SFTTrainer(model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    settings = trl.SFTConfig(
+        str(folder), max_length=None, report_to=[], use_cpu=True, bf16=False, **options
+    )
+    trainer = trl.SFTTrainer(
+        model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     prepared: Any = trainer.train_dataset
     return [(row["input_ids"], [int(label != -100) for label in row["labels"]]) for row in prepared]
 
 
-def of_rung(tokenizer: Any, rows: list[dict[str, Any]], **options: Any) -> list[tuple[list[int], list[int]]]:
+def of_rung(
+    tokenizer: Any, rows: list[dict[str, Any]], **options: Any
+) -> list[tuple[list[int], list[int]]]:
     reader = Reader()
-    found = Renderer(tokenizer, **options).render([reader.row(row, f"row {i}") for i, row in enumerate(rows)])
+    found = Renderer(tokenizer, **options).render(
+        [reader.row(row, f"row {i}") for i, row in enumerate(rows)]
+    )
     assert all(isinstance(example, Example) for example in found)
     return [(list(example.ids), example.mask) for example in found if isinstance(example, Example)]
 
@@ -166,11 +193,10 @@ def marked(template: str) -> str:
             return (TEMPLATES / f"{known}_training.jinja").read_text()
     said = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     assert said in template
-    answer = (
-        "{{'<|im_start|>assistant\n'}}{% generation %}{{message['content'] + '<|im_end|>' + '\n'}}{% endgeneration %}"
-    )
+    answer = "{{'<|im_start|>assistant\n'}}{% generation %}{{message['content'] + '<|im_end|>' + '\n'}}{% endgeneration %}"
     return template.replace(
-        said, "{% if message['role'] == 'assistant' %}" + answer + "{% else %}" + said + "{% endif %}"
+        said,
+        "{% if message['role'] == 'assistant' %}" + answer + "{% else %}" + said + "{% endif %}",
     )
 
 
@@ -185,9 +211,14 @@ def test_what_is_too_long_is_cut_as_trl_cuts_it(tmp_path: Path) -> None:
     model = tiny_llama(layers=1)
     model.resize_token_embeddings(len(tokenizer))
     args = trl.SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False, **settings)
-    trainer = trl.SFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = trl.SFTTrainer(
+        model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     prepared: Any = trainer.train_dataset
-    wanted = [(tuple(row["input_ids"]), [int(label != -100) for label in row["labels"]]) for row in prepared]
+    wanted = [
+        (tuple(row["input_ids"]), [int(label != -100) for label in row["labels"]])
+        for row in prepared
+    ]
     assert [(example.ids, example.mask) for example in cut if any(example.mask)] == wanted
 
 

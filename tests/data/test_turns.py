@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from rung.data.turns import Turn, UnfitError, is_chat, read_turns
+from rung.data.turns import PassContext, UnfitError, is_chat, read_turns
 
 
-def read(*messages: Any) -> list[Turn]:
+def read(*messages: Any) -> list[PassContext]:
     return read_turns(list(messages), "messages")
 
 
-def one(**message: Any) -> Turn:
+def one(**message: Any) -> PassContext:
     (turn,) = read(message)
     return turn
 
@@ -26,17 +26,22 @@ def test_who_is_plainly_the_user_or_the_assistant_is_called_so(called: str, role
     turn = one(role=called, content="x")
     assert turn.message == {"role": role, "content": "x"}
     other = called.lower() != role
-    assert turn.told == ((("read_as", f"turns of '{called}' as those of the {role}"),) if other else ())
+    assert turn.told == (
+        (("read_as", f"turns of '{called}' as those of the {role}"),) if other else ()
+    )
 
 
 def test_sharegpts_own_names_need_no_word() -> None:
     assert read({"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}) == [
-        Turn({"role": "user", "content": "q"}),
-        Turn({"role": "assistant", "content": "a"}),
+        PassContext({"role": "user", "content": "q"}),
+        PassContext({"role": "assistant", "content": "a"}),
     ]
 
 
-CALL: dict[str, Any] = {"type": "function", "function": {"name": "f", "arguments": {"from": "Oslo", "to": ["Rome"]}}}
+CALL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "arguments": {"from": "Oslo", "to": ["Rome"]}},
+}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,11 @@ def test_calls_of_tools_have_one_form(message: dict[str, Any]) -> None:
 
 def test_nulls_among_the_arguments_are_arguments_and_told() -> None:
     """In JSON somebody wrote them; those that Parquet adds are gone when a file is read."""
-    call = {"id": None, "type": "function", "function": {"name": "f", "arguments": {"town": "Oslo", "of": None}}}
+    call = {
+        "id": None,
+        "type": "function",
+        "function": {"name": "f", "arguments": {"town": "Oslo", "of": None}},
+    }
     turn = one(role="assistant", tool_calls=[call])
     assert turn.message["tool_calls"] == [{"type": "function", "function": call["function"]}]
     assert turn.told == (("read_as", "nulls inside calls of tools as arguments that are null"),)
@@ -72,12 +81,18 @@ def test_calls_that_are_none(calls: Any) -> None:
 
 
 def test_a_call_that_is_none_stays_what_was_said() -> None:
-    assert one(**{"from": "function_call", "value": "LOOKUP"}).message == {"role": "assistant", "content": "LOOKUP"}
+    assert one(**{"from": "function_call", "value": "LOOKUP"}).message == {
+        "role": "assistant",
+        "content": "LOOKUP",
+    }
 
 
 def test_what_says_nothing_is_left_out_of_a_message() -> None:
     """As Parquet has it; some templates ask only whether a field is there."""
-    assert one(role="user", content="q", tool_calls=[], name=None, note="").message == {"role": "user", "content": "q"}
+    assert one(role="user", content="q", tool_calls=[], name=None, note="").message == {
+        "role": "user",
+        "content": "q",
+    }
 
 
 @pytest.mark.parametrize(
@@ -102,30 +117,48 @@ def test_what_says_nothing_is_left_out_of_a_message() -> None:
 def test_whether_a_turn_is_to_be_learnt(fields: dict[str, Any], learnt: bool | None) -> None:
     turn = one(role="assistant", content="a", **fields)
     assert (turn.learnt, turn.message) == (learnt, {"role": "assistant", "content": "a"})
-    assert [what for _, what in turn.told] == [f"'{name}' in turns as whether they are to be learnt" for name in fields]
+    assert [what for _, what in turn.told] == [
+        f"'{name}' in turns as whether they are to be learnt" for name in fields
+    ]
 
 
 def test_a_loss_that_was_measured_is_no_weight() -> None:
     turn = one(role="assistant", content="a", loss=2.31)
     assert (turn.learnt, turn.message["loss"]) == (None, 2.31)
-    with pytest.raises(UnfitError, match=r"has the weight 0\.5, and a turn is learnt or not; write 1 or 0"):
+    with pytest.raises(
+        UnfitError, match=r"has the weight 0\.5, and a turn is learnt or not; write 1 or 0"
+    ):
         one(role="assistant", content="a", weight=0.5)
     with pytest.raises(UnfitError, match=r"has the weight 0\.5"):
         one(role="assistant", content="a", weight="0.5")
-    assert one(role="assistant", content="a", train="later").message["train"] == "later", "it is told"
+    assert one(role="assistant", content="a", train="later").message["train"] == "later", (
+        "it is told"
+    )
 
 
 def test_what_a_turn_says_by_other_names_besides_is_kept_to_be_told() -> None:
     turn = one(role="user", content="q", value="more", **{"from": "gpt"})
     assert turn.message == {"role": "user", "content": "q", "value": "more", "from": "gpt"}
-    assert one(role="user", content="q", value="q", **{"from": "human"}).message == {"role": "user", "content": "q"}
+    assert one(role="user", content="q", value="q", **{"from": "human"}).message == {
+        "role": "user",
+        "content": "q",
+    }
     nulls = one(role=None, content=None, value="q", **{"from": "human"})
     assert nulls.message == {"role": "user", "content": "q"}
 
 
 def test_parts_of_a_content_are_texts_alone() -> None:
-    assert one(role="user", content=[{"type": "text", "text": "a", "image": None}, "b"]).message["content"] == "ab"
-    for part in ({"type": "image"}, {"type": "image_url", "text": "a", "image_url": "x"}, {"text": "a", "image": "x"}):
+    assert (
+        one(role="user", content=[{"type": "text", "text": "a", "image": None}, "b"]).message[
+            "content"
+        ]
+        == "ab"
+    )
+    for part in (
+        {"type": "image"},
+        {"type": "image_url", "text": "a", "image_url": "x"},
+        {"text": "a", "image": "x"},
+    ):
         with pytest.raises(UnfitError, match="parts that are no text"):
             one(role="user", content=[part])
 

@@ -20,15 +20,15 @@ from tests.engine.rounding import FAIR, TRAINED, WIDE_EPSILON, relative_error, t
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, collate, order
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.engine import optimizer
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import Base, dense_weight, load_base
+from rung.types import Candidate, Setting
 
 STEPS, DECAY, CLIP, SEED = 20, 0.01, 0.5, 7
 
@@ -39,10 +39,10 @@ def schedule_of(steps: int) -> Schedule:
 
 SCHEDULE = schedule_of(STEPS)
 CANDIDATES = [
-    Candidate(4, 8, "attention", 1e-3),
-    Candidate(8, 16, "all-linear", 3e-3),
-    Candidate(2, 8, "mlp", 5e-4, use_rslora=True),
-    Candidate(16, 16, "q_proj,v_proj", 2e-3, seed=1),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
+    Candidate(Setting(8, 16, "all-linear", 3e-3)),
+    Candidate(Setting(2, 8, "mlp", 5e-4, use_rslora=True)),
+    Candidate(Setting(16, 16, "q_proj,v_proj", 2e-3), seed=1),
 ]
 
 
@@ -55,7 +55,9 @@ def examples(vocabulary: int, count: int = 24, longest: int = 12) -> list[Exampl
     made = []
     for _ in range(count):
         length = number(5, longest)
-        made.append(Example(tuple(number(2, vocabulary) for _ in range(length)), number(1, length - 1)))
+        made.append(
+            Example(tuple(number(2, vocabulary) for _ in range(length)), number(1, length - 1))
+        )
     return made
 
 
@@ -92,7 +94,10 @@ class Loader:
             module.compute_dtype = self.dtype
 
     def states(self, trainer: Trainer, candidates: Sequence[Candidate]) -> list[AdapterState]:
-        return [in_dtype(fresh_state(trainer.frozen, candidate, SEED), self.dtype) for candidate in candidates]
+        return [
+            in_dtype(fresh_state(trainer.frozen, candidate, SEED), self.dtype)
+            for candidate in candidates
+        ]
 
 
 class Architecture(Loader):
@@ -145,7 +150,9 @@ class Alone:
                 module.support_avx512bf16_for_cpu = False
             four = isinstance(module, bitsandbytes.nn.Linear4bit) and base.dtype == torch.float64
             if four or isinstance(module, bitsandbytes.nn.Linear8bitLt):
-                plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+                plain = nn.Linear(
+                    module.in_features, module.out_features, bias=False, device="meta"
+                )
                 plain.weight = nn.Parameter(dense_weight(module, base.dtype), requires_grad=False)
                 model.set_submodule(name, plain)
         model.set_attn_implementation("eager")
@@ -167,12 +174,16 @@ class Alone:
             tensor.numel() for tensor in state.weights.values()
         ), "PEFT adapts these layers and no other"
         rate = candidate.learning_rate
-        self.optimizer = torch.optim.AdamW(self.factors.values(), lr=rate, eps=epsilon, weight_decay=DECAY)
+        self.optimizer = torch.optim.AdamW(
+            self.factors.values(), lr=rate, eps=epsilon, weight_decay=DECAY
+        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.share)
         self.scaler = torch.amp.GradScaler("cpu", enabled=base.dtype == torch.float16)
         narrow = base.dtype in (torch.bfloat16, torch.float16)
         self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
-            (lambda: torch.autocast("cpu", base.dtype)) if narrow else (lambda: throughout(base.dtype))
+            (lambda: torch.autocast("cpu", base.dtype))
+            if narrow
+            else (lambda: throughout(base.dtype))
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -182,7 +193,9 @@ class Alone:
             logits = self.model(input_ids=batch.ids, use_cache=False).logits
         # What the model's own loss is, but for its rounding of float64 logits to float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        )
 
     def gradients(self, batch: Batch) -> Tensor:
         self.training, self.rows = True, batch.ids.shape[0]
@@ -227,11 +240,17 @@ def check_law(
         assert score == pytest.approx(its_score, rel=tolerance)
         errors = {key: relative_error(weights[key], tensor) for key, tensor in wanted.items()}
         worst[candidate.id] = max(errors.values())
-        assert worst[candidate.id] < tolerance, (candidate.id, max(errors, key=errors.__getitem__), worst)
+        assert worst[candidate.id] < tolerance, (
+            candidate.id,
+            max(errors, key=errors.__getitem__),
+            worst,
+        )
     return worst
 
 
-def check_rounding(load: Loader, candidates: list[Candidate], fair: float = FAIR) -> dict[str, float]:
+def check_rounding(
+    load: Loader, candidates: list[Candidate], fair: float = FAIR
+) -> dict[str, float]:
     """In a precision that is used: a pack is no further off than PEFT is, with the wide epsilon on both sides.
 
     Returns:
@@ -242,9 +261,15 @@ def check_rounding(load: Loader, candidates: list[Candidate], fair: float = FAIR
         patch.setattr(optimizer, "EPSILON", WIDE_EPSILON)
         ended, states = train_packed(load, candidates)
     for candidate, (weights, _) in ended.items():
-        alike = [train_alone(one, candidate, states[candidate], epsilon=WIDE_EPSILON) for one in (load, load.exact())]
+        alike = [
+            train_alone(one, candidate, states[candidate], epsilon=WIDE_EPSILON)
+            for one in (load, load.exact())
+        ]
         (theirs, _), (exact, _) = alike
-        error, own = (max(relative_error(ends[key], exact[key]) for key in exact) for ends in (weights, theirs))
+        error, own = (
+            max(relative_error(ends[key], exact[key]) for key in exact)
+            for ends in (weights, theirs)
+        )
         ratios[candidate.id] = error / own
         assert error < fair * own, (candidate.id, error, own)
     return ratios
@@ -265,7 +290,9 @@ def train_packed(
         scored = {}
         for number, batch in enumerate(batches(rows, steps=steps)):
             if number == steps // 2:
-                scored = dict(zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True))
+                scored = dict(
+                    zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True)
+                )
             trainer.step(pack, batch, schedule.share(number))
         ended = {c: (pack.state(i).weights, scored[c]) for i, c in enumerate(pack.candidates)}
     return ended, states
@@ -292,12 +319,19 @@ def train_alone(
 def in_dtype(state: AdapterState, dtype: torch.dtype) -> AdapterState:
     """In float64, or else in float32: adapters are never narrower."""
     wide = torch.promote_types(dtype, torch.float32)
-    return AdapterState(state.step, {key: tensor.to(wide) for key, tensor in state.tensors.items()}, state.progress)
+    return AdapterState(
+        state.step, {key: tensor.to(wide) for key, tensor in state.tensors.items()}, state.progress
+    )
 
 
 @contextlib.contextmanager
-def packed(trainer: Trainer, candidates: Sequence[Candidate], states: Sequence[AdapterState]) -> Iterator[Pack]:
-    with throughout(trainer.base.dtype), Pack(trainer.frozen, candidates, states, DECAY, CLIP, SEED) as pack:
+def packed(
+    trainer: Trainer, candidates: Sequence[Candidate], states: Sequence[AdapterState]
+) -> Iterator[Pack]:
+    with (
+        throughout(trainer.base.dtype),
+        Pack(trainer.frozen, candidates, states, DECAY, CLIP, SEED) as pack,
+    ):
         yield pack
 
 

@@ -56,7 +56,12 @@ def throughout(dtype: torch.dtype) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         if dtype == torch.float64 and Tensor.float is FLOAT:  # not twice
-            for owner, name in ((Tensor, "to"), (Tensor, "float"), (torch, "softmax"), (nn.functional, "softmax")):
+            for owner, name in (
+                (Tensor, "to"),
+                (Tensor, "float"),
+                (torch, "softmax"),
+                (nn.functional, "softmax"),
+            ):
                 patch.setattr(owner, name, _widened(getattr(owner, name)))
         yield
 

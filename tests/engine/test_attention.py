@@ -54,7 +54,9 @@ def test_forward_and_gradients_are_those_of_transformers_plain_attention(
     for attention in (attend, eager_attention_forward):
         inputs = [x.clone().requires_grad_() for x in made]
         with throughout(torch.float64):
-            y, _ = attention(Layer(groups), *(x.transpose(1, 2) for x in inputs), mask, scaling=0.3, dropout=0.0)
+            y, _ = attention(
+                Layer(groups), *(x.transpose(1, 2) for x in inputs), mask, scaling=0.3, dropout=0.0
+            )
         (y * weights).sum().backward()
         found.append([y.detach(), *(x.grad for x in inputs)])
     for fast, plain in zip(*found, strict=True):
@@ -87,5 +89,7 @@ def test_a_model_that_breaks_over_frozen_layers_is_one_sentence() -> None:
         raise KeyError("attribute 'weight' already exists")
 
     model.model.forward = forward
-    with pytest.raises(ModelError, match="a model cannot be run on a few tokens .*'weight' already exists"):
+    with pytest.raises(
+        ModelError, match="a model cannot be run on a few tokens .*'weight' already exists"
+    ):
         Trainer(Base(model, tiny_tokenizer(), "a model", torch.float32))

@@ -11,22 +11,24 @@ from tests.engine.rounding import forward_tolerance, relative_error
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint
 from rung.engine.pack import AdapterState, Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import load_base
+from rung.types import Candidate, Setting
 
 
 def trained(trainer: Trainer, candidate: Candidate) -> AdapterState:
     state = fresh_state(trainer.frozen, candidate, 0)
     torch.manual_seed(5)
-    return AdapterState(3, {key: tensor + 0.05 * torch.randn_like(tensor) for key, tensor in state.tensors.items()})
+    return AdapterState(
+        3, {key: tensor + 0.05 * torch.randn_like(tensor) for key, tensor in state.tensors.items()}
+    )
 
 
 @pytest.mark.parametrize(
     "candidate",
     [
-        Candidate(4, 8, "attention", 1e-3),
-        Candidate(8, 8, "all-linear", 1e-3, use_rslora=True),
-        Candidate(2, 3.5, "q_proj,down_proj", 1e-3),
+        Candidate(Setting(4, 8, "attention", 1e-3)),
+        Candidate(Setting(8, 8, "all-linear", 1e-3, use_rslora=True)),
+        Candidate(Setting(2, 3.5, "q_proj,down_proj", 1e-3)),
     ],
     ids=lambda candidate: candidate.id,
 )
@@ -51,9 +53,11 @@ def test_peft_loads_the_adapter_and_gives_the_same_logits(
     assert relative_error(packed, untuned) > 1e-2, "the adapter does something"
 
 
-def test_the_adapters_configuration_is_in_pefts_words(tiny_base: object, tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_adapters_configuration_is_in_pefts_words(
+    tiny_base: object, tiny_folder: Path, tmp_path: Path
+) -> None:
     trainer = Trainer(tiny_base)  # type: ignore[arg-type]
-    candidate = Candidate(4, 8, "attention", 1e-3)
+    candidate = Candidate(Setting(4, 8, "attention", 1e-3))
     save_adapter(tmp_path, candidate, trained(trainer, candidate), trainer.frozen, str(tiny_folder))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8, "LORA")
@@ -62,7 +66,7 @@ def test_the_adapters_configuration_is_in_pefts_words(tiny_base: object, tiny_fo
 
 
 def test_a_checkpoint_reads_back_bit_by_bit(tiny_base: object, tmp_path: Path) -> None:
-    state = trained(Trainer(tiny_base), Candidate(4, 8, "attention", 1e-3))  # type: ignore[arg-type]
+    state = trained(Trainer(tiny_base), Candidate(Setting(4, 8, "attention", 1e-3)))  # type: ignore[arg-type]
     path = tmp_path / "a" / "state.safetensors"
     assert load_checkpoint(path) is None
     save_checkpoint(path, state)
@@ -71,4 +75,6 @@ def test_a_checkpoint_reads_back_bit_by_bit(tiny_base: object, tmp_path: Path) -
     assert back.step == 3
     assert back.tensors.keys() == state.tensors.keys()
     assert all(torch.equal(back.tensors[key], state.tensors[key]) for key in state.tensors)
-    assert [p.name for p in path.parent.iterdir()] == ["state.safetensors"], "nothing is left beside it"
+    assert [p.name for p in path.parent.iterdir()] == ["state.safetensors"], (
+        "nothing is left beside it"
+    )

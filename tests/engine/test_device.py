@@ -24,14 +24,14 @@ from rung.engine.lora import _PackedProduct
 from rung.engine.loss import HeadAdapter, _CompletionLoss
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import Base
+from rung.types import Candidate, Setting
 
 CUDA = torch.device("cuda", 0)
 CANDIDATES = [
-    Candidate(4, 8, "attention", 1e-3),
-    Candidate(8, 16, "all-linear", 1e-3),
-    Candidate(4, 8, "attention+lm_head", 1e-3),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
+    Candidate(Setting(8, 16, "all-linear", 1e-3)),
+    Candidate(Setting(4, 8, "attention+lm_head", 1e-3)),
 ]
 
 ROWS = examples(97)[:4]
@@ -46,7 +46,11 @@ class Devices(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.device.type != "cuda" and out.numel() > len(CANDIDATES):
+        if (
+            isinstance(out, torch.Tensor)
+            and out.device.type != "cuda"
+            and out.numel() > len(CANDIDATES)
+        ):
             self.elsewhere.append(str(func))
         return out
 
@@ -80,11 +84,15 @@ def indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     plain = torch.Tensor.__getitem__
     monkeypatch.setattr(
-        torch.Tensor, "__getitem__", lambda t, i: indexed(t, i) if t.device.type == "cuda" else plain(t, i)
+        torch.Tensor,
+        "__getitem__",
+        lambda t, i: indexed(t, i) if t.device.type == "cuda" else plain(t, i),
     )
 
     def copy_(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        torch.broadcast_shapes(self.shape, other.shape)  # the devices may differ, and so may the dtypes
+        torch.broadcast_shapes(
+            self.shape, other.shape
+        )  # the devices may differ, and so may the dtypes
         return self
 
     monkeypatch.setattr(torch.Tensor, "copy_", copy_)
@@ -121,7 +129,9 @@ def in_nf4(layer: nn.Linear) -> None:
     layer.weight.quant_state = state  # type: ignore[attr-defined]
 
 
-def on_gpu(name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+def on_gpu(
+    name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> Trainer:
     """A trainer over a model on a GPU that is not there."""
     model = AutoModelForCausalLM.from_config(ARCHITECTURES[name](), dtype=dtype).eval()
     for module in model.modules():
@@ -136,7 +146,9 @@ def on_gpu(name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest
     # They compare numbers, and there are none.
     monkeypatch.setattr(Trainer, "_check_head", lambda self: None)
     # The attention is torch's and the model's own, and asks for a real GPU: it gives back what it was asked.
-    AttentionInterface.register("given_back", lambda module, query, *_, **__: (query.transpose(1, 2), None))
+    AttentionInterface.register(
+        "given_back", lambda module, query, *_, **__: (query.transpose(1, 2), None)
+    )
     AttentionMaskInterface.register("given_back", lambda *_, **__: None)
     monkeypatch.setattr(Trainer, "_attention_kinds", lambda self: ("given_back", "given_back"))
     return Trainer(Base(model, None, name, dtype))
@@ -158,7 +170,11 @@ class Context:
 
 @pytest.fixture
 def pack(
-    fake: FakeTensorMode, name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    fake: FakeTensorMode,
+    name: str,
+    quantization: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Trainer, Pack]]:
     trainer = on_gpu(name, quantization, dtype, monkeypatch)
     states = [fresh_state(trainer.frozen, candidate, 0) for candidate in CANDIDATES]
@@ -167,12 +183,16 @@ def pack(
 
 
 EVERY = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-MODELS = pytest.mark.parametrize(("name", "quantization"), [("llama", "nf4"), ("llama", "dense"), ("gemma2", "dense")])
+MODELS = pytest.mark.parametrize(
+    ("name", "quantization"), [("llama", "nf4"), ("llama", "dense"), ("gemma2", "dense")]
+)
 
 
 @EVERY
 @MODELS
-def test_the_way_up_keeps_to_the_gpu_and_to_its_dtypes(pack: tuple[Trainer, Pack], dtype: torch.dtype) -> None:
+def test_the_way_up_keeps_to_the_gpu_and_to_its_dtypes(
+    pack: tuple[Trainer, Pack], dtype: torch.dtype
+) -> None:
     trainer, made = pack
     assert trainer.base.device == CUDA
     batch = collate(ROWS, CUDA)
@@ -190,12 +210,17 @@ def test_the_way_up_keeps_to_the_gpu_and_to_its_dtypes(pack: tuple[Trainer, Pack
         assert group.weights.dtype == group.gradients.dtype == torch.float32
         assert group.used.dtype == dtype
     for i in range(len(made)):
-        assert all(m.device == CUDA and m.dtype == torch.float32 for m in made.optimizer.moments(i).values())
+        assert all(
+            m.device == CUDA and m.dtype == torch.float32
+            for m in made.optimizer.moments(i).values()
+        )
 
 
 @EVERY
 @MODELS
-def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(pack: tuple[Trainer, Pack], dtype: torch.dtype) -> None:
+def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(
+    pack: tuple[Trainer, Pack], dtype: torch.dtype
+) -> None:
     """Of a layer and of the loss: what is written by hand. The rest of the way is torch's own."""
     trainer, made = pack
     with torch.no_grad(), Devices() as devices:
@@ -203,14 +228,21 @@ def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(pack: tuple[Trainer, Pa
         made.turn.training = True
         x = torch.empty(12, 5, 64, dtype=dtype, device=CUDA)
         context: Any = Context((True, True))
-        y = _PackedProduct.forward(context, x, made.turn.anchor, layer.frozen, layer.active(), made.turn, False)
+        y = _PackedProduct.forward(
+            context, x, made.turn.anchor, layer.frozen, layer.active(), made.turn, False
+        )
         to_x, *_ = _PackedProduct.backward(context, y)
         part = made.layers["lm_head"].active()[0]
         adapters = [None, None, HeadAdapter(part)]
         hidden = torch.empty(3 * 7, 64, dtype=dtype, device=CUDA)
-        labels, weights = torch.zeros(3, 7, dtype=torch.int64, device=CUDA), torch.ones(3, 7, device=CUDA)
+        labels, weights = (
+            torch.zeros(3, 7, dtype=torch.int64, device=CUDA),
+            torch.ones(3, 7, device=CUDA),
+        )
         context = Context((True, True))
-        losses, total = _CompletionLoss.forward(context, hidden, None, labels, weights, trainer.head, adapters)
+        losses, total = _CompletionLoss.forward(
+            context, hidden, None, labels, weights, trainer.head, adapters
+        )
         to_hidden, *_ = _CompletionLoss.backward(context, None, total)
     assert devices.elsewhere == []
     assert to_x is not None

@@ -14,18 +14,18 @@ from tests.odd_tokenizers import words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
-from rung.data.render import render
-from rung.data.shapes import Row
+from rung.data.schema import Row
+from rung.data.tokenize import render
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
-from rung.levers import Candidate
 from rung.model.load import Base
+from rung.types import Candidate, Setting
 
 CANDIDATES = [
-    Candidate(4, 8, "attention", 1e-3),
-    Candidate(8, 64, "all-linear", 1e-3, dropout=0.5),
-    Candidate(4, 32, "attention", 1e-3, seed=3),
-    Candidate(2, 200, "attention+lm_head", 1e-3),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
+    Candidate(Setting(8, 64, "all-linear", 1e-3, dropout=0.5)),
+    Candidate(Setting(4, 32, "attention", 1e-3), seed=3),
+    Candidate(Setting(2, 200, "attention+lm_head", 1e-3)),
 ]
 # Two tokens that lie within rounding of each other are told apart by chance alone: in float64 none do.
 EXACTLY = torch.float64
@@ -44,7 +44,9 @@ def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
     examples = render(ROWS, trainer.base.tokenizer, 99)
     states = {candidate: trained_state(trainer, candidate) for candidate in CANDIDATES}
     with packed(trainer, CANDIDATES, list(states.values())) as pack:
-        texts = trainer.write(examples, pack, batch_size=16)  # four rows of each candidate at a time
+        texts = trainer.write(
+            examples, pack, batch_size=16
+        )  # four rows of each candidate at a time
         written = dict(zip(pack.candidates, texts, strict=True))
     with throughout(EXACTLY):
         (untuned,) = trainer.write(examples)
@@ -61,7 +63,9 @@ def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
                 pad_token_id=1,
                 eos_token_id=1,
             )
-        theirs = trainer.base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        theirs = trainer.base.tokenizer.batch_decode(
+            out[:, ids.shape[1] :], skip_special_tokens=True
+        )
         assert written[candidate] == theirs, candidate.id
     assert any(texts != untuned for texts in written.values()), "an adapter has something to say"
 
@@ -116,7 +120,9 @@ def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         raise MemoryError
 
     monkeypatch.setattr(trainer, "_written", never)
-    with pytest.raises(TrainingError, match="Memory ran out with one text of 8 tokens for each of 1"):
+    with pytest.raises(
+        TrainingError, match="Memory ran out with one text of 8 tokens for each of 1"
+    ):
         trainer.write(render(ROWS, trainer.base.tokenizer, 99))
 
 

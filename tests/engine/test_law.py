@@ -25,40 +25,42 @@ from tests.engine.oracle import (
 )
 from tests.engine.rounding import EXACT, STRICT, TRAINED, relative_error
 
-from rung.data.render import render
-from rung.data.shapes import Row
-from rung.data.tasks import pronounce
+from rung.data.builtin import pronounce
+from rung.data.schema import Row
+from rung.data.tokenize import render
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
-from rung.engine.memory import Room
+from rung.engine.memory import TokenLimit
 from rung.engine.pack import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import load_base
+from rung.types import Candidate, Setting
 
 HEADS = [
-    Candidate(4, 8, "lm_head", 1e-3),
-    Candidate(8, 16, "attention+lm_head", 3e-3, dropout=0.2),
-    Candidate(8, 16, "attention", 3e-3),
-    Candidate(4, 8, "all-linear,lm_head", 1e-3),
+    Candidate(Setting(4, 8, "lm_head", 1e-3)),
+    Candidate(Setting(8, 16, "attention+lm_head", 3e-3, dropout=0.2)),
+    Candidate(Setting(8, 16, "attention", 3e-3)),
+    Candidate(Setting(4, 8, "all-linear,lm_head", 1e-3)),
 ]
 DROPPING = [
-    Candidate(4, 8, "attention", 1e-3, dropout=0.1),
-    Candidate(4, 8, "attention", 5e-3, dropout=0.1),
-    Candidate(8, 16, "all-linear", 3e-3, dropout=0.3, seed=2),
-    Candidate(4, 8, "attention", 1e-3),
+    Candidate(Setting(4, 8, "attention", 1e-3, dropout=0.1)),
+    Candidate(Setting(4, 8, "attention", 5e-3, dropout=0.1)),
+    Candidate(Setting(8, 16, "all-linear", 3e-3, dropout=0.3), seed=2),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
 ]
 
 
 ARCHITECTURES_CANDIDATES = [
-    Candidate(4, 8, "attention", 1e-3),
-    Candidate(8, 16, "all-linear", 3e-3, dropout=0.1),
-    Candidate(2, 4, "attention+lm_head", 1e-3),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
+    Candidate(Setting(8, 16, "all-linear", 3e-3, dropout=0.1)),
+    Candidate(Setting(2, 4, "attention+lm_head", 1e-3)),
 ]
 EXACTLY, FLOAT32 = torch.float64, torch.float32
 
 
-@pytest.mark.parametrize("candidates", [CANDIDATES, DROPPING, HEADS], ids=["plain", "dropout", "lm_head"])
+@pytest.mark.parametrize(
+    "candidates", [CANDIDATES, DROPPING, HEADS], ids=["plain", "dropout", "lm_head"]
+)
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "nf4-single", "int8"])
 def test_a_candidate_in_a_pack_ends_as_it_would_have_ended_alone_under_peft(
     tiny_folder: Path, quantization: str, candidates: list[Candidate]
@@ -73,7 +75,7 @@ def test_so_it_does_in_every_architecture(name: str) -> None:
 
 @pytest.mark.parametrize("rank", [1, 512])
 def test_so_it_does_at_the_ends_of_the_ladder(tiny_folder: Path, rank: int) -> None:
-    candidates = [Candidate(rank, 2 * rank, "attention", 1e-3), CANDIDATES[0]]
+    candidates = [Candidate(Setting(rank, 2 * rank, "attention", 1e-3)), CANDIDATES[0]]
     check_law(Loader(str(tiny_folder), "nf4", EXACTLY), candidates)
 
 
@@ -86,7 +88,11 @@ def test_the_law_holds_on_the_real_model_in_nf4() -> None:
 
 @pytest.mark.parametrize(
     ("quantization", "dtype"),
-    [*(("nf4", d) for d in (FLOAT32, torch.bfloat16, torch.float16)), ("fp32", FLOAT32), ("int8", FLOAT32)],
+    [
+        *(("nf4", d) for d in (FLOAT32, torch.bfloat16, torch.float16)),
+        ("fp32", FLOAT32),
+        ("int8", FLOAT32),
+    ],
     ids=str,
 )
 def test_in_the_precisions_that_are_used_it_is_no_further_off_than_rounding_takes_peft_itself(
@@ -149,8 +155,13 @@ def test_keeping_the_blocks_inputs_alone_changes_nothing(tiny_folder: Path) -> N
     assert_close(whole, lean)
 
 
-@pytest.mark.parametrize("wild", [Candidate(8, 16, "attention", 1e300), Candidate(8, 16, "lm_head", 30.0)])
-def test_a_member_that_diverges_is_told_apart_and_harms_no_other(tiny_folder: Path, wild: Candidate) -> None:
+@pytest.mark.parametrize(
+    "wild",
+    [Candidate(Setting(8, 16, "attention", 1e300)), Candidate(Setting(8, 16, "lm_head", 30.0))],
+)
+def test_a_member_that_diverges_is_told_apart_and_harms_no_other(
+    tiny_folder: Path, wild: Candidate
+) -> None:
     beside = train(tiny_folder, [CANDIDATES[0], wild, *CANDIDATES[1:]])
     assert wild not in beside
     assert_close(train(tiny_folder, CANDIDATES), beside)
@@ -158,7 +169,7 @@ def test_a_member_that_diverges_is_told_apart_and_harms_no_other(tiny_folder: Pa
 
 def test_a_member_that_diverges_changes_no_bit_of_the_others(tiny_folder: Path) -> None:
     """The same pack, with a tame member that leaves at the step at which the wild one is found out."""
-    wild, tame = (Candidate(8, 16, "attention", rate) for rate in (1e30, 1e-3))
+    wild, tame = (Candidate(Setting(8, 16, "attention", rate)) for rate in (1e30, 1e-3))
     found: list[dict[Candidate, AdapterState]] = []
     left_at = STEPS
     for other in (wild, tame):
@@ -182,7 +193,7 @@ def test_a_member_that_diverges_changes_no_bit_of_the_others(tiny_folder: Path) 
 
 def test_a_loss_beyond_all_reason_is_given_up_with_its_step_and_reason(tiny_folder: Path) -> None:
     trainer = Trainer(load_base(str(tiny_folder), "fp32", "fp32"))
-    wild = Candidate(8, 16, "lm_head", 30.0)
+    wild = Candidate(Setting(8, 16, "lm_head", 30.0))
     with packed(trainer, [wild], [fresh_state(trainer.frozen, wild, SEED)]) as pack:
         for _number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
             trainer.step(pack, batch, 1.0)
@@ -191,7 +202,9 @@ def test_a_loss_beyond_all_reason_is_given_up_with_its_step_and_reason(tiny_fold
     assert pack.lost == {0: "the loss stood over 9.2 nats a token for 8 steps"}
 
 
-def test_a_member_that_leaves_and_one_that_pauses_change_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_member_that_leaves_and_one_that_pauses_change_nothing(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     whole = train(tiny_folder, CANDIDATES)
     load = Loader(str(tiny_folder), "fp32", EXACTLY)
     trainer = Trainer(load())
@@ -238,11 +251,15 @@ def test_a_member_that_joins_and_one_that_branches_go_their_own_ways(tiny_folder
                 trainer.step(pack, steps[number], share)
             assert_close({candidate: pack.state(0)}, {candidate: found})
             assert pack.state(0).progress == found.progress
-    assert not torch.allclose(*(state.tensors["model.layers.0.self_attn.q_proj.B"] for state in together[:2]))
+    assert not torch.allclose(
+        *(state.tensors["model.layers.0.self_attn.q_proj.B"] for state in together[:2])
+    )
 
 
 @pytest.mark.parametrize("room", [None, 30], ids=["one pass", "tiles"])
-def test_members_that_train_on_other_rows_end_as_they_do_alone(tiny_folder: Path, room: int | None) -> None:
+def test_members_that_train_on_other_rows_end_as_they_do_alone(
+    tiny_folder: Path, room: int | None
+) -> None:
     """Two orders of the rows in one pack: batches of unlike lengths, and at times one row fewer, side by side."""
     load = Loader(str(tiny_folder), "nf4", EXACTLY)
     one = [*CANDIDATES, DROPPING[0], HEADS[1]]
@@ -253,7 +270,7 @@ def test_members_that_train_on_other_rows_end_as_they_do_alone(tiny_folder: Path
 
     def end(candidates: list[Candidate], room: int | None) -> dict[Candidate, AdapterState]:
         trainer = Trainer(load())
-        trainer.training_room = Room(room)
+        trainer.training_room = TokenLimit(room)
         with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
             for number in range(8):
                 own = [orders[candidate.seed][number] for candidate in pack.candidates]
@@ -271,7 +288,7 @@ def train(
     """Where the candidates that do not diverge end, trained in one pack; in float64, which leaves no excuse."""
     load = Loader(str(folder), "fp32", EXACTLY)
     trainer = Trainer(load())
-    trainer.training_room = trainer.scoring_room = Room(room)
+    trainer.training_room = trainer.scoring_room = TokenLimit(room)
     if checkpointing:
         trainer.checkpoint()
     with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
@@ -285,4 +302,7 @@ def train(
 def assert_close(one: dict[Candidate, AdapterState], other: dict[Candidate, AdapterState]) -> None:
     for candidate, state in one.items():
         for key, tensor in state.weights.items():
-            assert relative_error(other[candidate].tensors[key], tensor) < TRAINED, (candidate.id, key)
+            assert relative_error(other[candidate].tensors[key], tensor) < TRAINED, (
+                candidate.id,
+                key,
+            )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.engine.rounding import EXACT
 from torch import Tensor, nn
 
-from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, Turn
+from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, PassContext
 from rung.errors import ModelError
 
 
@@ -18,13 +18,17 @@ def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> Fro
     torch.manual_seed(0)
     if not four_bit:
         return FrozenLinear(nn.Linear(inputs, outputs, bias=bias).requires_grad_(False))
-    layer = bitsandbytes.nn.Linear4bit(inputs, outputs, bias=bias, compute_dtype=torch.float32, quant_type="nf4")
+    layer = bitsandbytes.nn.Linear4bit(
+        inputs, outputs, bias=bias, compute_dtype=torch.float32, quant_type="nf4"
+    )
     return FrozenLinear(layer.to("cpu").requires_grad_(False))
 
 
 def part(start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float64) -> Part:
     A, B = draw(candidates, rank, 64), draw(candidates, 48, rank)
-    collected = (torch.zeros_like(x, dtype=torch.promote_types(dtype, torch.float32)) for x in (A, B))
+    collected = (
+        torch.zeros_like(x, dtype=torch.promote_types(dtype, torch.float32)) for x in (A, B)
+    )
     return Part(start, start + candidates, A.to(dtype), B.to(dtype), *collected)
 
 
@@ -32,16 +36,21 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
-def turn(stop: int, start: int = 0) -> Turn:
-    return Turn(start, stop, torch.zeros((), requires_grad=True))
+def turn(stop: int, start: int = 0) -> PassContext:
+    return PassContext(start, stop, torch.zeros((), requires_grad=True))
 
 
-def factors(parts: list[Part], stop: int, start: int = 0) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+def factors(
+    parts: list[Part], stop: int, start: int = 0
+) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     """Each candidate's A and B, ready for the plain twin; None where it has none."""
     found: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * (stop - start)
     for p in parts:
         for k in range(max(p.start, start), min(p.stop, stop)):
-            own = (p.A[k - p.start].detach().requires_grad_(), p.B[k - p.start].detach().requires_grad_())
+            own = (
+                p.A[k - p.start].detach().requires_grad_(),
+                p.B[k - p.start].detach().requires_grad_(),
+            )
             found[k - start] = own
     return found
 
@@ -56,7 +65,12 @@ def factors(parts: list[Part], stop: int, start: int = 0) -> list[tuple[torch.Te
     data=st.data(),
 )
 def test_forward_and_gradients_are_those_of_the_plain_twin(
-    sizes: list[tuple[int, int]], batch: int, tokens: int, bias: bool, four_bit: bool, data: st.DataObject
+    sizes: list[tuple[int, int]],
+    batch: int,
+    tokens: int,
+    bias: bool,
+    four_bit: bool,
+    data: st.DataObject,
 ) -> None:
     """Of any mixture of ranks, with candidates that do not target the layer (rank 0), for any stretch of the pack."""
     frozen = make(bias, four_bit)
@@ -119,7 +133,9 @@ def test_a_layer_that_is_given_other_rows_than_the_pass_has_says_so() -> None:
     layer = PackedLoraLinear(make(False, False), [part(0, 2, 4)], turn(2))
     layer.turn.tokens = 12
     assert layer(draw(4, 3, 64)).shape == (4, 3, 48)
-    with pytest.raises(ModelError, match="sees 7 tokens of 12, so an adapter on it cannot be packed"):
+    with pytest.raises(
+        ModelError, match="sees 7 tokens of 12, so an adapter on it cannot be packed"
+    ):
         layer(draw(7, 64))
 
 
@@ -140,7 +156,9 @@ def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() 
 def test_the_frozen_product_is_the_dequantised_weight_to_the_last_bit() -> None:
     frozen = make(False, True)
     x = torch.randn(7, 64)
-    weight = bitsandbytes.functional.dequantize_4bit(frozen.base.weight.data, frozen.base.weight.quant_state)
+    weight = bitsandbytes.functional.dequantize_4bit(
+        frozen.base.weight.data, frozen.base.weight.quant_state
+    )
     assert torch.equal(frozen(x), x @ weight.T)
 
 

@@ -41,7 +41,11 @@ def adapter(tokens: int, dropout: float) -> HeadAdapter:
 @pytest.mark.parametrize("adapted", [(), (1,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_loss_and_gradients_are_those_of_cross_entropy(
-    tokens: int, changes: tuple[Any, ...], adapted: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
+    tokens: int,
+    changes: tuple[Any, ...],
+    adapted: tuple[int, ...],
+    dropout: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 8)
     made = head(*changes)
@@ -55,7 +59,9 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
     assert losses.shape == (3, tokens)
     assert not losses.requires_grad
     assert hidden.grad is not None
-    for k, (own, grad) in enumerate(zip(hidden.detach().chunk(3), hidden.grad.chunk(3), strict=True)):
+    for k, (own, grad) in enumerate(
+        zip(hidden.detach().chunk(3), hidden.grad.chunk(3), strict=True)
+    ):
         own.requires_grad_()
         found = adapters[k]
         if found is not None:
@@ -67,7 +73,10 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
         assert own.grad is not None
         assert torch.allclose(grad, own.grad, rtol=EXACT, atol=EXACT)
         if found is not None:
-            for collected, factor in ((found.part.grad_A, found.part.A), (found.part.grad_B, found.part.B)):
+            for collected, factor in (
+                (found.part.grad_A, found.part.A),
+                (found.part.grad_B, found.part.B),
+            ):
                 assert factor.grad is not None
                 assert torch.allclose(collected, factor.grad, rtol=EXACT, atol=EXACT)
 
@@ -75,7 +84,9 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
 def test_an_adapter_of_the_head_learns_where_the_states_need_no_gradient() -> None:
     own = adapter(4, 0.0)
     anchor = torch.zeros((), requires_grad=True)
-    _, total = completion_loss(torch.randn(4, D), torch.arange(4)[None], torch.ones(1, 4), head(), [own], anchor)
+    _, total = completion_loss(
+        torch.randn(4, D), torch.arange(4)[None], torch.ones(1, 4), head(), [own], anchor
+    )
     total.backward()
     assert own.part.grad_A.any()
     assert own.part.grad_B.any()
@@ -86,13 +97,19 @@ def test_huge_logits_do_not_overflow() -> None:
     layer = nn.Linear(4, 2, bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     hidden = torch.full((2, 4), 1e4, requires_grad=True)
-    losses, _ = completion_loss(hidden, torch.tensor([[0, 1]]), torch.ones(1, 2), Head(FrozenLinear(layer)), [None])
+    losses, _ = completion_loss(
+        hidden, torch.tensor([[0, 1]]), torch.ones(1, 2), Head(FrozenLinear(layer)), [None]
+    )
     assert losses.tolist() == [[0.0, 80000.0]]
 
 
 def test_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad():
-        inputs: tuple[Tensor, Tensor, Tensor] = (torch.randn(3, D), torch.tensor([[0, 1, 2]]), torch.ones(1, 3))
+        inputs: tuple[Tensor, Tensor, Tensor] = (
+            torch.randn(3, D),
+            torch.tensor([[0, 1, 2]]),
+            torch.ones(1, 3),
+        )
         losses, total = completion_loss(*inputs, head(), [None])
     assert losses.grad_fn is None
     assert total.grad_fn is None

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.engine.oracle import CANDIDATES, SEED, Loader, batches, examples, packed
 from tests.engine.rounding import TRAINED, forward_tolerance, relative_error
 
-from rung.engine.memory import Room, is_out_of_memory, peak_bytes, reset_peak, tiles
+from rung.engine.memory import TokenLimit, is_out_of_memory, peak_bytes, reset_peak, tiles
 from rung.engine.pack import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
-from rung.levers import Candidate
 from rung.model.load import load_base
+from rung.types import Candidate
 
 CPU = torch.device("cpu")
 
@@ -35,10 +35,16 @@ def test_the_peak_is_that_since_the_last_reset() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings are Linux's")
-@pytest.mark.parametrize(("variables", "took_effect"), [({}, "True"), ({"MALLOC_ARENA_MAX": "2"}, "False")])
-def test_a_users_own_malloc_settings_are_left_alone(variables: dict[str, str], took_effect: str) -> None:
+@pytest.mark.parametrize(
+    ("variables", "took_effect"), [({}, "True"), ({"MALLOC_ARENA_MAX": "2"}, "False")]
+)
+def test_a_users_own_malloc_settings_are_left_alone(
+    variables: dict[str, str], took_effect: str
+) -> None:
     program = "from rung.engine.memory import keep_freed_memory; print(keep_freed_memory())"
-    found = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == took_effect
 
 
@@ -58,8 +64,8 @@ def test_without_a_bound_a_step_is_one_tile() -> None:
 
 
 def test_a_room_that_was_too_small_grows_back_and_is_tried_less_often_each_time() -> None:
-    room = Room(1000)
-    for patience in (2 * Room.PATIENCE, 4 * Room.PATIENCE):
+    room = TokenLimit(1000)
+    for patience in (2 * TokenLimit.PATIENCE, 4 * TokenLimit.PATIENCE):
         room.shrink(1000)
         assert room.tokens == 500
         for _ in range(patience - 1):
@@ -75,7 +81,9 @@ def test_a_room_that_was_too_small_grows_back_and_is_tried_less_often_each_time(
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+            ),
             True,
         ),
         (RuntimeError("std::bad_alloc"), True),
@@ -113,11 +121,17 @@ class Shortage:
 
     def _fail(self) -> None:
         self.failed += 1
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        )
 
 
 def trained(
-    folder: Path, tokens: int | None, backward: bool = False, dense: bool = False, quantization: str = "fp32"
+    folder: Path,
+    tokens: int | None,
+    backward: bool = False,
+    dense: bool = False,
+    quantization: str = "fp32",
 ) -> tuple[Trainer, dict[Candidate, AdapterState]]:
     load = Loader(str(folder), quantization, torch.float64)
     trainer = Trainer(load())
@@ -136,13 +150,18 @@ def trained(
 
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("tokens", [12, 50, 100])
-def test_running_out_of_memory_anywhere_changes_no_result(tiny_folder: Path, tokens: int, backward: bool) -> None:
+def test_running_out_of_memory_anywhere_changes_no_result(
+    tiny_folder: Path, tokens: int, backward: bool
+) -> None:
     _, whole = trained(tiny_folder, None)
     trainer, ended = trained(tiny_folder, tokens, backward)
     assert trainer.training_room.tokens <= tokens
     for candidate, state in whole.items():
         for key, tensor in state.tensors.items():
-            assert relative_error(ended[candidate].tensors[key], tensor) < TRAINED, (candidate.id, key)
+            assert relative_error(ended[candidate].tensors[key], tensor) < TRAINED, (
+                candidate.id,
+                key,
+            )
 
 
 def test_dense_weights_that_are_held_change_no_bit(tiny_folder: Path) -> None:
@@ -167,13 +186,17 @@ def test_when_memory_runs_out_the_dense_weights_go_first(tiny_folder: Path) -> N
     trainer._losses = scarce  # type: ignore[method-assign]
     trainer.frozen.hold_dense(trainer.base.dtype)
     rows = examples(trainer.model.config.vocab_size)
-    with packed(trainer, CANDIDATES, [fresh_state(trainer.frozen, c, SEED) for c in CANDIDATES]) as pack:
+    with packed(
+        trainer, CANDIDATES, [fresh_state(trainer.frozen, c, SEED) for c in CANDIDATES]
+    ) as pack:
         trainer.step(pack, batches(rows)[0], 1.0)
     assert held == [True, False]
     assert trainer.training_room.tokens == math.inf
 
 
-def test_when_not_even_a_row_fits_the_blocks_are_checkpointed_and_then_it_says_so(tiny_folder: Path) -> None:
+def test_when_not_even_a_row_fits_the_blocks_are_checkpointed_and_then_it_says_so(
+    tiny_folder: Path,
+) -> None:
     trainer = Trainer(load_base(str(tiny_folder), "fp32", "fp32"))
     Shortage(trainer, 1, False)
     candidate = CANDIDATES[0]
@@ -190,10 +213,10 @@ LIMITED = """
 import json, resource, sys
 import torch
 from rung.data.batches import collate
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
+from rung.types import Candidate
 from rung.model.load import load_base
 
 torch.manual_seed(0)
@@ -212,7 +235,9 @@ print(json.dumps({"losses": losses, "room": trainer.training_room.tokens}))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on a process's memory is Linux's")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the limit on a process's memory is Linux's"
+)
 def test_a_real_shortage_of_memory_is_lived_through(tiny_folder: Path) -> None:
     """A process that may not have the memory for the whole step: it does it in pieces, with the same losses."""
     found = {}

@@ -12,7 +12,9 @@ from rung.engine import optimizer as module
 from rung.engine.optimizer import PackedAdamW, Schedule
 
 
-def packed(start: list[torch.Tensor], rates: list[float], decay: float = 0.0, scaling: bool = False) -> PackedAdamW:
+def packed(
+    start: list[torch.Tensor], rates: list[float], decay: float = 0.0, scaling: bool = False
+) -> PackedAdamW:
     rows = [row.clone().requires_grad_() for row in start]
     return PackedAdamW(rows, [torch.zeros_like(row) for row in start], rates, decay, 1.0, scaling)
 
@@ -22,7 +24,9 @@ def test_every_candidate_is_moved_as_torch_adamw_with_clipping_moves_it_alone(de
     torch.manual_seed(0)
     rates = [1e-3, 5e-2, 3e-4]
     start = [torch.randn(size, dtype=torch.float64) for size in (20, 20, 6)]
-    gradients = [[torch.randn_like(row) * scale for row in start] for scale in (0.01, 1, 30, 1, 0.1, 5)]
+    gradients = [
+        [torch.randn_like(row) * scale for row in start] for scale in (0.01, 1, 30, 1, 0.1, 5)
+    ]
     optimizer = packed(start, rates, decay)
     for gradient in gradients:
         for own, g in zip(optimizer.gradients, gradient, strict=True):
@@ -76,7 +80,14 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
     """Each candidate's on its own: halved where its gradient overflowed, doubled after enough good steps."""
     monkeypatch.setattr(module, "PATIENCE", 3)
     torch.manual_seed(0)
-    overflows = [(True, False), (False, False), (False, True), (False, False), (False, False), (True, False)]
+    overflows = [
+        (True, False),
+        (False, False),
+        (False, True),
+        (False, False),
+        (False, False),
+        (True, False),
+    ]
     ones = torch.ones(4, dtype=torch.float64)
     optimizer = packed([ones, ones], [0.1, 0.1], scaling=True)
     steps = [(torch.randn_like(ones), torch.randn_like(ones)) for _ in overflows]
@@ -106,7 +117,9 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1))
-def test_the_schedule_rises_stays_and_falls_and_always_moves(stop: int, warmup: float, cooldown: float) -> None:
+def test_the_schedule_rises_stays_and_falls_and_always_moves(
+    stop: int, warmup: float, cooldown: float
+) -> None:
     schedule = Schedule.to(stop, 500, warmup, cooldown)
     shares = [schedule.share(step) for step in range(stop)]
     assert all(0 < share <= 1 for share in shares)
@@ -124,4 +137,6 @@ def test_before_the_fork_it_does_not_know_when_it_will_be_judged(one: int, other
 
 def test_the_fall_begins_at_the_plateau_and_is_steepest_at_first() -> None:
     shares = [Schedule(2, 6, 10).share(step) for step in range(10)]
-    assert shares == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1 - 0.2**0.5, 1 - 0.4**0.5, 1 - 0.6**0.5, 1 - 0.8**0.5])
+    assert shares == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1, 1, 1, 1 - 0.2**0.5, 1 - 0.4**0.5, 1 - 0.6**0.5, 1 - 0.8**0.5]
+    )

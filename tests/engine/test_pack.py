@@ -8,9 +8,12 @@ from tests.tiny import tiny_llama
 
 from rung.engine.lora import FrozenLinear, PackedLoraLinear
 from rung.engine.pack import Pack, freeze, fresh_state
-from rung.levers import Candidate
+from rung.types import Candidate, Setting
 
-SMALL, LARGE = Candidate(4, 8, "attention", 1e-3), Candidate(8, 16, "all-linear", 1e-3)
+SMALL, LARGE = (
+    Candidate(Setting(4, 8, "attention", 1e-3)),
+    Candidate(Setting(8, 16, "all-linear", 1e-3)),
+)
 
 
 def test_freezing_covers_every_linear_layer_and_changes_no_output() -> None:
@@ -49,12 +52,17 @@ def test_a_fresh_adapter_is_drawn_as_peft_draws_it_and_says_nothing_yet() -> Non
 def test_the_first_numbers_depend_on_the_seeds_and_the_layer_alone() -> None:
     frozen = freeze(tiny_llama())
     key = "model.layers.1.self_attn.q_proj.A"
-    small, large = fresh_state(frozen, SMALL, 0).tensors[key], fresh_state(frozen, LARGE, 0).tensors[key]
+    small, large = (
+        fresh_state(frozen, SMALL, 0).tensors[key],
+        fresh_state(frozen, LARGE, 0).tensors[key],
+    )
     assert torch.equal(small, large[:4]), "a small rank starts from the first rows of a large one"
     assert not torch.equal(small, fresh_state(frozen, SMALL, 1).tensors[key])
-    other = Candidate(4, 8, "attention", 1e-3, seed=1)
+    other = Candidate(Setting(4, 8, "attention", 1e-3), seed=1)
     assert not torch.equal(small, fresh_state(frozen, other, 0).tensors[key])
-    assert not torch.equal(small, fresh_state(frozen, SMALL, 0).tensors["model.layers.0.self_attn.q_proj.A"])
+    assert not torch.equal(
+        small, fresh_state(frozen, SMALL, 0).tensors["model.layers.0.self_attn.q_proj.A"]
+    )
 
 
 def test_a_pack_is_put_in_and_taken_out_without_a_trace() -> None:

@@ -5,14 +5,14 @@ import torch
 from tests.engine.rounding import EXACT
 
 from rung.data.batches import collate
-from rung.data.render import render
-from rung.data.shapes import Row
+from rung.data.schema import Row
+from rung.data.tokenize import render
 from rung.engine import trainer as module
 from rung.engine.attention import NAME
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import Base
+from rung.types import Candidate, Setting
 
 ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
 
@@ -22,7 +22,9 @@ def test_scores_are_those_of_the_whole_models_logits_row_by_row(exact_base: Base
     wanted = []
     for example in examples:
         logits = exact_base.model(torch.tensor([example.ids])).logits[0]
-        losses = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(example.ids[1:]), reduction="none")
+        losses = torch.nn.functional.cross_entropy(
+            logits[:-1], torch.tensor(example.ids[1:]), reduction="none"
+        )
         wanted.append(float(losses[example.prompt - 1 :].sum()))
     trainer = Trainer(exact_base)
     for size in (1, 4, 100):
@@ -47,8 +49,13 @@ def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
 def test_a_step_returns_each_candidates_own_loss(exact_base: Base) -> None:
     trainer = Trainer(exact_base)
     batch = collate(render(ROWS, exact_base.tokenizer, 99))
-    candidates = [Candidate(4, 8, "attention", 0.1), Candidate(4, 8, "attention", 1e-6)]
-    with Pack(trainer.frozen, candidates, [fresh_state(trainer.frozen, c, 0) for c in candidates]) as pack:
+    candidates = [
+        Candidate(Setting(4, 8, "attention", 0.1)),
+        Candidate(Setting(4, 8, "attention", 1e-6)),
+    ]
+    with Pack(
+        trainer.frozen, candidates, [fresh_state(trainer.frozen, c, 0) for c in candidates]
+    ) as pack:
         first = trainer.step(pack, batch, 1.0)
         second = trainer.step(pack, batch, 1.0)
     assert first[0] == pytest.approx(float(first[1]), rel=EXACT), "fresh adapters say nothing"

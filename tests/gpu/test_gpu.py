@@ -12,18 +12,18 @@ import torch
 from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, Loader, batches, examples, packed
 from tests.engine.rounding import FAIR, TRAINED, forward_tolerance, relative_error
 
+from rung.costs.memory_model import measure, need
 from rung.data.batches import Batch
 from rung.engine.memory import memory_limit, peak_bytes, reset_peak
 from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.plan import measure, need
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
 from rung.model.load import Base, load_base
+from rung.types import Candidate, Setting
 
 pytestmark = pytest.mark.gpu
 
-DROPPING = Candidate(4, 8, "attention", 1e-3, dropout=0.1)
-HEAD = Candidate(4, 8, "attention+lm_head", 1e-3)
+DROPPING = Candidate(Setting(4, 8, "attention", 1e-3, dropout=0.1))
+HEAD = Candidate(Setting(4, 8, "attention+lm_head", 1e-3))
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +53,20 @@ def train(made: Trainer, states: Mapping[Candidate, AdapterState]) -> dict[Candi
 
 @pytest.mark.parametrize("quantization", ["fp32", "nf4"])
 def test_how_a_pack_is_split_changes_nothing(tiny_folder: Path, quantization: str) -> None:
-    load, candidates = Loader(str(tiny_folder), quantization, torch.float64), [*CANDIDATES, DROPPING, HEAD]
+    load, candidates = (
+        Loader(str(tiny_folder), quantization, torch.float64),
+        [*CANDIDATES, DROPPING, HEAD],
+    )
     made = on_gpu(load())
     states = dict(zip(candidates, load.states(made, candidates), strict=True))
     together = train(made, states)
     for candidate, state in states.items():
         alone = train(on_gpu(load()), {candidate: state})[candidate]
         for key, tensor in alone.weights.items():
-            assert relative_error(together[candidate].tensors[key], tensor) < TRAINED, (candidate.id, key)
+            assert relative_error(together[candidate].tensors[key], tensor) < TRAINED, (
+                candidate.id,
+                key,
+            )
 
 
 def test_a_gpu_gives_the_gradients_of_a_cpu(tiny_folder: Path) -> None:
@@ -89,7 +95,9 @@ def test_a_narrow_precision_learns(tiny_folder: Path, precision: str) -> None:
     made = on_gpu(load_base(str(tiny_folder), "nf4", precision))
     rows = examples(made.model.config.vocab_size)
     (before,) = made.score(rows)
-    ended = train(made, {candidate: fresh_state(made.frozen, candidate, SEED) for candidate in CANDIDATES})
+    ended = train(
+        made, {candidate: fresh_state(made.frozen, candidate, SEED) for candidate in CANDIDATES}
+    )
     with packed(made, CANDIDATES, [ended[candidate] for candidate in CANDIDATES]) as pack:
         assert min(score.mean for score in made.score(rows, pack)) < before.mean
 
@@ -98,9 +106,11 @@ def test_the_peak_of_a_pack_is_foretold(tiny_folder: Path) -> None:
     made = on_gpu(load_base(str(tiny_folder), "nf4", "fp32"))
     rows = [row for row in examples(97, 64, 101) if len(row.ids) > 50]
     model = measure(made, CANDIDATES[0], rows)
-    candidates = [Candidate(16, 32, "attention", 1e-3, seed=seed) for seed in range(4)]
+    candidates = [Candidate(Setting(16, 32, "attention", 1e-3), seed=seed) for seed in range(4)]
     batch = to(batches(rows, 8, 1)[0], made.base.device)
-    with Pack(made.frozen, candidates, [fresh_state(made.frozen, c, 0) for c in candidates]) as pack:
+    with Pack(
+        made.frozen, candidates, [fresh_state(made.frozen, c, 0) for c in candidates]
+    ) as pack:
         reset_peak(made.base.device)
         made.step(pack, batch, 1.0)
         actual = peak_bytes(made.base.device)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError, TargetError
-from rung.levers import Candidate
 from rung.model.anatomy import Anatomy, anatomy
 from rung.model.load import load_base
+from rung.types import Candidate, Setting
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -41,7 +41,7 @@ THREE = LLAMA | {
 
 
 def setting(rank: int, targets: str) -> Candidate:
-    return Candidate(rank, 2 * rank, targets, 1e-3)
+    return Candidate(Setting(rank, 2 * rank, targets, 1e-3))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def setting(rank: int, targets: str) -> Candidate:
         (THREE, {"float32": "12.9", "int8": "3.6", "nf4": "2.2"}),
     ],
 )
-def test_the_footprints_that_a_course_has_published(config: dict[str, Any], gigabytes: dict[str, str]) -> None:
+def test_the_footprints_that_a_course_has_published(
+    config: dict[str, Any], gigabytes: dict[str, str]
+) -> None:
     printed = Anatomy(config, "llama").footprint().printed
     for kind, text in gigabytes.items():
         digits = len(text.partition(".")[2])
@@ -83,9 +85,13 @@ def test_an_adapter_has_as_many_parameters_as_pefts_own(name: str, targets: str)
         assert "mlp" not in whole.groups(), "its MLP is nothing but stacked experts"
         return
     found = whole.adapter(setting(4, targets))
-    wrapped = peft.get_peft_model(make(name), peft.LoraConfig(r=4, target_modules=list(found.target_modules)))
+    wrapped = peft.get_peft_model(
+        make(name), peft.LoraConfig(r=4, target_modules=list(found.target_modules))
+    )
     assert found.parameters == wrapped.get_nb_trainable_parameters()[0]
-    assert found.parameters == sum(eval(found.arithmetic(s).replace("×", "*").replace("·", "*")) for s in found.shares)
+    assert found.parameters == sum(
+        eval(found.arithmetic(s).replace("×", "*").replace("·", "*")) for s in found.shares
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -95,10 +101,18 @@ def test_footprints_are_what_loading_really_prints(name: str, tmp_path: Path) ->
     ways = {
         "float32": {"dtype": torch.float32},
         "bfloat16": {"dtype": torch.bfloat16},
-        "int8": {"dtype": torch.bfloat16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)},
-        "nf4": {"dtype": torch.bfloat16, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)},
+        "int8": {
+            "dtype": torch.bfloat16,
+            "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+        },
+        "nf4": {
+            "dtype": torch.bfloat16,
+            "quantization_config": BitsAndBytesConfig(load_in_4bit=True),
+        },
     }
-    loaded = {kind: AutoModelForCausalLM.from_pretrained(tmp_path, **way) for kind, way in ways.items()}
+    loaded = {
+        kind: AutoModelForCausalLM.from_pretrained(tmp_path, **way) for kind, way in ways.items()
+    }
     assert {kind: model.get_memory_footprint() for kind, model in loaded.items()} == {
         kind: found.footprint().printed[kind] for kind in ways
     }
@@ -106,7 +120,9 @@ def test_footprints_are_what_loading_really_prints(name: str, tmp_path: Path) ->
     assert sum(part.count * part.parameters for part in found.parts) == found.parameters
 
 
-@pytest.mark.parametrize(("quantization", "kind"), [("nf4", "nf4"), ("nf4-single", "nf4_single"), ("int8", "int8")])
+@pytest.mark.parametrize(
+    ("quantization", "kind"), [("nf4", "nf4"), ("nf4-single", "nf4_single"), ("int8", "int8")]
+)
 def test_what_is_held_has_the_scales_too(tiny_folder: Path, quantization: str, kind: str) -> None:
     base = load_base(str(tiny_folder), quantization, "bf16")
     held = base.footprint_bytes
@@ -134,7 +150,10 @@ def test_modules_are_folded_with_their_shapes_and_counts() -> None:
 
 
 def test_layers_that_differ_are_counted_apart() -> None:
-    config = ARCHITECTURES["qwen2-moe"]().to_dict() | {"mlp_only_layers": [0], "num_hidden_layers": 3}
+    config = ARCHITECTURES["qwen2-moe"]().to_dict() | {
+        "mlp_only_layers": [0],
+        "num_hidden_layers": 3,
+    }
     del config["layer_types"]
     parts = {(part.name, part.outputs): part for part in Anatomy(config, "mixed").parts}
     assert parts["model.layers.*.mlp.gate_proj", 96].count == 1
@@ -163,11 +182,17 @@ def test_the_embedded_default_is_what_it_is_when_it_is_loaded() -> None:
         ('{"model_type": "llama",', "line 1: this is not JSON"),
         ('{"hidden_size": 8}', "has no 'model_type'"),
         ("[1]", "has no 'model_type'"),
-        ('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}', "no causal language model .BertForMaskedLM."),
+        (
+            '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}',
+            "no causal language model .BertForMaskedLM.",
+        ),
         ('{"model_type": "vit"}', "no causal language model"),
         ('{"model_type": "t5", "is_encoder_decoder": true}', "no causal language model"),
         ('{"model_type": "mystery"}', "unknown architecture .model_type 'mystery'."),
-        ('{"model_type": "mystery", "auto_map": {"AutoConfig": "c.C"}}', "code of its own, which Rung never runs"),
+        (
+            '{"model_type": "mystery", "auto_map": {"AutoConfig": "c.C"}}',
+            "code of its own, which Rung never runs",
+        ),
         ('{"model_type": "llama", "hidden_size": 7, "num_attention_heads": 3}', "makes no model"),
         ('{"model_type": "llama", "num_hidden_layers": "many"}', "makes no model"),
     ],
@@ -182,7 +207,10 @@ def test_what_is_no_model_is_refused_with_the_reason(text: str, says: str, tmp_p
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "c.py").write_text(f"open({str(ran)!r}, 'w')", encoding="utf-8")
-    config = {"model_type": "mystery", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}}
+    config = {
+        "model_type": "mystery",
+        "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for use in (anatomy, load_base):
         with pytest.raises(ModelError):
@@ -196,4 +224,7 @@ def test_targets_that_the_model_does_not_have_are_refused() -> None:
 
 
 def test_a_checkpoint_that_is_quantised_already_says_by_what() -> None:
-    assert Anatomy(EIGHT | {"quantization_config": {"quant_method": "awq"}}, "llama").quantized_by == "awq"
+    assert (
+        Anatomy(EIGHT | {"quantization_config": {"quant_method": "awq"}}, "llama").quantized_by
+        == "awq"
+    )

@@ -65,8 +65,14 @@ def in_shards(folder: Path) -> list[str]:
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     place = {name: shards[number % 2] for number, name in enumerate(weights)}
     for shard in shards:
-        save_file({n: w for n, w in weights.items() if place[n] == shard}, folder / shard, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+        save_file(
+            {n: w for n, w in weights.items() if place[n] == shard},
+            folder / shard,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": place})
+    )
     return shards
 
 
@@ -108,7 +114,10 @@ def pickled_code(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (pointer("model.safetensors"), r"model\.safetensors is a pointer of git LFS and not the file itself"),
+        (
+            pointer("model.safetensors"),
+            r"model\.safetensors is a pointer of git LFS and not the file itself",
+        ),
         (pointer("tokenizer.json"), r"tokenizer\.json is a pointer of git LFS"),
         (pointer("config.json"), r"config\.json is a pointer of git LFS"),
         (cut, r"model\.safetensors is cut off or broken"),
@@ -119,9 +128,18 @@ def pickled_code(folder: Path) -> None:
         (index_broken, r"index\.json is no index of weights"),
         (index_of_something_else, r"index\.json is no index of weights"),
         (index_of_nothing, r"index\.json names no files"),
-        (named_by("none.safetensors"), r"names none\.safetensors as transformers_weights, which is not there"),
-        (named_by("config.json"), r"names 'config\.json' as transformers_weights, which is no safetensors file"),
-        (named_by("../model.safetensors"), r"as transformers_weights, which is no safetensors file in its folder"),
+        (
+            named_by("none.safetensors"),
+            r"names none\.safetensors as transformers_weights, which is not there",
+        ),
+        (
+            named_by("config.json"),
+            r"names 'config\.json' as transformers_weights, which is no safetensors file",
+        ),
+        (
+            named_by("../model.safetensors"),
+            r"as transformers_weights, which is no safetensors file in its folder",
+        ),
         (tokenizer_cut, r"tokenizer\.json is cut off or no JSON"),
         (pickled_code, r"are a pickle that is broken or holds more than tensors"),
     ],
@@ -143,13 +161,18 @@ def test_shards_and_pickles_of_tensors_alone_hold_the_same_model(
     folder: Path, tiny_folder: Path, kept: Callable[[Path], object]
 ) -> None:
     kept(folder)
-    found, wanted = (load_base(str(f), "fp32", "fp32").model.state_dict() for f in (folder, tiny_folder))
+    found, wanted = (
+        load_base(str(f), "fp32", "fp32").model.state_dict() for f in (folder, tiny_folder)
+    )
     assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
 
 
 def test_a_model_is_known_by_every_byte_of_what_it_is_read_from(folder: Path) -> None:
     before = fingerprint(str(folder))
-    assert before["model.safetensors"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (
+        before["model.safetensors"]
+        == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    )
     assert {"config.json", "tokenizer.json"} < before.keys()
     (folder / "README.md").write_text("A word on it.")
     assert fingerprint(str(folder)) == before
@@ -175,14 +198,22 @@ def test_shards_are_the_files_of_the_weights_and_say_their_dtypes(folder: Path) 
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_weights_that_the_configuration_names_are_those_that_are_looked_at(folder: Path, beside: bool) -> None:
+def test_weights_that_the_configuration_names_are_those_that_are_looked_at(
+    folder: Path, beside: bool
+) -> None:
     named_by("other.safetensors")(folder)
     weights = load_file(folder / "model.safetensors")
-    save_file({n: t * 2 for n, t in weights.items()}, folder / "other.safetensors", metadata={"format": "pt"})
+    save_file(
+        {n: t * 2 for n, t in weights.items()},
+        folder / "other.safetensors",
+        metadata={"format": "pt"},
+    )
     if not beside:
         gone(folder)
     assert [file.name for file in weight_files(folder)] == ["other.safetensors"]
-    assert {name for name in fingerprint(str(folder)) if "safetensors" in name} == {"other.safetensors"}
+    assert {name for name in fingerprint(str(folder)) if "safetensors" in name} == {
+        "other.safetensors"
+    }
     loaded = load_base(str(folder), "fp32", "fp32").model.state_dict()
     assert torch.equal(loaded["model.norm.weight"], 2 * weights["model.norm.weight"])
 

@@ -16,19 +16,34 @@ from rung.defaults import DEFAULT_MODEL
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError
 from rung.model.anatomy import anatomy
-from rung.model.load import PRECISIONS, Base, check_files, dense_weight, end_tokens, load_base, load_tokenizer
+from rung.model.load import (
+    PRECISIONS,
+    Base,
+    check_files,
+    dense_weight,
+    end_tokens,
+    load_base,
+    load_tokenizer,
+)
 from rung.model.source import cache_folder
 from rung.model.targets import linear_layers
 
 
 @pytest.mark.parametrize("quantization", ["bf16", "fp32"])
-def test_a_folder_is_loaded_frozen_in_the_precision_asked_for(tiny_folder: Path, quantization: str) -> None:
+def test_a_folder_is_loaded_frozen_in_the_precision_asked_for(
+    tiny_folder: Path, quantization: str
+) -> None:
     base = load_base(str(tiny_folder), quantization, "bf16")
     linear = linear_layers(base.model)
     kept = {layer.weight.dtype for layer in linear.values()}
     assert kept == {PRECISIONS[quantization]}
     assert base.dtype == torch.bfloat16
-    around = {p.dtype for m in base.model.modules() if m not in linear.values() for p in m.parameters(recurse=False)}
+    around = {
+        p.dtype
+        for m in base.model.modules()
+        if m not in linear.values()
+        for p in m.parameters(recurse=False)
+    }
     assert around == {torch.bfloat16}
     assert not any(p.requires_grad for p in base.model.parameters())
     assert not base.model.training
@@ -36,7 +51,9 @@ def test_a_folder_is_loaded_frozen_in_the_precision_asked_for(tiny_folder: Path,
 
 
 @pytest.mark.parametrize(("quantization", "nested"), [("nf4", True), ("nf4-single", False)])
-def test_nf4_takes_the_linear_layers_and_leaves_the_head(tiny_folder: Path, quantization: str, nested: bool) -> None:
+def test_nf4_takes_the_linear_layers_and_leaves_the_head(
+    tiny_folder: Path, quantization: str, nested: bool
+) -> None:
     base = load_base(str(tiny_folder), quantization, "fp32")
     layer = base.model.model.layers[0].self_attn.q_proj
     assert layer.weight.dtype == torch.uint8
@@ -46,7 +63,9 @@ def test_nf4_takes_the_linear_layers_and_leaves_the_head(tiny_folder: Path, quan
     assert base.footprint_bytes < load_base(str(tiny_folder), "fp32", "fp32").footprint_bytes
 
 
-@pytest.mark.parametrize(("quantization", "off"), [("nf4", 0.1), ("int8", 0.01), ("bf16", 0.005), ("fp32", 0.0)])
+@pytest.mark.parametrize(
+    ("quantization", "off"), [("nf4", 0.1), ("int8", 0.01), ("bf16", 0.005), ("fp32", 0.0)]
+)
 def test_the_dense_weight_is_what_was_stored_but_for_the_quantisation(
     tiny_folder: Path, quantization: str, off: float
 ) -> None:
@@ -59,7 +78,9 @@ def test_the_dense_weight_is_what_was_stored_but_for_the_quantisation(
 
 
 def test_an_unknown_quantization_is_answered_with_the_known_ones(tiny_folder: Path) -> None:
-    with pytest.raises(ModelError, match="There is no quantization 'int3'; give one of nf4, nf4-single, int8"):
+    with pytest.raises(
+        ModelError, match="There is no quantization 'int3'; give one of nf4, nf4-single, int8"
+    ):
         load_base(str(tiny_folder), "int3")
 
 
@@ -84,7 +105,9 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config\.json"):
         load_base(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin\)"):
+    with pytest.raises(
+        ModelError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin\)"
+    ):
         load_base(str(tmp_path))
 
 
@@ -94,16 +117,21 @@ def test_a_gguf_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path.write_bytes(b"GGUF? no")
     with pytest.raises(ModelError, match=r"broken\.gguf"):
         load_base(str(path))
-    assert not list((tmp_path / "cache").rglob("*")) or not any(p.is_file() for p in (tmp_path / "cache").rglob("*")), (
-        "nothing is left half made"
-    )
+    assert not list((tmp_path / "cache").rglob("*")) or not any(
+        p.is_file() for p in (tmp_path / "cache").rglob("*")
+    ), "nothing is left half made"
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantised_conv1d_is_the_same_matrix_as_a_plain_one(tmp_path: Path, quantization: str) -> None:
+def test_a_quantised_conv1d_is_the_same_matrix_as_a_plain_one(
+    tmp_path: Path, quantization: str
+) -> None:
     make("gpt2").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    plain, four = (load_base(str(tmp_path), how, "fp32").model.transformer.h[0] for how in ("fp32", quantization))
+    plain, four = (
+        load_base(str(tmp_path), how, "fp32").model.transformer.h[0]
+        for how in ("fp32", quantization)
+    )
     for name in ("attn.c_attn", "mlp.c_proj"):
         wanted = dense_weight(plain.get_submodule(name), torch.float32)
         found = dense_weight(four.get_submodule(name), torch.float32)
@@ -133,7 +161,9 @@ def test_a_model_without_a_head_is_refused() -> None:
         Trainer(Base(model, None, "headless", torch.float32))
 
 
-def test_the_end_tokens_are_those_of_the_generation_config_that_the_tokenizer_knows(tmp_path: Path) -> None:
+def test_the_end_tokens_are_those_of_the_generation_config_that_the_tokenizer_knows(
+    tmp_path: Path,
+) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     assert end_tokens(str(tiny_config(tmp_path)), tokenizer) == set()
@@ -148,7 +178,10 @@ def test_the_end_tokens_are_those_of_the_generation_config_that_the_tokenizer_kn
         ("[]", r"generation_config\.json is no JSON object"),
         ("null", r"generation_config\.json is no JSON object"),
         ('{"eos_token_id": ', r"generation_config\.json is no JSON object"),
-        ('{"eos_token_id": 1.5}', r"eos_token_id is 1\.5, and should be the number of a token, or a list"),
+        (
+            '{"eos_token_id": 1.5}',
+            r"eos_token_id is 1\.5, and should be the number of a token, or a list",
+        ),
         ('{"eos_token_id": [[0]]}', r"eos_token_id is \[\[0\]\], and should be"),
         ('{"eos_token_id": [1, "x"]}', r'eos_token_id is \[1, "x"\], and should be'),
         ('{"eos_token_id": true}', r"eos_token_id is true, and should be"),
@@ -169,11 +202,15 @@ def test_a_tokenizer_without_an_end_token_is_refused_with_the_remedy(tmp_path: P
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tiny_config(tmp_path))
-    with pytest.raises(ModelError, match='no end token, .*name one as "eos_token" in its tokenizer_config.json'):
+    with pytest.raises(
+        ModelError, match='no end token, .*name one as "eos_token" in its tokenizer_config.json'
+    ):
         load_tokenizer(str(tmp_path))
 
 
-def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_where_the_variable_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
 
@@ -205,15 +242,25 @@ def test_the_tiny_model_is_the_same_each_time() -> None:
             "'architectures' is \"LlamaForCausalLM\" and should be a list of names",
         ),
         ({"text_config": "x"}, "'text_config' is \"x\" and should be an object"),
-        ({"quantization_config": "nf4"}, "'quantization_config' is \"nf4\" and should be an object"),
+        (
+            {"quantization_config": "nf4"},
+            "'quantization_config' is \"nf4\" and should be an object",
+        ),
         ({"quantization_config": ["nf4"]}, "'quantization_config' is .* and should be an object"),
         ({"model_type": ["llama"]}, "'model_type' is .* and should be a text"),
-        ({"transformers_weights": 1}, "'transformers_weights' is 1 and should be the name of a file"),
+        (
+            {"transformers_weights": 1},
+            "'transformers_weights' is 1 and should be the name of a file",
+        ),
     ],
 )
 @pytest.mark.parametrize("read", [load_base, load_tokenizer, check_files, anatomy])
 def test_a_configuration_of_another_shape_is_one_sentence_everywhere(
-    tiny_folder: Path, tmp_path: Path, values: dict[str, Any], says: str, read: Callable[[str], object]
+    tiny_folder: Path,
+    tmp_path: Path,
+    values: dict[str, Any],
+    says: str,
+    read: Callable[[str], object],
 ) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
@@ -223,7 +270,9 @@ def test_a_configuration_of_another_shape_is_one_sentence_everywhere(
 
 
 @pytest.mark.parametrize("read", [load_base, load_tokenizer, check_files, anatomy])
-def test_a_configuration_that_is_a_folder_is_none(tmp_path: Path, read: Callable[[str], object]) -> None:
+def test_a_configuration_that_is_a_folder_is_none(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ModelError, match=r"has no config\.json"):
         read(str(tmp_path))

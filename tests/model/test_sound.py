@@ -50,8 +50,14 @@ def renamed(prefix: str) -> Callable[[Weights], Weights]:
     [
         (renamed("_orig_mod."), r"while the file has _orig_mod\.lm_head\.weight, .*\(21 weights\)"),
         (renamed("module."), r"while the file has module\.lm_head\.weight"),
-        (lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"}, r"at random: lm_head\.weight \(1 weights\);"),
-        (lambda w: {n: t for n, t in w.items() if ".1." not in n}, r"at random: model\.layers\.\*\.input_layernorm"),
+        (
+            lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"},
+            r"at random: lm_head\.weight \(1 weights\);",
+        ),
+        (
+            lambda w: {n: t for n, t in w.items() if ".1." not in n},
+            r"at random: model\.layers\.\*\.input_layernorm",
+        ),
         (
             lambda w: {n: t for n, t in w.items() if n != "model.layers.0.mlp.up_proj.weight"},
             r"at random: model\.layers\.\*\.mlp\.up_proj\.weight \(1 weights\); save the whole model",
@@ -103,7 +109,10 @@ def test_the_weights_of_the_decoder_alone_do_where_the_head_is_tied(tmp_path: Pa
     ("changes", "says"),
     [
         ({"vocab_size": 384}, r"is \(98, 64\) in its file and \(384, 64\) by its config\.json"),
-        ({"intermediate_size": 96}, r"is \(64, 128\) in its file and \(64, 96\) by its config\.json"),
+        (
+            {"intermediate_size": 96},
+            r"is \(64, 128\) in its file and \(64, 96\) by its config\.json",
+        ),
     ],
 )
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "int8"])
@@ -117,14 +126,20 @@ def test_a_shape_that_the_configuration_does_not_have_is_named(
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "nf4-single", "int8"])
-@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"])
-def test_a_weight_that_is_no_number_is_named(folder: Path, number: float, quantization: str, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"]
+)
+def test_a_weight_that_is_no_number_is_named(
+    folder: Path, number: float, quantization: str, name: str
+) -> None:
     def spoil(weights: Weights) -> Weights:
         weights[name][1, 2] = number
         return weights
 
     change_weights(folder, spoil)
-    with pytest.raises(ModelError, match=rf"The weight {name} of .* has (NaN|infinite numbers) in it"):
+    with pytest.raises(
+        ModelError, match=rf"The weight {name} of .* has (NaN|infinite numbers) in it"
+    ):
         load_base(str(folder), quantization, "fp32")
 
 
@@ -134,7 +149,9 @@ def test_what_is_too_large_for_float16_is_said_with_the_precision(folder: Path) 
         return weights
 
     change_weights(folder, enlarge)
-    with pytest.raises(ModelError, match=r"infinite numbers in it, as float16; .* or another --precision"):
+    with pytest.raises(
+        ModelError, match=r"infinite numbers in it, as float16; .* or another --precision"
+    ):
         load_base(str(folder), "fp32", "fp16")
     load_base(str(folder), "fp32", "fp32")
 
@@ -149,12 +166,18 @@ def test_a_checkpoint_of_bitsandbytes_is_used_as_it_is_kept_and_in_no_other_way(
     base = load_base(str(tiny_folder), kept, "fp32")
     base.model.save_pretrained(tmp_path / "kept")
     base.tokenizer.save_pretrained(tmp_path / "kept")
-    wanted = {name: dense_weight(layer, torch.float32) for name, layer in linear_layers(base.model).items()}
+    wanted = {
+        name: dense_weight(layer, torch.float32)
+        for name, layer in linear_layers(base.model).items()
+    }
     again = load_base(str(tmp_path / "kept"), kept, "fp32")
     for name, layer in linear_layers(again.model).items():
         assert torch.equal(dense_weight(layer, torch.float32), wanted[name])
     for asked in {*KEPT, "bf16", "fp32"} - {kept}:
-        with pytest.raises(ModelError, match=f"kept in bitsandbytes' {kept}, .* give --quantization {kept}, or give"):
+        with pytest.raises(
+            ModelError,
+            match=f"kept in bitsandbytes' {kept}, .* give --quantization {kept}, or give",
+        ):
             load_base(str(tmp_path / "kept"), asked, "fp32")
     config = json.loads((tmp_path / "kept" / "config.json").read_text())
     del config["quantization_config"]
@@ -164,12 +187,17 @@ def test_a_checkpoint_of_bitsandbytes_is_used_as_it_is_kept_and_in_no_other_way(
             load_base(str(tmp_path / "kept"), asked, "fp32")
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "hqq", "fp8", "torchao", "of tomorrow"])
-def test_another_librarys_quantisation_is_refused_with_the_model_to_give(folder: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    "method", ["gptq", "awq", "compressed-tensors", "hqq", "fp8", "torchao", "of tomorrow"]
+)
+def test_another_librarys_quantisation_is_refused_with_the_model_to_give(
+    folder: Path, method: str
+) -> None:
     change_config(folder, quantization_config={"quant_method": method, "bits": 4})
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model:\n- owner/Plain-7B\n---\n")
     with pytest.raises(
-        ModelError, match=f"quantised by {method}, .* that it was made from, owner/Plain-7B, which Rung"
+        ModelError,
+        match=f"quantised by {method}, .* that it was made from, owner/Plain-7B, which Rung",
     ):
         load_base(str(folder), "nf4", "fp32")
 
@@ -180,7 +208,10 @@ def test_another_librarys_quantisation_is_refused_with_the_model_to_give(folder:
         ({}, None),
         ({"quantization_config": {"load_in_8bit": True}}, "int8"),
         ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes in fp4"),
-        ({"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}, "nf4-single"),
+        (
+            {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}},
+            "nf4-single",
+        ),
         (
             {
                 "quantization_config": {
@@ -214,9 +245,12 @@ def test_the_plain_model_by_its_name(spec: str, plain: str | None) -> None:
 
 
 def test_numbers_without_their_scales_are_refused(folder: Path) -> None:
-    change_weights(folder, lambda w: {n: (t * 50).to(torch.int8) if t.dim() == 2 else t for n, t in w.items()})
+    change_weights(
+        folder, lambda w: {n: (t * 50).to(torch.int8) if t.dim() == 2 else t for n, t in w.items()}
+    )
     with pytest.raises(
-        ModelError, match=r"keeps lm_head\.weight in I8, and its config\.json has no quantization_config"
+        ModelError,
+        match=r"keeps lm_head\.weight in I8, and its config\.json has no quantization_config",
     ):
         load_base(str(folder), "bf16", "fp32")
 
@@ -231,11 +265,17 @@ def test_numbers_without_their_scales_are_refused(folder: Path) -> None:
         (torch.float8_e4m3fn, "(F8_E4M3|float8_e4m3fn)"),
     ],
 )
-def test_of_its_own_a_weight_is_a_float(folder: Path, dtype: torch.dtype, said: str, kept: str) -> None:
-    change_weights(folder, lambda w: {**w, "model.layers.1.mlp.up_proj.weight": torch.ones(128, 64).to(dtype)})
+def test_of_its_own_a_weight_is_a_float(
+    folder: Path, dtype: torch.dtype, said: str, kept: str
+) -> None:
+    change_weights(
+        folder, lambda w: {**w, "model.layers.1.mlp.up_proj.weight": torch.ones(128, 64).to(dtype)}
+    )
     if kept == "pickle":
         as_pickle(folder)
-    with pytest.raises(ModelError, match=rf"keeps model\.layers\.1\.mlp\.up_proj\.weight in {said}, and its config"):
+    with pytest.raises(
+        ModelError, match=rf"keeps model\.layers\.1\.mlp\.up_proj\.weight in {said}, and its config"
+    ):
         load_base(str(folder), "nf4", "fp32")
 
 
@@ -250,7 +290,9 @@ def test_floats_of_any_usual_width_are_weights(folder: Path, dtype: torch.dtype,
 
 
 def test_masks_in_the_file_are_no_weights(folder: Path) -> None:
-    change_weights(folder, lambda w: {**w, "model.layers.0.self_attn.bias": torch.ones(4, 4, dtype=torch.bool)})
+    change_weights(
+        folder, lambda w: {**w, "model.layers.0.self_attn.bias": torch.ones(4, 4, dtype=torch.bool)}
+    )
     (note,) = load_base(str(folder), "fp32", "fp32").notes
     assert "model.layers.*.self_attn.bias (1 weights)" in note
 
@@ -276,33 +318,48 @@ def test_plain_weights_are_not_what_a_configuration_calls_quantised(
 ) -> None:
     change_config(folder, quantization_config=config)
     with pytest.raises(
-        ModelError, match=rf"q_proj\.weight of .* is plain float32 in its file, and {asked} by the quant"
+        ModelError,
+        match=rf"q_proj\.weight of .* is plain float32 in its file, and {asked} by the quant",
     ):
         load_base(str(folder), asked, "fp32")
 
 
 @pytest.mark.parametrize(
     ("kind", "double", "says"),
-    [("fp4", False, "is fp4, blocks of 64 in its file"), ("nf4", True, "is nf4, blocks of 64, double in its file")],
+    [
+        ("fp4", False, "is fp4, blocks of 64 in its file"),
+        ("nf4", True, "is nf4, blocks of 64, double in its file"),
+    ],
 )
 def test_four_bits_of_another_kind_than_the_configuration_says(
     folder: Path, tmp_path: Path, kind: str, double: bool, says: str
 ) -> None:
-    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double)
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"})
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=how, device_map={"": "cpu"}
+    )
     model.save_pretrained(folder)
     change_config(folder, quantization_config=FOUR)
-    with pytest.raises(ModelError, match=rf"q_proj\.weight of .* {says}, and nf4-single by the quantization_config"):
+    with pytest.raises(
+        ModelError, match=rf"q_proj\.weight of .* {says}, and nf4-single by the quantization_config"
+    ):
         load_base(str(folder), "nf4-single", "fp32")
 
 
 def test_eight_bits_without_their_scales(folder: Path) -> None:
     how = BitsAndBytesConfig(load_in_8bit=True)
-    AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"}).save_pretrained(
-        folder
+    AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=how, device_map={"": "cpu"}
+    ).save_pretrained(folder)
+    change_weights(
+        folder, lambda w: {n: t for n, t in w.items() if not n.endswith(("SCB", "weight_format"))}
     )
-    change_weights(folder, lambda w: {n: t for n, t in w.items() if not n.endswith(("SCB", "weight_format"))})
-    with pytest.raises(ModelError, match="is int8 without its scales in its file, and int8 by the quantization_config"):
+    with pytest.raises(
+        ModelError,
+        match="is int8 without its scales in its file, and int8 by the quantization_config",
+    ):
         load_base(str(folder), "int8", "fp32")
 
 
@@ -340,17 +397,24 @@ def test_what_writes_is_let_pass(kind: str, name: str) -> None:
     check_writes("x", {"model_type": kind, "architectures": [name]})
 
 
-def test_a_decoder_whose_configuration_speaks_of_an_encoder_is_refused_before_anything_is_read(folder: Path) -> None:
+def test_a_decoder_whose_configuration_speaks_of_an_encoder_is_refused_before_anything_is_read(
+    folder: Path,
+) -> None:
     change_config(folder, is_encoder_decoder=True)
     with pytest.raises(ModelError, match="has an encoder and a decoder"):
         check_files(str(folder))
     # The decoder of such a model, saved for itself.
-    check_writes("x", {"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": False})
+    check_writes(
+        "x",
+        {"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": False},
+    )
 
 
 def test_a_classifier_is_no_model_that_writes(folder: Path) -> None:
     change_config(folder, architectures=["LlamaForSequenceClassification"])
-    with pytest.raises(ModelError, match=r"no causal language model \(LlamaForSequenceClassification\)"):
+    with pytest.raises(
+        ModelError, match=r"no causal language model \(LlamaForSequenceClassification\)"
+    ):
         load_base(str(folder), "fp32", "fp32")
 
 
@@ -360,8 +424,14 @@ def test_experts_that_are_not_all_there(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     whole = load_file(tmp_path / "model.safetensors")
     for gone, says in (
-        ("layers.1.block_sparse_moe.experts", r"at random: model\.layers\.\*\.mlp\.experts\.down_proj"),
-        ("experts.3.", r"experts\.down_proj of .* is \(3, 64, 96\) in its file and \(4, 64, 96\) by its config"),
+        (
+            "layers.1.block_sparse_moe.experts",
+            r"at random: model\.layers\.\*\.mlp\.experts\.down_proj",
+        ),
+        (
+            "experts.3.",
+            r"experts\.down_proj of .* is \(3, 64, 96\) in its file and \(4, 64, 96\) by its config",
+        ),
         (
             "experts.2.w1",
             r"cannot be loaded \(We encountered some issues during automatic conversion of",
@@ -375,11 +445,15 @@ def test_experts_that_are_not_all_there(tmp_path: Path) -> None:
 
 
 def test_an_adapter_beside_the_model_is_refused(folder: Path) -> None:
-    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model = peft.get_peft_model(
+        tiny_llama(), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
     model.save_pretrained(folder)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"has an adapter beside it \(adapter_config\.json\)"):
         load_base(str(folder), "fp32", "fp32")
     (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"has an adapter \(adapter_config\.json\) and no model; give the model"):
+    with pytest.raises(
+        ModelError, match=r"has an adapter \(adapter_config\.json\) and no model; give the model"
+    ):
         load_base(str(folder), "fp32", "fp32")

@@ -18,10 +18,19 @@ RESPONSE = Mock(headers={})
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (errors.GatedRepoError("gated", response=RESPONSE), "is gated: accept its terms at https://huggingface.co/a/b"),
-        (errors.RepositoryNotFoundError("none", response=RESPONSE), "is not on the hub, or is private"),
+        (
+            errors.GatedRepoError("gated", response=RESPONSE),
+            "is gated: accept its terms at https://huggingface.co/a/b",
+        ),
+        (
+            errors.RepositoryNotFoundError("none", response=RESPONSE),
+            "is not on the hub, or is private",
+        ),
         (errors.EntryNotFoundError("none"), "has no config.json on the hub"),
-        (errors.LocalEntryNotFoundError("offline"), "is not in the cache, and the hub cannot be reached"),
+        (
+            errors.LocalEntryNotFoundError("offline"),
+            "is not in the cache, and the hub cannot be reached",
+        ),
         (errors.HFValidationError("name"), "no name that the hub allows"),
         (OSError("disk full\nmore"), r"cannot be fetched \(disk full\)"),
     ],
@@ -37,7 +46,9 @@ def test_a_hub_model_that_cannot_be_had_says_what_to_do(
         read_config("a/b")
 
 
-def test_of_a_hub_model_the_configuration_alone_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_of_a_hub_model_the_configuration_alone_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked = []
 
     def fetch(hub_id: str, file: str) -> str:

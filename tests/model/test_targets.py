@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.architectures import ARCHITECTURES, BEYOND, make
+from tests.architectures import ARCHITECTURES, ROUNDS_SHARE_BEYOND_GRID, make
 from tests.tiny import tiny_llama
 from torch import nn
 
@@ -51,9 +51,13 @@ def names(targets: str) -> set[str]:
 
 def by_peft(model: Any, target_modules: Any) -> set[str]:
     """The modules that PEFT adapts."""
-    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=target_modules, task_type="CAUSAL_LM"))
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(target_modules=target_modules, task_type="CAUSAL_LM")
+    )
     return {
-        name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")
+        name.removeprefix("base_model.model.")
+        for name, module in adapted.named_modules()
+        if hasattr(module, "lora_A")
     }
 
 
@@ -123,7 +127,9 @@ def test_the_groups_are_told_apart_by_the_modules_names(name: str) -> None:
     assert len(chosen(model, "lm_head")) == 1
 
 
-@pytest.mark.parametrize("targets", ["attention", "mlp", "all-linear", "attention+lm_head", "lm_head"])
+@pytest.mark.parametrize(
+    "targets", ["attention", "mlp", "all-linear", "attention+lm_head", "lm_head"]
+)
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "mixtral"])
 def test_peft_finds_the_same_modules_by_the_names_it_is_given(name: str, targets: str) -> None:
     model = make(name)
@@ -138,13 +144,15 @@ CLOSED = {
 }
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *BEYOND])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *ROUNDS_SHARE_BEYOND_GRID])
 def test_what_peft_would_not_find_again_is_closed(name: str) -> None:
     model = make(name)
-    assert {last_name(found) for found in closed_layers(model, linear_layers(model))} == CLOSED.get(name, set())
+    assert {last_name(found) for found in closed_layers(model, linear_layers(model))} == CLOSED.get(
+        name, set()
+    )
 
 
-@pytest.mark.parametrize("name", list(BEYOND))
+@pytest.mark.parametrize("name", list(ROUNDS_SHARE_BEYOND_GRID))
 def test_peft_finds_all_linear_layers_that_are_open(name: str) -> None:
     model = make(name)
     wanted = chosen(model, "all-linear")
@@ -155,9 +163,13 @@ def test_peft_finds_all_linear_layers_that_are_open(name: str) -> None:
 def test_a_closed_layer_is_refused_with_the_reason_and_the_open_ones() -> None:
     with pytest.raises(TargetError) as error:
         chosen(make("mamba"), "out_proj")
-    assert "No adapter can go on 'out_proj' in this model (PEFT refuses an adapter on it" in str(error.value)
+    assert "No adapter can go on 'out_proj' in this model (PEFT refuses an adapter on it" in str(
+        error.value
+    )
     assert str(error.value).endswith("or from dt_proj, in_proj, x_proj.")
-    with pytest.raises(TargetError, match=r"on 'mlp' in this model \(PEFT takes its name for the stacked experts"):
+    with pytest.raises(
+        TargetError, match=r"on 'mlp' in this model \(PEFT takes its name for the stacked experts"
+    ):
         chosen(make("deepseek-v3"), "mlp")
 
 
@@ -183,7 +195,9 @@ class Named(nn.Linear):
 
 
 def test_a_kind_of_linear_layer_that_does_more_is_none() -> None:
-    model = nn.ModuleDict({"plain": nn.Linear(4, 3), "router": Router(4, 3), "named": Named(4, 3, bias=False)})
+    model = nn.ModuleDict(
+        {"plain": nn.Linear(4, 3), "router": Router(4, 3), "named": Named(4, 3, bias=False)}
+    )
     assert list(linear_layers(model)) == ["plain", "named"]
 
 

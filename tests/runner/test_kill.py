@@ -13,7 +13,7 @@ from subprocess import PIPE, STDOUT
 
 import pytest
 
-from rung.study.files import StudyFolder
+from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
 
 PROGRAM = """
@@ -23,13 +23,13 @@ import os
 import sys
 from pathlib import Path
 from rung.data.prepare import prepare
-from rung.levers import Candidate
+from rung.types import Candidate
 from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner import local
 from rung.runner.local import LocalRunner
 from rung.search.strategy import Heat
-from rung.study.files import StudyFolder
+from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
 
 local.SAVING = math.inf  # a checkpoint at every step, however long it takes
@@ -78,7 +78,12 @@ class Template:
     def __init__(self, model: Path, rows: Path) -> None:
         self.model, self.rows = model, rows
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, bufsize=1
+            [sys.executable, "-c", PROGRAM],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            text=True,
+            bufsize=1,
         )
 
     def __enter__(self) -> Template:
@@ -107,7 +112,9 @@ class Template:
 
 
 @pytest.mark.slow
-def test_killed_at_random_steps_it_ends_at_the_same_bits(tiny_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_killed_at_random_steps_it_ends_at_the_same_bits(
+    tiny_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
     draw = random.Random(20261125)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kills = 0
@@ -125,7 +132,9 @@ def test_killed_at_random_steps_it_ends_at_the_same_bits(tiny_folder: Path, rows
         assert (killed / path).read_bytes() == (whole / path).read_bytes(), path
     histories = [Ledger(StudyFolder(folder)).history() for folder in (whole, killed)]
     assert len(histories[0]) == 9
-    for one, other in zip(*(sorted(h, key=lambda m: (m.candidate.id, m.fraction)) for h in histories), strict=True):
+    for one, other in zip(
+        *(sorted(h, key=lambda m: (m.candidate.id, m.fraction)) for h in histories), strict=True
+    ):
         assert one.scores == other.scores
         assert (one.candidate, one.fraction, one.steps, one.status) == (
             other.candidate,

@@ -11,16 +11,16 @@ import pytest
 from tests.search.worlds import hill, measure
 
 from rung.errors import DataError
-from rung.levers import Candidate, Measurement, Scores
-from rung.runner.protocol import Tick
+from rung.runner.protocol import StepProgress
 from rung.runner.replay import ReplayRunner, Table, load_table, write_table
 from rung.search.climb import Climb
-from rung.search.plan import Plan
-from rung.search.strategy import Heat
+from rung.search.effort import Effort
+from rung.search.strategy import Stage
+from rung.types import Candidate, Measurement, Scores, Setting
 
 FRACTIONS = (1 / 8, 1 / 4, 1.0)
 SETTINGS = [
-    Candidate(rank, scale * rank, targets, rate, seed=seed)
+    Candidate(Setting(rank, scale * rank, targets, rate), seed=seed)
     for rank in (8, 16)
     for scale in (1, 2)
     for targets in ("attention", "all-linear")
@@ -50,11 +50,16 @@ def table(tmp_path: Path) -> Table:
     path = tmp_path / "table.parquet"
     scores = next(m.scores for m in judged() if m.scores)
     baseline = Scores(tuple(3.0 * tokens for tokens in scores.tokens), scores.tokens)
-    write_table(path, {"letters": judged()}, {"letters": baseline}, {"letters": {"recipe": {"cooldown": 0.2}}})
+    write_table(
+        path,
+        {"letters": judged()},
+        {"letters": baseline},
+        {"letters": {"recipe": {"cooldown": 0.2}}},
+    )
     return load_table("letters", path)
 
 
-def quiet(_: Tick) -> None:
+def quiet(_: StepProgress) -> None:
     """Nobody listens."""
 
 
@@ -71,7 +76,7 @@ def test_a_table_reads_back_as_it_was_written(table: Table) -> None:
 def test_its_space_is_the_recorded_grid(table: Table) -> None:
     assert table.seeds == (0, 1)
     assert table.fractions == FRACTIONS
-    assert set(table.space.candidates()) == {replace(c, seed=0) for c in SETTINGS}
+    assert set(table.space.settings()) == {replace(c, seed=0) for c in SETTINGS}
     assert table.space.pinned
     assert table.space.targets[0] == "attention"
 
@@ -85,41 +90,52 @@ def test_the_best_setting_is_the_one_with_the_lowest_mean(table: Table) -> None:
 
 def test_a_replay_measures_what_was_recorded_and_counts_what_it_costs(table: Table) -> None:
     runner = ReplayRunner(table)
-    candidate = Candidate(8, 16, "attention", 1e-3)
-    (look,) = runner.run(Heat("x", (candidate,), 1 / 8), quiet)
-    (end,) = runner.run(Heat("x", (candidate,)), quiet)
+    candidate = Candidate(Setting(8, 16, "attention", 1e-3))
+    (look,) = runner.run(Stage("x", (candidate,), 1 / 8), quiet)
+    (end,) = runner.run(Stage("x", (candidate,)), quiet)
     assert look.scores == table.runs[candidate][1 / 8].scores
     assert look.spent == look.tokens
     assert end.spent == end.tokens - 0.8 * look.tokens
     assert runner.seconds > 0
-    (whole,) = ReplayRunner(table).run(Heat("x", (candidate,)), quiet)
+    (whole,) = ReplayRunner(table).run(Stage("x", (candidate,)), quiet)
     assert whole.spent == whole.tokens == runner.full_tokens
 
 
 def test_what_diverged_diverges_at_every_share(table: Table) -> None:
-    wild = Candidate(8, 16, "attention", 1.0)
-    for until in FRACTIONS:
-        (found,) = ReplayRunner(table).run(Heat("x", (wild,), until), quiet)
+    wild = Candidate(Setting(8, 16, "attention", 1.0))
+    for fraction in FRACTIONS:
+        (found,) = ReplayRunner(table).run(Stage("x", (wild,), fraction), quiet)
         assert (found.status, found.scores) == ("diverged", None)
 
 
 def test_a_candidate_that_was_not_recorded_is_played_by_the_nearest(table: Table) -> None:
-    near = table.nearest(Candidate(12, 24, "attention", 1.2e-3))
-    assert near in (Candidate(8, 16, "attention", 1e-3), Candidate(16, 32, "attention", 1e-3))
-    asked = Candidate(8, 16, "attention", 1.1e-3)
-    (found,) = ReplayRunner(table).run(Heat("x", (asked,)), quiet)
+    near = table.nearest(Candidate(Setting(12, 24, "attention", 1.2e-3)))
+    assert near in (
+        Candidate(Setting(8, 16, "attention", 1e-3)),
+        Candidate(Setting(16, 32, "attention", 1e-3)),
+    )
+    asked = Candidate(Setting(8, 16, "attention", 1.1e-3))
+    (found,) = ReplayRunner(table).run(Stage("x", (asked,)), quiet)
     assert found.candidate == asked
 
 
 def test_a_share_that_was_not_recorded_is_refused(table: Table) -> None:
     with pytest.raises(DataError, match=r"no judgement at 0\.3 of the budget"):
-        ReplayRunner(table).run(Heat("x", (Candidate(8, 16, "attention", 1e-3),), 0.3), quiet)
+        ReplayRunner(table).run(
+            Stage("x", (Candidate(Setting(8, 16, "attention", 1e-3)),), 0.3), quiet
+        )
 
 
 def test_a_draw_varies_the_rows_and_the_seeds_and_keeps_them_paired(table: Table) -> None:
     draw = np.random.default_rng(0)
-    heat = Heat("x", (Candidate(8, 16, "attention", 1e-3), Candidate(16, 32, "attention", 1e-3)))
-    found = [ReplayRunner(table, draw).run(heat, quiet) for _ in range(20)]
+    stage = Stage(
+        "x",
+        (
+            Candidate(Setting(8, 16, "attention", 1e-3)),
+            Candidate(Setting(16, 32, "attention", 1e-3)),
+        ),
+    )
+    found = [ReplayRunner(table, draw).run(stage, quiet) for _ in range(20)]
     assert len({one.loss for one, _ in found}) == 20
     for one, other in found:
         assert one.scores
@@ -133,17 +149,17 @@ def test_a_draw_shuffles_the_seeds_of_each_setting_by_itself(table: Table) -> No
     for _ in range(40):
         runner = ReplayRunner(table, draw)
         runner._rows = None  # so that the losses are those that were recorded
-        pair = tuple(Candidate(rank, 2 * rank, "attention", 1e-3) for rank in (8, 16))
-        played = zip(pair, runner.run(Heat("x", pair), quiet), strict=True)
+        pair = tuple(Candidate(Setting(rank, 2 * rank, "attention", 1e-3)) for rank in (8, 16))
+        played = zip(pair, runner.run(Stage("x", pair), quiet), strict=True)
         found.add(tuple(m.loss == table.runs[candidate][1.0].loss for candidate, m in played))
     assert len(found) == 4, "each of the two is the first or the second seed"
 
 
 def test_a_climb_on_it_ends_near_the_best(table: Table) -> None:
     runner, history = ReplayRunner(table), []
-    climb = Climb(table.space, plan=Plan(seeds=table.seeds))
-    while (decision := climb.decide(runner.baseline(), history)).heat:
-        history += runner.run(decision.heat, quiet)
+    climb = Climb(table.space, effort=Effort(seeds=table.seeds))
+    while (decision := climb.decide(runner.baseline(), history)).stage:
+        history += runner.run(decision.stage, quiet)
     assert decision.recommended is not None
     assert table.loss(replace(decision.recommended, seed=0)) <= 1.02 * table.loss(table.best())
 
@@ -160,6 +176,6 @@ def test_the_table_that_comes_with_rung_is_whole_where_it_says_so(task: str) -> 
     table = load_table(task)
     assert table.seeds == (0, 1)
     assert table.fractions == (1 / 8, 1 / 4, 1 / 2, 1.0)
-    assert len(table.settings) == len(table.space.candidates()) == 64
-    assert Candidate(16, 32, "all-linear", 2e-4) in table.settings
+    assert len(table.settings) == len(table.space.settings()) == 64
+    assert Candidate(Setting(16, 32, "all-linear", 2e-4)) in table.settings
     assert table.loss(table.best()) < sum(table.baseline) / sum(table.tokens) / 4

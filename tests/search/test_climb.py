@@ -9,28 +9,36 @@ from dataclasses import replace
 import pytest
 from tests.search.worlds import BASELINE, SPACE, hill, run
 
-from rung.levers import Candidate, LeverSpace, Measurement, Scores
 from rung.search.climb import Climb
-from rung.search.plan import Plan, look_for, rate_grid
-from rung.search.race import FAR
+from rung.search.effort import Effort, choose_race_fraction, rate_grid
+from rung.search.race import LM_HEAD_LOSS_THRESHOLD
 from rung.search.strategy import Decision
+from rung.types import Candidate, LeverSpace, Measurement, Scores
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 
 def test_it_races_ranks_and_rates_then_all_levers_and_then_confirms_the_finalists_in_full() -> None:
-    decision, heats, _ = run(Climb(replace(SPACE, alphas=("2r", "r", "4r"))), hill(2e-3, steep=0.05))
-    assert [(heat.phase, heat.until, len(heat.candidates)) for heat in heats[:4]] == [
+    decision, stages, _ = run(
+        Climb(replace(SPACE, alphas=("2r", "r", "4r"))), hill(2e-3, steep=0.05)
+    )
+    assert [(stage.phase, stage.fraction, len(stage.candidates)) for stage in stages[:4]] == [
         ("race", 1 / 4, 9),
         ("race", 1 / 4, 8),
         ("semifinal", 1.0, 4),
         ("confirmation", 1.0, 12),
     ]
-    first, second = heats[0].candidates, heats[1].candidates
-    assert {(candidate.targets, candidate.scale) for candidate in first} == {("all-linear", 2)}, "as is usual"
+    first, second = stages[0].candidates, stages[1].candidates
+    assert {(candidate.targets, candidate.scale) for candidate in first} == {("all-linear", 2)}, (
+        "as is usual"
+    )
     for lever in ("rank", "learning_rate"):
-        assert len({getattr(candidate, lever) for candidate in first}) >= 3, f"the first pack says little of {lever}"
-    assert {candidate.targets for candidate in second} == set(SPACE.targets), "what was not tried is tried now"
+        assert len({getattr(candidate, lever) for candidate in first}) >= 3, (
+            f"the first pack says little of {lever}"
+        )
+    assert {candidate.targets for candidate in second} == set(SPACE.targets), (
+        "what was not tried is tried now"
+    )
     assert {candidate.scale for candidate in second} >= {1, 2, 4}
     assert all(c.scale == 2 for c in second if c.targets == "attention"), "one thing at a time"
     assert decision.recommended is not None
@@ -39,8 +47,8 @@ def test_it_races_ranks_and_rates_then_all_levers_and_then_confirms_the_finalist
 
 
 def test_a_space_that_is_no_larger_than_the_finalists_needs_no_race() -> None:
-    decision, heats, _ = run(Climb(LeverSpace((8, 16), (2e-3,), pinned=True)), hill(2e-3))
-    assert {heat.phase for heat in heats} == {"confirmation"}
+    decision, stages, _ = run(Climb(LeverSpace((8, 16), (2e-3,), pinned=True)), hill(2e-3))
+    assert {stage.phase for stage in stages} == {"confirmation"}
     assert {v.lever for v in decision.verdicts} == {"rank", "adapter"}
 
 
@@ -61,40 +69,48 @@ def test_a_rank_that_is_behind_at_the_look_is_not_given_up_for_it() -> None:
         slow = 0.05 * doublings if fraction < 1 else -0.05 * doublings
         return hill(2e-3)(candidate, fraction) + slow
 
-    decision, heats, _ = run(Climb(RANKS), world)
+    decision, stages, _ = run(Climb(RANKS), world)
     assert decision.recommended is not None
     assert decision.recommended.rank == 64
-    assert len([heat for heat in heats if heat.until == 1]) >= 2, "the ladder goes on in full"
+    assert len([stage for stage in stages if stage.fraction == 1]) >= 2, (
+        "the ladder goes on in full"
+    )
 
 
 def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
     """At the look the attention is better than all layers, and in full it is much worse."""
 
     def world(candidate: Candidate, fraction: float) -> float:
-        attention = {True: -0.2, False: 0.2}[fraction < 1] if candidate.targets == "attention" else 0.0
+        attention = (
+            {True: -0.2, False: 0.2}[fraction < 1] if candidate.targets == "attention" else 0.0
+        )
         return hill(2e-3)(candidate, fraction) + attention
 
     space = replace(SPACE, targets=("attention", "all-linear"), alphas=("2r",))
-    plan = Plan(semifinalists=0, finalists=2)
-    missed, _, _ = run(Climb(space, plan=plan), world)
-    found, heats, history = run(Climb(space, plan=replace(plan, semifinalists=8)), world)
+    effort = Effort(semifinalists=0, finalists=2)
+    missed, _, _ = run(Climb(space, effort=effort), world)
+    found, stages, history = run(Climb(space, effort=replace(effort, semifinalists=8)), world)
     assert missed.recommended is not None
     assert missed.recommended.targets == "attention"
     assert found.recommended is not None
     assert found.recommended.targets == "all-linear"
-    semifinal = next(heat for heat in heats if heat.phase == "semifinal")
-    assert (semifinal.until, len(semifinal.candidates)) == (1.0, 8)
+    semifinal = next(stage for stage in stages if stage.phase == "semifinal")
+    assert (semifinal.fraction, len(semifinal.candidates)) == (1.0, 8)
     raced = {m.candidate for m in history if m.fraction < 1}
-    assert raced.issuperset(semifinal.candidates), "they go on from the look, with the seed that they have"
-    assert found.recommended.seed in plan.seeds, "and what they showed there confirms nothing"
+    assert raced.issuperset(semifinal.candidates), (
+        "they go on from the look, with the seed that they have"
+    )
+    assert found.recommended.seed in effort.seeds, "and what they showed there confirms nothing"
 
 
 def test_the_leader_is_in_the_semifinal_where_dearer_ones_stand_before_it() -> None:
     """Each doubling gains a little, and less than the margin: the largest ranks are the best, a smaller one leads."""
-    plan = Plan(semifinalists=1)
-    _, heats, _ = run(Climb(RANKS, 0.05, plan), hill(2e-3, (0.02, 0.02, 0.02)), rows=0.001, seeds=0.0001)
-    (semifinalist,) = next(heat.candidates for heat in heats if heat.phase == "semifinal")
-    raced = [c for heat in heats if heat.phase == "race" for c in heat.candidates]
+    effort = Effort(semifinalists=1)
+    _, stages, _ = run(
+        Climb(RANKS, 0.05, effort), hill(2e-3, (0.02, 0.02, 0.02)), rows=0.001, seeds=0.0001
+    )
+    (semifinalist,) = next(stage.candidates for stage in stages if stage.phase == "semifinal")
+    raced = [c for stage in stages if stage.phase == "race" for c in stage.candidates]
     assert max(c.rank for c in raced if c.learning_rate == 2e-3) > semifinalist.rank
 
 
@@ -103,15 +119,19 @@ def test_who_leaves_is_told_by_the_last_judgement_it_had() -> None:
         diverges = fraction == 1 and candidate.learning_rate == 4e-3
         return math.inf if diverges else hill(2e-3, steep=0.05)(candidate, fraction)
 
-    decision, heats, _ = run(Climb(SPACE, plan=Plan(semifinalists=8)), world)
-    semifinal = next(set(heat.candidates) for heat in heats if heat.phase == "semifinal")
+    decision, stages, _ = run(Climb(SPACE, effort=Effort(semifinalists=8)), world)
+    semifinal = next(set(stage.candidates) for stage in stages if stage.phase == "semifinal")
     why = {setting: reason for setting, reason in decision.left if setting.seed == 0}
     told = {
         why[setting].partition(" ")[2] if setting.learning_rate < 4e-3 else why[setting]
         for setting in semifinal & why.keys()
     }
     assert {text.partition(" the leader")[0] for text in told} == {"it diverged", "in full, and"}
-    assert any("at a quarter, and the leader" in reason for setting, reason in why.items() if setting not in semifinal)
+    assert any(
+        "at a quarter, and the leader" in reason
+        for setting, reason in why.items()
+        if setting not in semifinal
+    )
 
 
 def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
@@ -120,30 +140,39 @@ def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
             return hill(2e-3)(candidate, fraction)
         return math.inf if fraction == 1 else hill(2e-3)(candidate, fraction) - 0.5
 
-    decision, heats, _ = run(Climb(SPACE, plan=Plan(semifinalists=3)), world)
-    assert {c.targets for heat in heats if heat.phase == "semifinal" for c in heat.candidates} == {"all-linear"}
+    decision, stages, _ = run(Climb(SPACE, effort=Effort(semifinalists=3)), world)
+    assert {
+        c.targets for stage in stages if stage.phase == "semifinal" for c in stage.candidates
+    } == {"all-linear"}
     assert decision.recommended is not None
     assert decision.recommended.targets != "all-linear"
 
 
 @pytest.mark.parametrize("shift", [0.0, 10.0])
-@pytest.mark.parametrize("plan", [Plan(semifinalists=0), Plan(semifinalists=6)])
-def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(shift: float, plan: Plan) -> None:
+@pytest.mark.parametrize("plan", [Effort(semifinalists=0), Effort(semifinalists=6)])
+def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(
+    shift: float, effort: Effort
+) -> None:
     """As a user's own metric is, where more is better and there is no best."""
 
     def judged(scores: Scores) -> Scores:
-        losses = (loss - shift * tokens for loss, tokens in zip(scores.losses, scores.tokens, strict=True))
+        losses = (
+            loss - shift * tokens for loss, tokens in zip(scores.losses, scores.tokens, strict=True)
+        )
         return Scores(tuple(losses), scores.tokens)
 
     class Judged(Climb):
         def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
             full = [m.fraction == 1 and m.scores for m in history]
-            seen = [replace(m, scores=judged(own)) if own else m for m, own in zip(history, full, strict=True)]
+            seen = [
+                replace(m, scores=judged(own)) if own else m
+                for m, own in zip(history, full, strict=True)
+            ]
             return super().decide(baseline, seen)
 
-    strategy = Judged(SPACE, plan=plan, unit="of score", untuned=judged(BASELINE))
+    strategy = Judged(SPACE, effort=effort, unit="of score", untuned=judged(BASELINE))
     decision, _, _ = run(strategy, hill(2e-3), seeds=0.001)
-    plain, _, _ = run(Climb(SPACE, plan=plan), hill(2e-3), seeds=0.001)
+    plain, _, _ = run(Climb(SPACE, effort=effort), hill(2e-3), seeds=0.001)
     assert decision.recommended is not None
     assert plain.recommended is not None
     # A margin is relative, and so wider where numbers are larger.
@@ -155,10 +184,17 @@ def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(shift: float, pla
     assert in_full[-1].outcome == "better"
 
 
-def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_each_finalist() -> None:
-    _, heats, _ = run(Climb(SPACE), hill())
-    race = {c.seed for heat in heats if heat.phase != "confirmation" for c in heat.candidates}
-    confirmation = [c for heat in heats if heat.phase == "confirmation" and heat.until == 1 for c in heat.candidates]
+def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_each_finalist() -> (
+    None
+):
+    _, stages, _ = run(Climb(SPACE), hill())
+    race = {c.seed for stage in stages if stage.phase != "confirmation" for c in stage.candidates}
+    confirmation = [
+        c
+        for stage in stages
+        if stage.phase == "confirmation" and stage.fraction == 1
+        for c in stage.candidates
+    ]
     assert race == {0}
     for setting in {replace(c, seed=0) for c in confirmation}:
         assert {c.seed for c in confirmation if replace(c, seed=0) == setting} == {1, 2, 3, 4}
@@ -181,22 +217,31 @@ def test_what_the_seeds_do_not_tell_apart_is_undecided_and_says_what_would_decid
 
 def test_each_lever_that_was_tried_gets_its_verdict() -> None:
     decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.1, 0.0, 0.0)))
-    at_look = [v for v in decision.verdicts if "at a quarter of the budget" in v.says]
-    assert {v.lever for v in at_look} == {"learning_rate", "target_modules", "rank", "alpha"}
-    assert {v.seeds for v in at_look} == {1}
+    at_race_fraction = [v for v in decision.verdicts if "at a quarter of the budget" in v.says]
+    assert {v.lever for v in at_race_fraction} == {
+        "learning_rate",
+        "target_modules",
+        "rank",
+        "alpha",
+    }
+    assert {v.seeds for v in at_race_fraction} == {1}
     last = decision.verdicts[-1]
     assert (last.lever, last.before, last.outcome) == ("adapter", "untuned", "better")
 
 
 def test_a_large_difference_is_called_better_and_a_large_loss_no_gain() -> None:
     decision, _, _ = run(Climb(RANKS), hill(2e-3, (0.2, 0.0, 0.0)), rows=0.02, seeds=0.001)
-    ranks = {(v.before, v.to): v.outcome for v in decision.verdicts if "of the budget" not in v.says}
+    ranks = {
+        (v.before, v.to): v.outcome for v in decision.verdicts if "of the budget" not in v.says
+    }
     assert ranks[8, 16] == "better"
     assert ranks[16, 32] == "no_worthwhile_gain"
 
 
 def test_in_full_nothing_is_claimed_with_one_seed() -> None:
-    decision, _, _ = run(Climb(RANKS, plan=Plan(finalists=2, seeds=(1,))), hill(2e-3, (0.2, 0.0, 0.0)))
+    decision, _, _ = run(
+        Climb(RANKS, effort=Effort(finalists=2, seeds=(1,))), hill(2e-3, (0.2, 0.0, 0.0))
+    )
     full = [v for v in decision.verdicts if v.lever != "adapter" and "of the budget" not in v.says]
     assert {v.outcome for v in full} == {"undecided"}
     assert any("with one seed" in v.says for v in full)
@@ -204,8 +249,12 @@ def test_in_full_nothing_is_claimed_with_one_seed() -> None:
 
 def test_a_large_difference_at_the_look_is_called_better_and_a_small_one_is_not() -> None:
     def says(gain: float, noise: float) -> str:
-        decision, _, _ = run(Climb(SPACE), lambda c, f: 1.5 - gain * (c.targets != "attention"), 0.02, noise)
-        found = next(v for v in decision.verdicts if v.lever == "target_modules" and "matched" not in v.says)
+        decision, _, _ = run(
+            Climb(SPACE), lambda c, f: 1.5 - gain * (c.targets != "attention"), 0.02, noise
+        )
+        found = next(
+            v for v in decision.verdicts if v.lever == "target_modules" and "matched" not in v.says
+        )
         assert found.low <= gain <= found.high
         return found.outcome
 
@@ -229,8 +278,8 @@ def test_the_grid_does_not_grow_where_the_best_lies_inside_or_the_rates_are_the_
 
 def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_other_levers_the_rest() -> None:
     """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
-    _, heats, _ = run(Climb(SPACE), hill(1e-4, steep=0.05))
-    second = heats[1].candidates
+    _, stages, _ = run(Climb(SPACE), hill(1e-4, steep=0.05))
+    second = stages[1].candidates
     below = [c for c in second if c.learning_rate < min(SPACE.learning_rates)]
     assert len(below) == 2
     assert {c.targets for c in second} == set(SPACE.targets)
@@ -257,40 +306,53 @@ def test_alpha_is_told_apart_from_the_rate() -> None:
     space = LeverSpace((8, 16), (1e-3, 2e-3, 4e-3), alphas=("2r", "r", "4r"))
     decision, _, _ = run(Climb(space), hill(2e-3))
     found = next(v for v in decision.verdicts if v.lever == "alpha")
-    assert abs(found.gain) < 0.1, "each side at the rate that suits it; at one rate they are 0.2 apart"
+    assert abs(found.gain) < 0.1, (
+        "each side at the rate that suits it; at one rate they are 0.2 apart"
+    )
     decision, _, _ = run(Climb(space), hill(2e-3, alpha=0.1))
     assert decision.recommended is not None
     assert decision.recommended.scale == 4
 
 
-def test_the_output_head_is_tried_where_the_completions_are_far_from_what_the_model_writes() -> None:
+def test_the_output_head_is_tried_where_the_completions_are_far_from_what_the_model_writes() -> (
+    None
+):
     far = Scores(tuple(8.0 * 5 for _ in BASELINE.tokens), BASELINE.tokens)
-    assert far.mean > FAR > BASELINE.mean
+    assert far.mean > LM_HEAD_LOSS_THRESHOLD > BASELINE.mean
     for baseline, tried in ((far, True), (BASELINE, False)):
         _, _, history = run(Climb(SPACE), hill(), baseline=baseline)
         assert any("lm_head" in m.candidate.targets for m in history) == tried
     _, _, history = run(Climb(RANKS), hill(), baseline=far)
-    assert not any("lm_head" in m.candidate.targets for m in history), "the user has named the modules"
+    assert not any("lm_head" in m.candidate.targets for m in history), (
+        "the user has named the modules"
+    )
 
 
 def test_the_budget_picks_the_plan_and_the_climb_keeps_to_it() -> None:
-    thorough, thrifty = Plan.within(SPACE, 100), Plan.within(SPACE, 0.1)
+    thorough, thrifty = Effort.within(SPACE, 100), Effort.within(SPACE, 0.1)
     assert thorough.decides
     assert not thrifty.decides
-    costs = [Plan.within(SPACE, budget).cost(SPACE) for budget in (5, 8, 11, 20, 40, 60)]
+    costs = [Effort.within(SPACE, budget).cost(SPACE) for budget in (5, 8, 11, 20, 40, 60)]
     assert costs == sorted(costs)
     for budget in (6, 9, 14, 25, 45):
-        plan = Plan.within(SPACE, budget)
-        assert plan.cost(SPACE) <= budget
-        _, _, history = run(Climb(SPACE, plan=plan), hill())
+        effort = Effort.within(SPACE, budget)
+        assert effort.cost(SPACE) <= budget
+        _, _, history = run(Climb(SPACE, effort=effort), hill())
         assert sum(m.spent for m in history) <= budget * 10_000
 
 
 def test_a_race_is_judged_after_as_many_steps_as_tell_something() -> None:
-    assert [look_for(steps) for steps in (10, 40, 90, 150, 200, 1000)] == [1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 16]
-    _, heats, _ = run(Climb(SPACE, plan=Plan(look_for(1000))), hill())
-    assert heats[0].until == 1 / 16
-    assert sum(Plan.within(SPACE, 8, 1 / 16).rounds) > sum(Plan.within(SPACE, 8, 1 / 2).rounds)
+    assert [choose_race_fraction(steps) for steps in (10, 40, 90, 150, 200, 1000)] == [
+        1 / 2,
+        1 / 2,
+        1 / 4,
+        1 / 4,
+        1 / 8,
+        1 / 16,
+    ]
+    _, stages, _ = run(Climb(SPACE, effort=Effort(choose_race_fraction(1000))), hill())
+    assert stages[0].fraction == 1 / 16
+    assert sum(Effort.within(SPACE, 8, 1 / 16).rounds) > sum(Effort.within(SPACE, 8, 1 / 2).rounds)
 
 
 def test_wider_models_get_lower_rates() -> None:
@@ -302,14 +364,20 @@ def test_wider_models_get_lower_rates() -> None:
 def test_modules_that_lead_are_also_compared_at_matched_parameter_count() -> None:
     decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.2, 0.2, 0.0), 0.05))
     says = [v.says for v in decision.verdicts if v.lever == "target_modules"]
-    assert any("attention → all-linear at matched parameter count at a quarter" in text for text in says)
+    assert any(
+        "attention → all-linear at matched parameter count at a quarter" in text for text in says
+    )
 
 
 def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
     space = LeverSpace((16,), (1e-3, 2e-3), alphas=("2r", "4r", "rslora", "16"))
     _, _, history = run(Climb(space), hill())
     # 16 under rsLoRA has the scale of 4r here.
-    assert {(m.candidate.alpha, m.candidate.use_rslora) for m in history} == {(32, False), (64, False), (16, False)}
+    assert {(m.candidate.alpha, m.candidate.use_rslora) for m in history} == {
+        (32, False),
+        (64, False),
+        (16, False),
+    }
 
 
 def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
@@ -319,7 +387,7 @@ def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
     def world(candidate: Candidate, fraction: float) -> float:
         return 1.5 + 0.1 * abs(math.log2(candidate.scale / 5))
 
-    _, _, history = run(Climb(space, plan=Plan(finalists=4)), world, rows=0.001, seeds=0.0001)
+    _, _, history = run(Climb(space, effort=Effort(finalists=4)), world, rows=0.001, seeds=0.0001)
     confirmed = [m.candidate for m in history if m.candidate.seed == 1]
     assert {(8, 16, True), (16, 16, True)} <= {(c.rank, c.alpha, c.use_rslora) for c in confirmed}
     assert len({(c.rank, c.scale) for c in confirmed}) == len(confirmed)
@@ -332,7 +400,7 @@ def test_the_ladder_keeps_to_rslora_beyond_a_rung_where_another_alpha_is_the_sam
         rank = 0.1 * math.log2(candidate.rank) * (-1 if fraction == 1 else 1)
         return 2 + rank + (0 if candidate.use_rslora or candidate.rank == 16 else 1)
 
-    decision, _, _ = run(Climb(space, plan=Plan(finalists=2)), world, rows=0.001, seeds=0.0001)
+    decision, _, _ = run(Climb(space, effort=Effort(finalists=2)), world, rows=0.001, seeds=0.0001)
     assert decision.recommended is not None
     assert (decision.recommended.rank, decision.recommended.use_rslora) == (64, True)
 
@@ -353,36 +421,48 @@ def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() ->
         return 1.5 + rank + 0.001 * abs(math.log2(candidate.scale / 4))
 
     space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), pinned=True)
-    decision, heats, _ = run(Climb(space, plan=Plan(finalists=4)), world, rows=0.001, seeds=0.0001)
-    confirmed = [c for heat in heats if heat.until == 1 for c in heat.candidates]
+    decision, stages, _ = run(
+        Climb(space, effort=Effort(finalists=4)), world, rows=0.001, seeds=0.0001
+    )
+    confirmed = [c for stage in stages if stage.fraction == 1 for c in stage.candidates]
     assert len({c.alpha for c in confirmed if c.rank == 16}) == 2
     assert decision.recommended is not None
     assert decision.recommended.rank == 64
 
 
 def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> None:
-    plan = Plan(finalists=2, seeds=(1, 2, 3), more=5)
+    effort = Effort(finalists=2, seeds=(1, 2, 3), more=5)
     decided = 0
     for gain in (0.03, 0.035, 0.04, 0.045):
-        decision, heats, _ = run(Climb(RANKS, plan=plan), hill(2e-3, (gain, 0.0, 0.0)), seeds=0.01)
-        seeds = {c.seed for heat in heats if heat.phase == "confirmation" for c in heat.candidates}
+        decision, stages, _ = run(
+            Climb(RANKS, effort=effort), hill(2e-3, (gain, 0.0, 0.0)), seeds=0.01
+        )
+        seeds = {
+            c.seed for stage in stages if stage.phase == "confirmation" for c in stage.candidates
+        }
         assert seeds <= set(range(1, 9))
-        found = [v for v in decision.verdicts if "of the budget" not in v.says and v.lever != "adapter"]
+        found = [
+            v for v in decision.verdicts if "of the budget" not in v.says and v.lever != "adapter"
+        ]
         if len(seeds) > 3:
             decided += any(v.outcome != "undecided" and v.seeds > 3 for v in found)
     assert decided
 
 
-UNSURE = Plan(finalists=2, seeds=(1, 2, 3), more=5)
+UNSURE = Effort(finalists=2, seeds=(1, 2, 3), more=5)
 
 
 def test_a_further_seed_that_diverges_takes_its_setting_out_of_all_comparisons() -> None:
-    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, plan=UNSURE)
-    _, heats, _ = run(climb, world, seeds=0.01)
-    assert {c.seed for c in heats[-1].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
-    assert {c.rank for c in heats[-1].candidates} == {8, 16}
+    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, effort=UNSURE)
+    _, stages, _ = run(climb, world, seeds=0.01)
+    assert {c.seed for c in stages[-1].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
+    assert {c.rank for c in stages[-1].candidates} == {8, 16}
     decision, _, _ = run(climb, world, seeds=0.01, lost=lambda c: (c.rank, c.seed) == (16, 6))
-    in_full = {(v.before, v.to) for v in decision.verdicts if v.lever == "rank" and "of the budget" not in v.says}
+    in_full = {
+        (v.before, v.to)
+        for v in decision.verdicts
+        if v.lever == "rank" and "of the budget" not in v.says
+    }
     assert in_full
     assert 16 not in {rank for pair in in_full for rank in pair}
     assert decision.recommended is not None
@@ -390,10 +470,10 @@ def test_a_further_seed_that_diverges_takes_its_setting_out_of_all_comparisons()
 
 
 def test_where_every_finalist_loses_a_further_seed_the_nearest_other_stands_in() -> None:
-    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, plan=replace(UNSURE, rungs=0))
-    decision, heats, _ = run(climb, world, seeds=0.01, lost=lambda c: c.seed == 6)
-    assert {c.seed for c in heats[-2].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
-    (other,) = {replace(c, seed=0) for c in heats[-1].candidates}
+    world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, effort=replace(UNSURE, rungs=0))
+    decision, stages, _ = run(climb, world, seeds=0.01, lost=lambda c: c.seed == 6)
+    assert {c.seed for c in stages[-2].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
+    (other,) = {replace(c, seed=0) for c in stages[-1].candidates}
     assert decision.recommended is not None
     assert replace(decision.recommended, seed=0) == other
 
@@ -402,46 +482,62 @@ def test_the_doubling_of_the_best_rank_is_trained_in_full_where_it_was_passed_ov
     """At the look ranks 8 and 64 lead and 32 is nowhere; in full 16 is the best that the race has left."""
 
     def world(candidate: Candidate, fraction: float) -> float:
-        at_look = {8: 0.0, 16: 0.4, 32: 0.5, 64: 0.02}
+        at_race_fraction = {8: 0.0, 16: 0.4, 32: 0.5, 64: 0.02}
         in_full = {8: 0.2, 16: 0.1, 32: 0.0, 64: 0.2}
-        return 1.5 + (at_look if fraction < 1 else in_full)[candidate.rank]
+        return 1.5 + (at_race_fraction if fraction < 1 else in_full)[candidate.rank]
 
     space = LeverSpace((8, 16, 32, 64), (2e-3,), pinned=True)
-    decision, heats, _ = run(Climb(space, plan=Plan(semifinalists=0)), world, rows=0.001, seeds=0.0001)
-    first, second = [heat for heat in heats if heat.phase == "confirmation"]
+    decision, stages, _ = run(
+        Climb(space, effort=Effort(semifinalists=0)), world, rows=0.001, seeds=0.0001
+    )
+    first, second = [stage for stage in stages if stage.phase == "confirmation"]
     assert {c.rank for c in first.candidates} == {8, 16, 64}
     assert {c.rank for c in second.candidates} == {32}
-    assert ("rank", 16, 32, "better") in {(v.lever, v.before, v.to, v.outcome) for v in decision.verdicts}
+    assert ("rank", 16, 32, "better") in {
+        (v.lever, v.before, v.to, v.outcome) for v in decision.verdicts
+    }
     assert decision.recommended is not None
     assert decision.recommended.rank == 32
 
 
 def test_more_seeds_are_not_spent_where_they_would_not_decide() -> None:
-    _, heats, _ = run(Climb(RANKS, plan=Plan(seeds=(1, 2, 3), more=2)), hill(2e-3, (0.016, 0.0, 0.0)), seeds=0.1)
-    assert {c.seed for heat in heats if heat.phase == "confirmation" for c in heat.candidates} == {1, 2, 3}
+    _, stages, _ = run(
+        Climb(RANKS, effort=Effort(seeds=(1, 2, 3), more=2)),
+        hill(2e-3, (0.016, 0.0, 0.0)),
+        seeds=0.1,
+    )
+    assert {
+        c.seed for stage in stages if stage.phase == "confirmation" for c in stage.candidates
+    } == {1, 2, 3}
 
 
 def test_where_ranks_and_rates_are_few_the_other_levers_come_in_at_once() -> None:
     space = LeverSpace((16,), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r", "4r"))
-    _, heats, _ = run(Climb(space), hill())
-    first = heats[0].candidates
-    assert [(c.targets, c.scale) for c in first[:2]] == [("attention", 2)] * 2, "the first of each, with no all-linear"
+    _, stages, _ = run(Climb(space), hill())
+    first = stages[0].candidates
+    assert [(c.targets, c.scale) for c in first[:2]] == [("attention", 2)] * 2, (
+        "the first of each, with no all-linear"
+    )
     assert len({c.targets for c in first}) == 2
     assert len({c.scale for c in first}) == 3
 
 
 @pytest.mark.parametrize("budget", [2.5, 3.5, 4.0, 5.0])
-def test_a_small_budget_goes_to_rates_and_ranks_and_to_the_best_of_them_in_full(budget: float) -> None:
+def test_a_small_budget_goes_to_rates_and_ranks_and_to_the_best_of_them_in_full(
+    budget: float,
+) -> None:
     """What leads goes on with the seed that it has: another one for each would take all that there is."""
-    plan = Plan.within(SPACE, budget)
-    assert not plan.decides
-    decision, heats, history = run(Climb(SPACE, plan=plan), hill(2e-3, (0.05, 0.0, 0.0)))
-    assert [heat.phase for heat in heats] == ["race", "semifinal"]
+    effort = Effort.within(SPACE, budget)
+    assert not effort.decides
+    decision, stages, history = run(Climb(SPACE, effort=effort), hill(2e-3, (0.05, 0.0, 0.0)))
+    assert [stage.phase for stage in stages] == ["race", "semifinal"]
     assert {m.candidate.seed for m in history} == {0}
     assert {(m.candidate.targets, m.candidate.scale) for m in history} == {("all-linear", 2)}
     assert sum(m.spent for m in history) <= budget * 10_000
     assert decision.recommended is not None
     assert decision.recommended.learning_rate == 2e-3
-    assert {v.lever for v in decision.verdicts} == {"learning_rate", "rank", "adapter"}, "nothing is said of the others"
+    assert {v.lever for v in decision.verdicts} == {"learning_rate", "rank", "adapter"}, (
+        "nothing is said of the others"
+    )
     assert {v.outcome for v in decision.verdicts if v.lever != "adapter"} == {"undecided"}
     assert decision.untried == ("target modules attention, mlp", "alpha r, 4r, rslora")

@@ -25,7 +25,12 @@ def test_it_judges_every_strategy_by_the_same_figures() -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     document, page = json.loads(out.stdout)
     assert document["null"]["climbs"] == 40
-    shares = [document["null"]["false_better"], document["power"], document["coverage"], document["coverage_of_loss"]]
+    shares = [
+        document["null"]["false_better"],
+        document["power"],
+        document["coverage"],
+        document["coverage_of_loss"],
+    ]
     assert all(0 <= share <= 1 for share in shares)
     for figures in (document["replay"], *document["replay_by_task"].values()):
         assert {"climb", "tpe", "rate_grid", "random", "recipe"} <= figures.keys()

@@ -9,14 +9,18 @@ from dataclasses import replace
 import pytest
 from tests.search.worlds import BASELINE, SPACE, World, hill, measure
 
-from rung.levers import Candidate, LeverSpace, Scores
 from rung.search.race import Race
+from rung.types import Candidate, LeverSpace, Scores
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
 
 def raced(
-    space: LeverSpace, world: World, rounds: Sequence[int], seeds: float = 0.005, baseline: Scores = BASELINE
+    space: LeverSpace,
+    world: World,
+    rounds: Sequence[int],
+    seeds: float = 0.005,
+    baseline: Scores = BASELINE,
 ) -> tuple[Race, list[list[Candidate]]]:
     """A race over these rounds, and what each of them tried."""
     race, tried = Race(space, 0.01, baseline), []
@@ -27,7 +31,9 @@ def raced(
 
 
 @pytest.mark.parametrize(("count", "untried"), [(4, ["alpha 4r"]), (6, ["alpha 4r"]), (10, [])])
-def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(count: int, untried: list[str]) -> None:
+def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(
+    count: int, untried: list[str]
+) -> None:
     race, (_, second) = raced(SPACE, hill(2e-3), (9, count))
     assert len(set(second)) == count
     assert {"attention", "mlp"} <= {s.targets for s in second}
@@ -40,7 +46,10 @@ def test_nothing_is_said_of_an_alpha_that_nobody_has_tried(count: int, alphas: s
     race, _ = raced(SPACE, hill(2e-3, (0.1, 0.0, 0.0)), (9, count))
     assert (race.leader.rank, race.leader.alpha) == (16, 32)
     (said,) = [text for text in race.says(1 / 4) if text.startswith("alpha")]
-    assert {words.rpartition(" ")[0] for words in said.split(": ")[1].split(", ")} == {"32", *alphas}
+    assert {words.rpartition(" ")[0] for words in said.split(": ")[1].split(", ")} == {
+        "32",
+        *alphas,
+    }
     (verdict,) = [v for v in race.verdicts(1 / 4, 0.005) if v.lever == "alpha"]
     assert {verdict.before, verdict.to} <= {"32", *alphas}
 
@@ -51,7 +60,9 @@ def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
         assert (setting.targets != "all-linear") + (setting.scale != 2) == 1
 
 
-def test_an_alpha_counts_as_tried_where_it_is_written_so_and_not_for_a_scale_that_it_shares() -> None:
+def test_an_alpha_counts_as_tried_where_it_is_written_so_and_not_for_a_scale_that_it_shares() -> (
+    None
+):
     """At rank 8 an alpha of 16 is 2r; held at 16, the scale falls with the rank."""
     space = replace(SPACE, alphas=("16", "2r"))
     _, (first, second) = raced(space, hill(2e-3), (9, 8))
@@ -82,7 +93,9 @@ def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_the_other_levers_the
     assert {s.targets for s in second} == set(SPACE.targets)
 
 
-def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_one_is_foretold() -> None:
+def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_one_is_foretold() -> (
+    None
+):
     """The best rate falls fourfold with each doubling: what is four steps away is a guess."""
 
     def world(candidate: Candidate, fraction: float) -> float:
@@ -92,7 +105,9 @@ def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_o
     race, _ = raced(RANKS, world, (9,))
     rungs = [race.at_rank(race.leader, rank) for rank in RANKS.ranks if rank != race.leader.rank]
     assert {rung.learning_rate / race.leader.learning_rate for rung in rungs} <= {1 / 2, 1, 2}
-    assert any(rung.learning_rate < race.leader.learning_rate for rung in rungs), "it follows as far as it may"
+    assert any(rung.learning_rate < race.leader.learning_rate for rung in rungs), (
+        "it follows as far as it may"
+    )
 
 
 def ended(race: Race, ends: dict[Candidate, float]) -> None:
@@ -114,10 +129,10 @@ def test_a_rung_that_ran_in_full_keeps_the_rate_that_was_best_there() -> None:
 def test_a_rung_is_known_from_the_semifinal_however_its_scale_is_written() -> None:
     """At rank 64 an alpha of 2r is the training that rsLoRA with 16 is."""
     race, _ = raced(replace(RANKS, alphas=("2r", "rslora")), hill(2e-3), (9, 8))
-    leader = race.space.candidate(32, 2e-3, alpha="rslora")
-    shown = race.space.candidate(64, 8e-3, alpha="2r")
+    leader = race.space.setting(32, 2e-3, alpha="rslora")
+    shown = race.space.setting(64, 8e-3, alpha="2r")
     ended(race, {shown: 1.0})
-    assert race.at_rank(leader, 64) == race.space.candidate(64, 8e-3, alpha="rslora")
+    assert race.at_rank(leader, 64) == race.space.setting(64, 8e-3, alpha="rslora")
 
 
 def test_behind_those_that_lasted_in_full_stand_those_that_were_not_asked() -> None:

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from tests.search.worlds import BASELINE, SPACE, hill, run
 
 from rung.errors import TrainingError
-from rung.levers import Candidate, LeverSpace
-from rung.search.bayes import Tpe
 from rung.search.climb import Climb
+from rung.search.effort import Effort
 from rung.search.grid import Grid, Random
-from rung.search.plan import Plan
 from rung.search.strategy import Strategy
+from rung.search.tpe import Tpe
+from rung.types import Candidate, LeverSpace
 
 SMALL = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r"))
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "climb": lambda: Climb(SPACE),
-    "climb, thrifty": lambda: Climb(SPACE, plan=Plan(1 / 8, (8,), finalists=1, seeds=(1,))),
-    "climb, semifinal": lambda: Climb(SPACE, plan=Plan(semifinalists=6)),
-    "climb, more seeds": lambda: Climb(SPACE, plan=Plan(finalists=2, more=5)),
+    "climb, thrifty": lambda: Climb(SPACE, effort=Effort(1 / 8, (8,), finalists=1, seeds=(1,))),
+    "climb, semifinal": lambda: Climb(SPACE, effort=Effort(semifinalists=6)),
+    "climb, more seeds": lambda: Climb(SPACE, effort=Effort(finalists=2, more=5)),
     "climb, pinned": lambda: Climb(LeverSpace((8, 16, 32), (1e-3, 2e-3), ("mlp",), pinned=True)),
     "climb, one setting": lambda: Climb(LeverSpace((8,), (1e-3,))),
     "grid": lambda: Grid.of(SMALL),
@@ -35,15 +35,21 @@ every = pytest.mark.parametrize("make", STRATEGIES.values(), ids=list(STRATEGIES
 
 
 @every
-def test_it_ends_with_a_recommendation_that_was_trained_in_full(make: Callable[[], Strategy]) -> None:
-    decision, heats, _ = run(make(), hill())
-    assert heats
+def test_it_ends_with_a_recommendation_that_was_trained_in_full(
+    make: Callable[[], Strategy],
+) -> None:
+    decision, stages, _ = run(make(), hill())
+    assert stages
     assert decision.recommended is not None
 
 
 @every
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.randoms(use_true_random=False), st.floats(2.5e-4, 3e-2), st.tuples(*[st.floats(-0.1, 0.2)] * 3))
+@given(
+    st.randoms(use_true_random=False),
+    st.floats(2.5e-4, 3e-2),
+    st.tuples(*[st.floats(-0.1, 0.2)] * 3),
+)
 def test_a_decision_depends_on_what_was_measured_and_not_on_its_order(
     make: Callable[[], Strategy], draw: random.Random, best: float, gains: tuple[float, ...]
 ) -> None:
@@ -59,9 +65,9 @@ def test_any_prefix_of_the_history_leads_on_to_the_same_end(make: Callable[[], S
     decision, _, history = run(make(), hill())
     for length in range(0, len(history), max(1, len(history) // 5)):
         partial = make().decide(BASELINE, history[:length])
-        assert partial.heat is not None
+        assert partial.stage is not None
         known = {(m.candidate, m.fraction) for m in history[length:]}
-        assert {(c, partial.heat.until) for c in partial.heat.candidates} <= known
+        assert {(c, partial.stage.fraction) for c in partial.stage.candidates} <= known
     assert make().decide(BASELINE, history) == decision
 
 
@@ -81,7 +87,9 @@ def test_where_everything_diverges_it_says_so(make: Callable[[], Strategy]) -> N
         run(make(), lambda candidate, fraction: math.inf)
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "random"])  # what is drawn may all diverge
+@pytest.mark.parametrize(
+    "name", [name for name in STRATEGIES if name != "random"]
+)  # what is drawn may all diverge
 def test_candidates_that_diverge_late_are_passed_over_too(name: str) -> None:
     def world(candidate: Candidate, fraction: float) -> float:
         late = candidate.rank >= 16 and fraction == 1
@@ -107,8 +115,8 @@ def test_tpe_keeps_to_its_budget_and_finds_the_hill() -> None:
 
 
 def test_a_grid_trains_everything_once() -> None:
-    _, heats, history = run(Grid.of(SMALL), hill())
-    assert [heat.candidates for heat in heats] == [SMALL.candidates()]
+    _, stages, history = run(Grid.of(SMALL), hill())
+    assert [stage.candidates for stage in stages] == [SMALL.candidates()]
     assert len(history) == 16
 
 
@@ -120,21 +128,31 @@ DOUBLED = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "16", "
     "make",
     [
         lambda: Climb(DOUBLED),
-        lambda: Climb(DOUBLED, plan=Plan(semifinalists=6)),
+        lambda: Climb(DOUBLED, effort=Effort(semifinalists=6)),
         lambda: Grid.of(DOUBLED),
         lambda: Random(DOUBLED, 100),
         lambda: Tpe(DOUBLED, 8.0),
     ],
     ids=["climb", "climb, semifinal", "grid", "random", "tpe"],
 )
-def test_a_space_with_settings_by_two_names_is_searched_to_the_end(make: Callable[[], Strategy]) -> None:
+def test_a_space_with_settings_by_two_names_is_searched_to_the_end(
+    make: Callable[[], Strategy],
+) -> None:
     decision, _, history = run(make(), hill())
     assert decision.recommended is not None
     if isinstance(make(), Grid):
         assert DOUBLED.combinations - len(history) == 8
         assert (
             len(
-                {(m.candidate.rank, m.candidate.scale, m.candidate.targets, m.candidate.learning_rate) for m in history}
+                {
+                    (
+                        m.candidate.rank,
+                        m.candidate.scale,
+                        m.candidate.targets,
+                        m.candidate.learning_rate,
+                    )
+                    for m in history
+                }
             )
             == 24
         )

@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 from tests.search.worlds import SPACE, World, hill, measure
 
-from rung.levers import Candidate, LeverSpace, Scores
-from rung.search.surface import WEAK, WORST, Axes, Surface, design
+from rung.search.surface import INTERVAL_SHRINKAGE, LOSS_CLIP, Axes, Surface, design
+from rung.types import Candidate, LeverSpace, Scores
 
-LADDER = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "all-linear"), ("2r", "r"))
+LADDER = LeverSpace(
+    (8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "all-linear"), ("2r", "r")
+)
 POOL = LADDER.candidates()
 
 
 def through(
-    world: World, settings: list[Candidate], rows: float = 0.02, seeds: float = 0.0, shrinkage: float | None = None
+    world: World,
+    settings: list[Candidate],
+    rows: float = 0.02,
+    seeds: float = 0.0,
+    shrinkage: float | None = None,
 ) -> Surface:
     scores = [measure(world, setting, 1.0, rows, seeds).scores for setting in settings]
     return Surface.through(Axes(POOL), settings, scores, shrinkage)
@@ -62,7 +68,7 @@ def test_all_runs_say_something_of_a_lever_and_not_two_alone() -> None:
     def world(candidate: Candidate, fraction: float) -> float:
         return 1.5 - 0.3 * (candidate.targets == "all-linear")
 
-    surface = through(world, design(Axes(POOL), POOL, 20), 0.001, noise, WEAK)
+    surface = through(world, design(Axes(POOL), POOL, 20), 0.001, noise, INTERVAL_SHRINKAGE)
     before = POOL[0]
     gain = surface.gain(before, replace(before, targets="all-linear"))
     assert abs(gain.mean - 0.3) < 3 * gain.error
@@ -79,9 +85,9 @@ def test_its_intervals_hold_the_truth() -> None:
         return 2.0 - 0.2 * (setting.rank > 8) + 0.05 * math.log2(setting.learning_rate / 2e-3) ** 2
 
     for _ in range(150):
-        runs = [loss(s) * math.exp(rng.normal(0, 0.05)) for s in settings]
-        scores = [Scores(tuple(5 * run + rng.normal(0, 0.1, 50)), tokens) for run in runs]
-        surface = Surface.through(Axes(POOL), settings, scores, WEAK)
+        results = [loss(s) * math.exp(rng.normal(0, 0.05)) for s in settings]
+        scores = [Scores(tuple(5 * run + rng.normal(0, 0.1, 50)), tokens) for run in results]
+        surface = Surface.through(Axes(POOL), settings, scores, INTERVAL_SHRINKAGE)
         for low, high in ((8, 16), (16, 32)):
             one, other = (LADDER.candidate(rank, 2e-3) for rank in (low, high))
             interval = surface.gain(one, other).interval()
@@ -100,7 +106,7 @@ def test_one_that_diverged_is_as_bad_as_can_be_and_no_worse() -> None:
     assert {surface.judged[setting] for setting in diverged} == {math.inf}
     assert np.isfinite(surface.coefficients).all()
     gain = surface.gain(diverged[0], replace(diverged[0], learning_rate=2e-3))
-    assert 0 < gain.mean < 1.5 * (math.exp(2 * WORST) - 1)
+    assert 0 < gain.mean < 1.5 * (math.exp(2 * LOSS_CLIP) - 1)
 
 
 def test_the_order_of_the_runs_does_not_matter() -> None:

@@ -7,14 +7,17 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rung.levers import Candidate, LeverSpace, Measurement, Scores
-from rung.search.strategy import Decision, Heat, Strategy
+from rung.search.strategy import Decision, Stage, Strategy
+from rung.types import Candidate, LeverSpace, Measurement, Scores
 
 ROWS = 200
 TOKENS = 5
 FULL = 10_000
 SPACE = LeverSpace(
-    (8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "mlp", "all-linear"), ("2r", "r", "4r", "rslora")
+    (8, 16, 32, 64),
+    (1e-3, 2e-3, 4e-3, 8e-3),
+    ("attention", "mlp", "all-linear"),
+    ("2r", "r", "4r", "rslora"),
 )
 BASELINE = Scores(tuple(3.0 * TOKENS for _ in range(ROWS)), (TOKENS,) * ROWS)
 
@@ -25,7 +28,12 @@ _HARD = [random.Random("rows").gauss(0, 0.3) for _ in range(ROWS)]
 
 
 def measure(
-    world: World, candidate: Candidate, fraction: float, rows: float = 0.05, seeds: float = 0.005, before: float = 0.0
+    world: World,
+    candidate: Candidate,
+    fraction: float,
+    rows: float = 0.05,
+    seeds: float = 0.005,
+    before: float = 0.0,
 ) -> Measurement:
     """`rows` is the deviation of a row's own noise from candidate to candidate, `seeds` that of a run; in nats."""
     truth, scores = world(replace(candidate, seed=0), fraction), None
@@ -56,43 +64,48 @@ def run(
     seeds: float = 0.005,
     baseline: Scores = BASELINE,
     lost: Callable[[Candidate], bool] = lambda candidate: False,
-) -> tuple[Decision, list[Heat], list[Measurement]]:
+) -> tuple[Decision, list[Stage], list[Measurement]]:
     """The strategy to its end, held to the promises of the protocol on its way. `lost` are runs that diverge."""
     history: list[Measurement] = []
-    heats: list[Heat] = []
+    stages: list[Stage] = []
     verdicts: tuple[object, ...] = ()
     for _ in range(200):
         decision = strategy.decide(baseline, history)
         assert decision.verdicts[: len(verdicts)] == verdicts, "a verdict is never taken back"
         verdicts = decision.verdicts
-        if decision.heat is None:
+        if decision.stage is None:
             assert decision.recommended is not None
             assert any(m.candidate == decision.recommended and m.fraction == 1 for m in history)
-            return decision, heats, history
+            return decision, stages, history
         assert decision.recommended is None
-        check(decision.heat, history)
-        assert not set(decision.heat.candidates) & dict(decision.left).keys(), "who has left is not trained on"
-        heats.append(decision.heat)
-        for candidate in decision.heat.candidates:
+        check(decision.stage, history)
+        assert not set(decision.stage.candidates) & dict(decision.left).keys(), (
+            "who has left is not trained on"
+        )
+        stages.append(decision.stage)
+        for candidate in decision.stage.candidates:
             before = max((m.fraction for m in history if m.candidate == candidate), default=0.0)
-            one = measure(world, candidate, decision.heat.until, rows, seeds, before)
+            one = measure(world, candidate, decision.stage.fraction, rows, seeds, before)
             history.append(replace(one, scores=None, status="diverged") if lost(candidate) else one)
     raise AssertionError("the strategy does not end")
 
 
-def check(heat: Heat, history: Sequence[Measurement]) -> None:
+def check(stage: Stage, history: Sequence[Measurement]) -> None:
     """The promises that a heat has to keep."""
     measured = {(m.candidate, m.fraction) for m in history}
     diverged = {m.candidate for m in history if m.scores is None}
-    assert heat.candidates
-    assert len(set(heat.candidates)) == len(heat.candidates)
-    assert not {(c, heat.until) for c in heat.candidates} & measured
-    assert not set(heat.candidates) & diverged
-    assert 0 < heat.until <= 1
+    assert stage.candidates
+    assert len(set(stage.candidates)) == len(stage.candidates)
+    assert not {(c, stage.fraction) for c in stage.candidates} & measured
+    assert not set(stage.candidates) & diverged
+    assert 0 < stage.fraction <= 1
 
 
 def hill(
-    best_rate: float = 2e-3, gains: tuple[float, ...] = (0.0, 0.0, 0.0), steep: float = 0.2, alpha: float = 0.0
+    best_rate: float = 2e-3,
+    gains: tuple[float, ...] = (0.0, 0.0, 0.0),
+    steep: float = 0.2,
+    alpha: float = 0.0,
 ) -> World:
     """A loss that is quadratic in log2 of scale · rate, and falls by `gains` with each doubling of the rank.
 

@@ -18,18 +18,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from rung.errors import StudyError
-from rung.levers import Candidate, Measurement, Scores, Spectrum
-from rung.metrics import Written
-from rung.study.files import StudyFolder, write_scores, write_texts
+from rung.study.folder import StudyFolder, write_scores, write_texts
 from rung.study.ledger import Ledger
+from rung.types import Candidate, Generation, Measurement, RankUse, Scores, Setting
 
 SCORES = Scores((1.5, 0.1 + 0.2, 3.0), (1, 2, 3))
 TRIPLED = Scores(tuple(3 * loss for loss in SCORES.losses), SCORES.tokens)
-TEXTS = [Written(" 달 🌙", "", "p", "a.jsonl, line 1", "s"), Written("\0\n", "x")]
-CANDIDATE = Candidate(8, 16, "attention", 1e-3)
+TEXTS = [Generation(" 달 🌙", "", "p", "a.jsonl, line 1", "s"), Generation("\0\n", "x")]
+CANDIDATE = Candidate(Setting(8, 16, "attention", 1e-3))
 LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
 END = replace(LOOK, fraction=1.0, steps=150, tokens=15000)
-DIVERGED = replace(LOOK, candidate=Candidate(8, 16, "attention", 1.0), status="diverged", scores=None, steps=7)
+DIVERGED = replace(
+    LOOK,
+    candidate=Candidate(Setting(8, 16, "attention", 1.0)),
+    status="diverged",
+    scores=None,
+    steps=7,
+)
 
 
 def test_what_is_recorded_is_there_after_reopening_to_the_last_bit(tmp_path: Path) -> None:
@@ -41,7 +46,7 @@ def test_what_is_recorded_is_there_after_reopening_to_the_last_bit(tmp_path: Pat
     for measurement in (LOOK, DIVERGED, END):
         ledger.record(measurement)
     ledger.record_test("untuned", SCORES)
-    ledger.record_written("test", "untuned", TEXTS)
+    ledger.record_generations("test", "untuned", TEXTS)
     ledger.add_seconds(2.0)
     again = Ledger(folder)
     assert again.baseline() == SCORES
@@ -59,8 +64,8 @@ def test_optuna_sees_candidates_as_trials(tmp_path: Path) -> None:
     left = replace(LOOK, candidate=replace(CANDIDATE, rank=4))
     for measurement in (LOOK, END, DIVERGED, left):
         ledger.record(measurement)
-    ledger.record_left(left.candidate)
-    ledger.record_left(left.candidate)
+    ledger.record_excluded(left.candidate)
+    ledger.record_excluded(left.candidate)
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder.database}")
     states = {trial.user_attrs["candidate"]["id"]: trial for trial in study.trials}
     assert states[CANDIDATE.id].state.name == "COMPLETE"
@@ -85,12 +90,14 @@ def test_a_diverged_candidate_has_an_infinite_loss(tmp_path: Path) -> None:
     assert ledger.history()[0].loss == math.inf
 
 
-def test_killed_at_any_moment_the_ledger_opens_and_holds_whole_measurements_only(tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_ledger_opens_and_holds_whole_measurements_only(
+    tmp_path: Path,
+) -> None:
     program = textwrap.dedent(
         f"""
         import sys
         from dataclasses import replace
-        from rung.study.files import StudyFolder
+        from rung.study.folder import StudyFolder
         from rung.study.ledger import Ledger
         from tests.study.test_ledger import END
         from pathlib import Path
@@ -103,7 +110,10 @@ def test_killed_at_any_moment_the_ledger_opens_and_holds_whole_measurements_only
     )
     for records in (1, 4):
         process = subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
         )
         assert process.stdout is not None
         for _ in range(1 + records):
@@ -116,7 +126,9 @@ def test_killed_at_any_moment_the_ledger_opens_and_holds_whole_measurements_only
 
 
 @pytest.mark.parametrize("name", ["what?now", "50% #a", "a%20b", "{x}", "a&b=c", "数据", "s"])
-def test_the_database_lies_in_its_own_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+def test_the_database_lies_in_its_own_folder_whatever_that_is_called(
+    tmp_path: Path, name: str
+) -> None:
     folder = StudyFolder(tmp_path / f"in {name}" / name)
     Ledger(folder).record(END)
     assert Ledger(folder).history() == [END]
@@ -125,7 +137,9 @@ def test_the_database_lies_in_its_own_folder_whatever_that_is_called(tmp_path: P
     assert folder.database.stat().st_size > 0
 
 
-def test_a_folder_may_be_named_by_its_way_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_may_be_named_by_its_way_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Ledger(StudyFolder(Path("a?b") / "s")).record(END)
     assert Ledger(StudyFolder(tmp_path / "a?b" / "s")).history() == [END]
@@ -137,7 +151,7 @@ def recorded(tmp_path: Path) -> StudyFolder:
     ledger = Ledger(folder)
     ledger.record_baseline(SCORES)
     ledger.record(END)
-    ledger.record_written("test", "untuned", TEXTS)
+    ledger.record_generations("test", "untuned", TEXTS)
     folder.manifest.touch()
     return folder
 
@@ -171,7 +185,10 @@ def optunas(path: Path) -> None:
         (optunas, "it has trials that are not of Rung's making"),
         (lambda path: path.write_bytes(b""), "it has no study in it"),
         (lambda path: path.write_bytes(b"no database" * 1000), "file is not a database"),
-        (lambda path: optuna.create_study(storage=f"sqlite:///{path}", study_name="more"), "it has s, more in it"),
+        (
+            lambda path: optuna.create_study(storage=f"sqlite:///{path}", study_name="more"),
+            "it has s, more in it",
+        ),
     ],
     ids=["cut", "foreign", "optunas", "empty", "text", "two studies"],
 )
@@ -180,7 +197,9 @@ def test_a_database_that_is_damaged_or_anothers_is_one_sentence_and_stays_as_it_
 ) -> None:
     damage(recorded.database)  # type: ignore[operator]
     before = recorded.database.read_bytes()
-    with pytest.raises(StudyError, match=rf"study.db' of the study is damaged \(.*{says}|{says}") as error:
+    with pytest.raises(
+        StudyError, match=rf"study.db' of the study is damaged \(.*{says}|{says}"
+    ) as error:
         Ledger(recorded).history()
     assert "\n" not in str(error.value)
     assert recorded.database.read_bytes() == before
@@ -195,10 +214,13 @@ def of_other_columns(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [cut, of_other_columns, lambda path: path.write_text("{}"), lambda path: path.unlink()]
+    "damage",
+    [cut, of_other_columns, lambda path: path.write_text("{}"), lambda path: path.unlink()],
 )
 @pytest.mark.parametrize("which", ["scores", "baseline", "written"])
-def test_scores_and_texts_that_are_damaged_are_one_sentence(recorded: StudyFolder, damage: object, which: str) -> None:
+def test_scores_and_texts_that_are_damaged_are_one_sentence(
+    recorded: StudyFolder, damage: object, which: str
+) -> None:
     path = {
         "scores": recorded.scores(CANDIDATE, 1.0),
         "baseline": recorded.scores(),
@@ -209,20 +231,29 @@ def test_scores_and_texts_that_are_damaged_are_one_sentence(recorded: StudyFolde
     if which == "written" and not path.exists():
         assert ledger.written("test", "untuned") is None, "it is written again"
         return
-    with pytest.raises(StudyError, match=rf"{re.escape(path.name)}' of the study is damaged \(.+\); put the file back"):
-        {"scores": ledger.history, "baseline": ledger.baseline, "written": lambda: ledger.written("test", "untuned")}[
-            which
-        ]()
+    with pytest.raises(
+        StudyError,
+        match=rf"{re.escape(path.name)}' of the study is damaged \(.+\); put the file back",
+    ):
+        {
+            "scores": ledger.history,
+            "baseline": ledger.baseline,
+            "written": lambda: ledger.written("test", "untuned"),
+        }[which]()
 
 
-def test_scores_that_are_not_those_that_were_measured_are_one_sentence(recorded: StudyFolder) -> None:
+def test_scores_that_are_not_those_that_were_measured_are_one_sentence(
+    recorded: StudyFolder,
+) -> None:
     of_other_rows(recorded.scores(CANDIDATE, 1.0))
     with pytest.raises(StudyError, match=r"its loss is 1, and 0.8 was measured"):
         Ledger(recorded).history()
 
 
 @pytest.mark.parametrize("which", ["baseline", "test"])
-@pytest.mark.parametrize(("scores", "says"), [(TRIPLED, "2.4, and 0.8"), (Scores((1.0,), (1,)), "1, and 0.8")])
+@pytest.mark.parametrize(
+    ("scores", "says"), [(TRIPLED, "2.4, and 0.8"), (Scores((1.0,), (1,)), "1, and 0.8")]
+)
 def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
     recorded: StudyFolder, which: str, scores: Scores, says: str
 ) -> None:
@@ -231,9 +262,13 @@ def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
     ledger.check()
     path = recorded.scores() if which == "baseline" else recorded.test_scores("untuned")
     write_scores(path, scores)
-    for read in (ledger.check, ledger.baseline if which == "baseline" else lambda: ledger.test("untuned")):
+    for read in (
+        ledger.check,
+        ledger.baseline if which == "baseline" else lambda: ledger.test("untuned"),
+    ):
         with pytest.raises(
-            StudyError, match=rf"{path.name}' of the study is damaged \(its loss is {says} was measured"
+            StudyError,
+            match=rf"{path.name}' of the study is damaged \(its loss is {says} was measured",
         ):
             read()
 
@@ -241,18 +276,22 @@ def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
 @pytest.mark.parametrize(
     "rows", [TEXTS[:1], [replace(TEXTS[0], text="other"), TEXTS[1]], [replace(TEXTS[0], text=None)]]
 )
-def test_nor_are_other_texts(recorded: StudyFolder, rows: list[Written]) -> None:
+def test_nor_are_other_texts(recorded: StudyFolder, rows: list[Generation]) -> None:
     assert Ledger(recorded).written("test", "untuned") == TEXTS
     write_texts(recorded.written("test", "untuned"), rows)
-    with pytest.raises(StudyError, match=r"test-untuned.parquet' of the study is damaged \(it has been changed"):
+    with pytest.raises(
+        StudyError, match=r"test-untuned.parquet' of the study is damaged \(it has been changed"
+    ):
         Ledger(recorded).check()
 
 
 def test_texts_that_the_database_does_not_know_of_are_written_again(recorded: StudyFolder) -> None:
-    write_texts(recorded.written("validation", CANDIDATE.id), TEXTS[:1])  # and then the process was killed
+    write_texts(
+        recorded.written("validation", CANDIDATE.id), TEXTS[:1]
+    )  # and then the process was killed
     ledger = Ledger(recorded)
     assert ledger.written("validation", CANDIDATE.id) is None
-    ledger.record_written("validation", CANDIDATE.id, TEXTS)
+    ledger.record_generations("validation", CANDIDATE.id, TEXTS)
     assert Ledger(recorded).written("validation", CANDIDATE.id) == TEXTS
 
 
@@ -265,21 +304,32 @@ def execute(folder: StudyFolder, command: str) -> None:
     ("command", "says"),
     [
         ("DELETE FROM trials", "rows of trials are missing"),
-        ("UPDATE study_user_attributes SET value_json = '7' WHERE key LIKE 'spectrum%'", "not subscriptable"),
+        (
+            "UPDATE study_user_attributes SET value_json = '7' WHERE key LIKE 'spectrum%'",
+            "not subscriptable",
+        ),
         ("UPDATE study_user_attributes SET value_json = '{}' WHERE key LIKE 'spectrum%'", "cut"),
-        ("UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'wall_seconds'", "'x' for seconds"),
+        (
+            "UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'wall_seconds'",
+            "'x' for seconds",
+        ),
         (
             "UPDATE study_user_attributes SET value_json = '-1' WHERE key = 'tokens_per_second'",
             "-1 for tokens a second",
         ),
-        ("UPDATE study_user_attributes SET value_json = '[' WHERE key = 'baseline'", "Expecting value"),
+        (
+            "UPDATE study_user_attributes SET value_json = '[' WHERE key = 'baseline'",
+            "Expecting value",
+        ),
         ("UPDATE trial_user_attributes SET value_json = '[]'", "list indices"),
         ("DROP TABLE study_user_attributes", "it is the database of something else"),
     ],
 )
-def test_a_database_with_junk_in_it_is_one_sentence(recorded: StudyFolder, command: str, says: str) -> None:
+def test_a_database_with_junk_in_it_is_one_sentence(
+    recorded: StudyFolder, command: str, says: str
+) -> None:
     ledger = Ledger(recorded)
-    ledger.record_spectrum(CANDIDATE.id, Spectrum(1.5, {4: 2.0}))
+    ledger.record_rank_use(CANDIDATE.id, RankUse(1.5, {4: 2.0}))
     ledger.record_speed(100.0)
     ledger.add_seconds(1.0)
     Ledger(recorded).check()
@@ -298,11 +348,15 @@ def test_a_database_that_another_program_has_locked_is_not_damaged(
 ) -> None:
     ledger = Ledger(recorded)
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *given, **how: connect(*given, **{**how, "timeout": 0.01}))
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *given, **how: connect(*given, **{**how, "timeout": 0.01})
+    )
     with contextlib.closing(connect(recorded.database)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for ask in (lambda: Ledger(recorded), ledger.history):
-            with pytest.raises(StudyError, match=r"study.db' is locked by another program .*; close that, and give"):
+            with pytest.raises(
+                StudyError, match=r"study.db' is locked by another program .*; close that, and give"
+            ):
                 ask()
     assert Ledger(recorded).history() == [END]
 
@@ -310,5 +364,7 @@ def test_a_database_that_another_program_has_locked_is_not_damaged(
 def test_a_rank_an_alpha_and_a_rate_at_their_bounds_can_be_kept(tmp_path: Path) -> None:
     ledger = Ledger(StudyFolder(tmp_path / "s"))
     for rank, alpha, rate in ((1, 1e-3, 1e-9), (65_536, 1e6, 1 - 2**-53)):
-        ledger.record(replace(END, candidate=replace(CANDIDATE, rank=rank, alpha=alpha, learning_rate=rate)))
+        ledger.record(
+            replace(END, candidate=replace(CANDIDATE, rank=rank, alpha=alpha, learning_rate=rate))
+        )
     assert len(ledger.history()) == 2

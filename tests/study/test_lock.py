@@ -13,14 +13,14 @@ import pytest
 from tests.study.test_ledger import END
 
 from rung.errors import StudyError
-from rung.study.files import StudyFolder
+from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
 from rung.study.lock import locked
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from rung.study.files import StudyFolder
+from rung.study.folder import StudyFolder
 from rung.study.lock import locked
 with locked(StudyFolder(Path(sys.argv[1]))):
     print("held", flush=True)
@@ -30,7 +30,9 @@ with locked(StudyFolder(Path(sys.argv[1]))):
 
 def holder(folder: StudyFolder) -> subprocess.Popen[str]:
     """A process that has the study."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -48,7 +50,10 @@ def test_a_second_process_is_told_who_the_first_is_and_since_when(folder: StudyF
         with pytest.raises(StudyError) as error, locked(folder):
             pass
         who = rf"process {process.pid} on {re.escape(platform.node())}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
-        assert re.search(rf"is being worked on by {who}; wait for it, or give this one a --study", str(error.value))
+        assert re.search(
+            rf"is being worked on by {who}; wait for it, or give this one a --study",
+            str(error.value),
+        )
         assert folder.lock.read_bytes() == before, "nothing is overwritten"
     finally:
         process.kill()
@@ -58,7 +63,9 @@ def test_a_second_process_is_told_who_the_first_is_and_since_when(folder: StudyF
 def test_a_lock_that_cannot_be_opened_is_one_sentence(folder: StudyFolder) -> None:
     folder.lock.mkdir(parents=True)
     with (
-        pytest.raises(StudyError, match=r"lock.json' cannot be opened \(Is a directory\); take it away"),
+        pytest.raises(
+            StudyError, match=r"lock.json' cannot be opened \(Is a directory\); take it away"
+        ),
         locked(folder),
     ):
         pass
@@ -76,14 +83,21 @@ def test_the_lock_of_a_process_that_was_killed_is_none(folder: StudyFolder) -> N
 
 def test_in_one_process_it_is_held_once_too_and_again_afterwards(folder: StudyFolder) -> None:
     for _ in range(2):
-        with locked(folder), pytest.raises(StudyError, match=f"process {os.getpid()} on"), locked(folder):
+        with (
+            locked(folder),
+            pytest.raises(StudyError, match=f"process {os.getpid()} on"),
+            locked(folder),
+        ):
             pass
 
 
 def test_a_lock_that_is_being_written_names_nobody(folder: StudyFolder) -> None:
     with locked(folder):
         folder.lock.write_text("")
-        with pytest.raises(StudyError, match="is being worked on by another process;"), locked(folder):
+        with (
+            pytest.raises(StudyError, match="is being worked on by another process;"),
+            locked(folder),
+        ):
             pass
 
 
@@ -93,7 +107,9 @@ def test_readers_are_not_kept_waiting(folder: StudyFolder) -> None:
         assert Ledger(folder).history() == [END]
 
 
-def test_nothing_is_left_of_a_folder_that_nothing_was_written_to(folder: StudyFolder, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_folder_that_nothing_was_written_to(
+    folder: StudyFolder, tmp_path: Path
+) -> None:
     with locked(folder):
         assert folder.lock.exists()
     assert list(tmp_path.iterdir()) == []

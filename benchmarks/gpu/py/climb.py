@@ -25,8 +25,15 @@ PIECES = {
     "rung.runner.local:LocalRunner": ("_run_pack", "_save", "_batches", "_make_room"),
 }
 FUNCTIONS = {
-    "rung.runner.local": ("fresh_state", "save_checkpoint", "load_checkpoint", "save_adapter", "collate", "measure"),
-    "rung.loop": ("load_base", "prepare"),
+    "rung.runner.local": (
+        "fresh_state",
+        "save_checkpoint",
+        "load_checkpoint",
+        "save_adapter",
+        "collate",
+        "measure",
+    ),
+    "rung.tuning.loop": ("load_base", "prepare"),
 }
 
 
@@ -67,10 +74,14 @@ def inner(arguments_: list[str], path: str) -> None:
         main()
     finally:
         spent["all"] = [1, time.perf_counter() - begun]
-        Path(path).write_text(json.dumps({key: [int(n), round(s, 3)] for key, (n, s) in spent.items()}))
+        Path(path).write_text(
+            json.dumps({key: [int(n), round(s, 3)] for key, (n, s) in spent.items()})
+        )
 
 
-def train_with_trl(passes: float, rank: int, modules: list[str], device: str, steps: int | None) -> None:
+def train_with_trl(
+    passes: float, rank: int, modules: list[str], device: str, steps: int | None
+) -> None:
     """One run over the rows that the first seed's candidates see."""
     from dataclasses import replace
 
@@ -88,7 +99,9 @@ def train_with_trl(passes: float, rank: int, modules: list[str], device: str, st
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = prepare(recipe, base.tokenizer).train
     order = [
-        rows[row] for batch in Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0) for row in batch
+        rows[row]
+        for batch in Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
+        for row in batch
     ]
     order = order[: steps * recipe.batch_size] if steps else order
     data = Dataset.from_dict(
@@ -97,7 +110,9 @@ def train_with_trl(passes: float, rank: int, modules: list[str], device: str, st
             "labels": [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in order],
         }
     )
-    lora = peft_config(replace(common.candidates_of(1, "attention")[0], rank=rank, alpha=2.0 * rank), modules)
+    lora = peft_config(
+        replace(common.candidates_of(1, "attention")[0], rank=rank, alpha=2.0 * rank), modules
+    )
     lora.inference_mode = False
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -115,7 +130,11 @@ def train_with_trl(passes: float, rank: int, modules: list[str], device: str, st
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     made = SFTTrainer(
-        model=base.model, args=config, train_dataset=data, processing_class=base.tokenizer, peft_config=lora
+        model=base.model,
+        args=config,
+        train_dataset=data,
+        processing_class=base.tokenizer,
+        peft_config=lora,
     )
     begun = time.perf_counter()
     made.train()
@@ -135,7 +154,11 @@ def main() -> None:
         return inner([*options.inner[1:], *rest], options.inner[0])
     if options.trl:
         return train_with_trl(
-            options.passes, int(options.trl[0]), options.trl[1:], options.device, 2 if options.tiny else None
+            options.passes,
+            int(options.trl[0]),
+            options.trl[1:],
+            options.device,
+            2 if options.tiny else None,
         )
     clock, report = Clock(options.seconds), Report(options.out)
     import importlib.util
@@ -146,7 +169,12 @@ def main() -> None:
     if here:
         # Reading the GGUF file is done once for each machine, and is no part of any run's time.
         seconds, _, _ = _run(
-            [sys.executable, "-c", "from rung.model.load import load_tokenizer as l; l('smollm2-135m-instruct')"], clock
+            [
+                sys.executable,
+                "-c",
+                "from rung.model.load import load_tokenizer as l; l('smollm2-135m-instruct')",
+            ],
+            clock,
         )
         report.add(part="climb", what="converting the model", seconds=round(seconds, 1))
         print(f"the model converted, or found so: {seconds:.1f} s", flush=True)
@@ -187,13 +215,18 @@ def main() -> None:
             best = found["recommendation"]
             untuned = found["baseline"]["validation_loss"]
             # On a CPU: 9.414677 in bfloat16, 9.404602 in float32.
-            print(f"the untuned model loses {untuned:.5f} nats a token; on a CPU 9.41468 in bfloat16", flush=True)
+            print(
+                f"the untuned model loses {untuned:.5f} nats a token; on a CPU 9.41468 in bfloat16",
+                flush=True,
+            )
             row |= {
                 "untuned": untuned,
                 "recommendation": best["candidate"],
                 "validation_loss": best["validation_loss"],
                 "cost": found["cost"],
-                "full_trainings": round(found["cost"]["candidate_tokens"] / found["cost"]["single_run_tokens"], 2),
+                "full_trainings": round(
+                    found["cost"]["candidate_tokens"] / found["cost"]["single_run_tokens"], 2
+                ),
                 "versions": found.get("versions"),
                 "machine": found.get("machine"),
             }
@@ -204,7 +237,9 @@ def main() -> None:
             f"climb: {seconds:.1f} s, rc {code}, {best.get('candidate')}, {best.get('validation_loss')} nats, {row.get('full_trainings')} trainings",
             flush=True,
         )
-        for key, (count, spent) in sorted(row.get("pieces", {}).items(), key=lambda item: -item[1][1]):
+        for key, (count, spent) in sorted(
+            row.get("pieces", {}).items(), key=lambda item: -item[1][1]
+        ):
             print(f"  {spent:8.2f} s  {count:6d} x  {key}", flush=True)
         if code:
             print(tail[-3000:], flush=True)
@@ -238,7 +273,10 @@ def main() -> None:
                 said=tail[-2000:],
             )
             last = next((line for line in reversed(tail.splitlines()) if line.startswith("{")), "")
-            print(f"TRL, rank {rank} on {','.join(modules)}: {seconds:.1f} s, rc {code} {last}", flush=True)
+            print(
+                f"TRL, rank {rank} on {','.join(modules)}: {seconds:.1f} s, rc {code} {last}",
+                flush=True,
+            )
             if code:
                 print(tail[-2000:], flush=True)
     with contextlib.suppress(OSError):
@@ -251,7 +289,10 @@ def _tiny(folder: Path) -> list[str]:
 
     tiny_llama().save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
-    rows = [{"prompt": f"{i}{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2} for i in range(320)]
+    rows = [
+        {"prompt": f"{i}{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2}
+        for i in range(320)
+    ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return [
         "--model",
@@ -273,7 +314,12 @@ def _run(command: list[str], clock: Clock) -> tuple[float, int, str]:
     begun = time.perf_counter()
     log = tempfile.TemporaryFile("w+")
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True, env=os.environ
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ,
     )
     try:
         code = process.wait(timeout=max(5.0, clock.limit - clock.gone))

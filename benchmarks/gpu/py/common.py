@@ -111,10 +111,14 @@ RATE = 1e-3
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script out")
-    parser.add_argument("--seconds", type=float, default=600, help="begin nothing new after so many")
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="begin nothing new after so many"
+    )
     parser.add_argument("--out", type=Path, help="a file for the results, one JSON object a line")
     return parser
 
@@ -178,7 +182,11 @@ def reserved_gb(device: torch.device) -> float:
 
 
 def timed(
-    step: Callable[[], object], device: torch.device, warm: int = 3, segments: int = 3, share: float = 0.4
+    step: Callable[[], object],
+    device: torch.device,
+    warm: int = 3,
+    segments: int = 3,
+    share: float = 0.4,
 ) -> list[float]:
     """Seconds of a step: the mean of each of some segments, of as many steps as fit in `share` seconds (1 to 20). The
     device is waited for between segments only, so that nothing is taken from a loop that runs ahead of it.
@@ -225,17 +233,22 @@ def config_of(name: str) -> Any:
     )
 
 
-def random_base(name: str, device: torch.device, precision: str = "bf16", quantization: str = "nf4") -> Any:
+def random_base(
+    name: str, device: torch.device, precision: str = "bf16", quantization: str = "nf4"
+) -> Any:
     """A `rung.model.load.Base` of that shape with random weights, by the very loader of transformers."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     from rung.model.load import PRECISIONS, Base, _quantizer, cast_around_linear_layers
-    from rung.model.quiet import quiet
+    from rung.model.silence import quiet
 
     config, dtype = config_of(name), PRECISIONS[precision]
     kept = PRECISIONS.get(quantization, dtype)
     with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
+        shapes = {
+            key: tensor.shape
+            for key, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()
+        }
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
     draw = torch.Generator(device).manual_seed(0)
@@ -259,8 +272,13 @@ def random_base(name: str, device: torch.device, precision: str = "bf16", quanti
                 quantization_config=_quantizer(quantization, dtype),
                 device_map={"": str(device)},
             )
-        except Exception as error:  # another transformers, perhaps; the same layers can be made by hand
-            print(f"from_pretrained would not ({type(error).__name__}: {str(error)[:150]}); made by hand", flush=True)
+        except (
+            Exception
+        ) as error:  # another transformers, perhaps; the same layers can be made by hand
+            print(
+                f"from_pretrained would not ({type(error).__name__}: {str(error)[:150]}); made by hand",
+                flush=True,
+            )
             model = _by_hand(config, state, kept, _quantizer(quantization, dtype), device)
     del state
     cast_around_linear_layers(model, dtype)
@@ -275,7 +293,11 @@ def random_base(name: str, device: torch.device, precision: str = "bf16", quanti
 
 
 def _by_hand(
-    config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, quantizer: Any, device: torch.device
+    config: Any,
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    quantizer: Any,
+    device: torch.device,
 ) -> Any:
     """What from_pretrained makes, layer by layer."""
     import bitsandbytes
@@ -305,7 +327,10 @@ def _by_hand(
             made.weight = weight.to(device)
             model.set_submodule(name, made)
     model.is_loaded_in_4bit = model.is_quantized = True
-    model.quantization_method, model.config.quantization_config = QuantizationMethod.BITS_AND_BYTES, quantizer
+    model.quantization_method, model.config.quantization_config = (
+        QuantizationMethod.BITS_AND_BYTES,
+        quantizer,
+    )
     model.hf_device_map = {"": str(device)}
 
     class Quantizer:
@@ -329,44 +354,57 @@ def real_base(precision: str = "bf16") -> Any:
 
 def rows_of(length: int, count: int, vocabulary: int, seed: int = 0) -> list[Any]:
     """Rows of exactly so many tokens; the second half is the completion."""
-    from rung.data.render import Example
+    from rung.data.tokenize import Example
 
     draw = random.Random(seed)
-    return [Example(tuple(draw.randrange(2, vocabulary) for _ in range(length)), length // 2) for _ in range(count)]
+    return [
+        Example(tuple(draw.randrange(2, vocabulary) for _ in range(length)), length // 2)
+        for _ in range(count)
+    ]
 
 
 def candidates_of(count: int, targets: str, rank: int = 16) -> list[Any]:
-    from rung.levers import Candidate
+    from rung.types import Candidate, Setting
 
-    return [Candidate(rank, 2 * rank, targets, RATE, seed=seed) for seed in range(count)]
+    return [Candidate(Setting(rank, 2 * rank, targets, RATE), seed=seed) for seed in range(count)]
 
 
 def race_pack() -> list[Any]:
     """Twelve settings as the race tries them: four ranks, three kinds of modules, several rates."""
-    from rung.levers import Candidate
+    from rung.types import Candidate
 
     kinds = ("all-linear", "attention", "mlp")
-    return [Candidate(rank, 2 * rank, kind, RATE * 2**i) for i, kind in enumerate(kinds) for rank in (8, 16, 32, 64)]
+    return [
+        Candidate(Setting(rank, 2 * rank, kind, RATE * 2**i))
+        for i, kind in enumerate(kinds)
+        for rank in (8, 16, 32, 64)
+    ]
 
 
 def step_flops(trainer: Any, candidates: list[Any], batch: int, length: int) -> float:
     """The operations of a step's matrix products: frozen weights forwards and backwards, the head at completion tokens,
     the adapters, and the attention's two products (four backwards), causal.
     """
-    from rung.engine.cost import Sizes, adapter_numbers
+    from rung.costs.time_model import Sizes, adapter_numbers
 
     sizes, numbers = Sizes.of(trainer.frozen), adapter_numbers(trainer.frozen, candidates)
     load = sizes.training(numbers, batch * length, batch * (length - length // 2))
     config = trainer.model.config.get_text_config()
     pairs = len(candidates) * batch * length * length / 2
-    attention = 2 * 6 * pairs * config.num_attention_heads * config.head_dim * config.num_hidden_layers
+    attention = (
+        2 * 6 * pairs * config.num_attention_heads * config.head_dim * config.num_hidden_layers
+    )
     return 2 * (load.frozen + load.adapters) + attention
 
 
-def gemm_rate(device: torch.device, side: int, dtype: torch.dtype = torch.bfloat16, repeats: int = 10) -> float:
+def gemm_rate(
+    device: torch.device, side: int, dtype: torch.dtype = torch.bfloat16, repeats: int = 10
+) -> float:
     """FLOP/s of a square product, on random data."""
     a, b = torch.randn(2, side, side, device=device).to(dtype)
-    found = timed(lambda: a @ b, device, warm=3, segments=3, share=0.05 if device.type == "cuda" else 0.01)
+    found = timed(
+        lambda: a @ b, device, warm=3, segments=3, share=0.05 if device.type == "cuda" else 0.01
+    )
     return 2 * side**3 / statistics.median(found)
 
 

@@ -1,6 +1,6 @@
 """Without a GPU: the launches of a step, and what the device would need for them, by shapes alone.
 
-The real engine takes its step on fake tensors of the real shapes (rung.engine.trace.Watch sees every operation), and so
+The real engine takes its step on fake tensors of the real shapes (rung.costs.trace.Watch sees every operation), and so
 does PEFT in a bare loop. For each: operations that start a kernel; their time at given ceilings, each bound by
 arithmetic, by memory, or by the least that a kernel takes. Dequantising counts as its three kernels a use.
 """
@@ -45,9 +45,10 @@ class Named(trace.Watch):
             own = found.setdefault(name, [0, 0.0])
             own[0] += 1
             own[1] += 1e3 * seconds([operation])
-        return sorted(([name, int(n), round(ms, 2)] for name, (n, ms) in found.items()), key=lambda row: -row[1])[
-            :count
-        ]
+        return sorted(
+            ([name, int(n), round(ms, 2)] for name, (n, ms) in found.items()),
+            key=lambda row: -row[1],
+        )[:count]
 
 
 def seconds(operations: Any) -> float:
@@ -55,7 +56,9 @@ def seconds(operations: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bases", default="135m,1b,8b")
     parser.add_argument("--cells", nargs="*", default=["1x4x64", "8x4x64", "8x4x512"])
     parser.add_argument("--targets", default="all-linear")
@@ -63,28 +66,41 @@ def main() -> None:
     parser.add_argument("--names", action="store_true", help="and what the operations are")
     options = parser.parse_args()
     trace.Watch = Named
+    from rung.costs.trace import blank_state, rehearsal
     from rung.data.batches import collate
     from rung.engine.pack import Pack
-    from rung.engine.trace import blank_state, rehearsal
 
     cells = [tuple(int(n) for n in cell.split("x")) for cell in options.cells]
     for name in options.bases.split(","):
         config = common.config_of(name)
         for what in [side for side in ("pack", "race") if side in options.sides]:
             with rehearsal(config, "nf4", "bf16") as (trainer, watch):
-                for count, batch, length in cells if what == "pack" else [c for c in cells if c[0] == 8]:
-                    candidates = common.candidates_of(count, options.targets) if what == "pack" else common.race_pack()
+                for count, batch, length in (
+                    cells if what == "pack" else [c for c in cells if c[0] == 8]
+                ):
+                    candidates = (
+                        common.candidates_of(count, options.targets)
+                        if what == "pack"
+                        else common.race_pack()
+                    )
                     rows = collate(common.rows_of(length, batch, config.vocab_size))
-                    with Pack(trainer.frozen, candidates, [blank_state(trainer.frozen, c) for c in candidates]) as pack:
+                    with Pack(
+                        trainer.frozen,
+                        candidates,
+                        [blank_state(trainer.frozen, c) for c in candidates],
+                    ) as pack:
                         seen = watch.see(lambda: trainer.gradients(pack, rows))
                         names = watch.most(seen.operations) if options.names else []
                         update = watch.see(lambda: [group.refresh() for group in pack.groups])
-                        groups, numbers = len(pack.groups), sum(trainer.frozen.parameters(c) for c in candidates)
+                        groups, numbers = (
+                            len(pack.groups),
+                            sum(trainer.frozen.parameters(c.setting) for c in candidates),
+                        )
                     # AdamW: norm, clip and update of each candidate; zeroing and scaling of each group.
                     optimizer = 3 * len(candidates) + 2 * groups
                     moved = numbers * (28 + 4 + 4 + 8 + 6)
                     dequantised = sum(1 for _ in trainer.frozen.layers) - 1
-                    # Watch sees a dequantisation as its operations; see rung.engine.trace.
+                    # Watch sees a dequantisation as its operations; see rung.costs.trace.
                     ops = list(seen.operations)
                     print(
                         json.dumps(
@@ -99,7 +115,9 @@ def main() -> None:
                                 "tflop": round(sum(f for f, _ in ops) / 1e12, 3),
                                 "gb": round(sum(b for _, b in ops) / 1e9, 2),
                                 "device_ms": round(1e3 * (seconds(ops) + moved / BYTES), 2),
-                                "of_it_arithmetic_ms": round(1e3 * sum(f for f, _ in ops) / FLOPS, 2),
+                                "of_it_arithmetic_ms": round(
+                                    1e3 * sum(f for f, _ in ops) / FLOPS, 2
+                                ),
                                 "peak_gb": round(seen.peak / 1e9, 2),
                                 "frozen_layers": dequantised,
                                 **({"names": names} if names else {}),
@@ -121,7 +139,9 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
     from rung.engine.checkpoint import peft_config
 
     with FakeTensorMode(allow_non_fake_inputs=True), Named() as watch:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
         model.requires_grad_(False)
         lora = peft_config(common.candidates_of(1, targets)[0], MODULES[targets])
         lora.inference_mode = False

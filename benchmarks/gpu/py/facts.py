@@ -50,7 +50,14 @@ def main() -> None:
     say("versions", {name: _version(name) for name in PACKAGES})
     say(
         "processor",
-        next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"),
+        next(
+            (
+                line.partition(":")[2].strip()
+                for line in open("/proc/cpuinfo")
+                if line.startswith("model name")
+            ),
+            "?",
+        ),
     )
     say("cores", torch.get_num_threads())
     if cuda:
@@ -58,7 +65,9 @@ def main() -> None:
         say(
             "nvidia-smi",
             subprocess.run(
-                ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True
+                ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
             ).stdout.strip(),
         )
         props = torch.cuda.get_device_properties(device)
@@ -84,14 +93,19 @@ def main() -> None:
     for side in (8192, 4096, 2048, 1024) if cuda else (256,):
         say(f"bf16 product {side}, TFLOP/s", round(gemm_rate(device, side) / 1e12, 1))
     for rows, inner, outer in (
-        ((2048, 4096, 14336), (256, 4096, 14336), (2048, 576, 1536), (2048, 2048, 8192)) if cuda else ((16, 64, 64),)
+        ((2048, 4096, 14336), (256, 4096, 14336), (2048, 576, 1536), (2048, 2048, 8192))
+        if cuda
+        else ((16, 64, 64),)
     ):
         x, w = (
             torch.randn(rows, inner, device=device, dtype=torch.bfloat16),
             torch.randn(outer, inner, device=device, dtype=torch.bfloat16),
         )
         seconds = statistics.median(timed(lambda x=x, w=w: x @ w.T, device, share=0.03))
-        say(f"bf16 product {rows}x{inner}x{outer}, TFLOP/s", round(2 * rows * inner * outer / seconds / 1e12, 1))
+        say(
+            f"bf16 product {rows}x{inner}x{outer}, TFLOP/s",
+            round(2 * rows * inner * outer / seconds / 1e12, 1),
+        )
     size = (1 << 31) if cuda else (1 << 22)
     a, b = (
         torch.empty(size, dtype=torch.uint8, device=device).random_(),
@@ -104,13 +118,23 @@ def main() -> None:
     del a, b
     small = torch.zeros(8, device=device)
     big = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
-    say("add_ of 8 numbers, us each, as issued", round(1e6 * _issued(lambda: small.add_(1), device), 2))
-    say("product of 64x64, us each, as issued", round(1e6 * _issued(lambda: torch.mm(big, big), device), 2))
     say(
-        "an autograd function of two adds and its way back, us", round(1e6 * _issued(_function(device), device, 300), 2)
+        "add_ of 8 numbers, us each, as issued",
+        round(1e6 * _issued(lambda: small.add_(1), device), 2),
+    )
+    say(
+        "product of 64x64, us each, as issued",
+        round(1e6 * _issued(lambda: torch.mm(big, big), device), 2),
+    )
+    say(
+        "an autograd function of two adds and its way back, us",
+        round(1e6 * _issued(_function(device), device, 300), 2),
     )
     host = torch.arange(64)
-    say("to(device) of 64 numbers, us", round(1e6 * _issued(lambda: host.to(device), device, 300), 2))
+    say(
+        "to(device) of 64 numbers, us",
+        round(1e6 * _issued(lambda: host.to(device), device, 300), 2),
+    )
     say("tolist() of 8 numbers, us", round(1e6 * _issued(lambda: small.tolist(), device, 300), 2))
     if cuda:
         _dequantising(device, say)
@@ -173,12 +197,21 @@ def _dequantising(device: torch.device, say: Any) -> None:
         weight = torch.randn(out, inner, device=device, dtype=torch.bfloat16)
         packed, state = F.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         host = torch.randn(64, 64, dtype=torch.float32)
-        seconds = statistics.median(timed(lambda p=packed, s=state: F.dequantize_4bit(p, s), device, share=0.03))
+        seconds = statistics.median(
+            timed(lambda p=packed, s=state: F.dequantize_4bit(p, s), device, share=0.03)
+        )
         moved = out * inner * (0.5 + 1 / 64 + 2)
-        off = float((F.dequantize_4bit(packed, state).float() - weight.float()).norm() / weight.float().norm())
+        off = float(
+            (F.dequantize_4bit(packed, state).float() - weight.float()).norm()
+            / weight.float().norm()
+        )
         say(
             f"dequantising {out}x{inner}",
-            {"us": round(1e6 * seconds, 1), "GB/s": round(moved / seconds / 1e9), "error": round(off, 4)},
+            {
+                "us": round(1e6 * seconds, 1),
+                "GB/s": round(moved / seconds / 1e9),
+                "error": round(off, 4),
+            },
         )
     one, one_state = F.quantize_4bit(host.to(device), quant_type="nf4", compress_statistics=True)
     other, other_state = F.quantize_4bit(host, quant_type="nf4", compress_statistics=True)
@@ -193,16 +226,22 @@ def _attention(device: torch.device, say: Any) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     for heads, groups, size, length in ((9, 3, 64, 64), (32, 8, 128, 512)):
-        q = torch.randn(32, heads, length, size, device=device, dtype=torch.bfloat16, requires_grad=True)
+        q = torch.randn(
+            32, heads, length, size, device=device, dtype=torch.bfloat16, requires_grad=True
+        )
         k, v = (
-            torch.randn(32, groups, length, size, device=device, dtype=torch.bfloat16, requires_grad=True)
+            torch.randn(
+                32, groups, length, size, device=device, dtype=torch.bfloat16, requires_grad=True
+            )
             for _ in range(2)
         )
         found = {}
         for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
 
             def work() -> None:
-                y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+                y = torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, enable_gqa=True
+                )
                 torch.autograd.grad(y.sum(), (q, k, v))
 
             try:
@@ -219,7 +258,10 @@ def _fused(device: torch.device, say: Any) -> None:
     for row in rows:
         row.grad = torch.randn_like(row)
     tool = torch.optim.AdamW([{"params": [row]} for row in rows], lr=1e-3, fused=True)
-    say("AdamW, fused, 8 groups of 5 M, us", round(1e6 * statistics.median(timed(tool.step, device, share=0.05))))
+    say(
+        "AdamW, fused, 8 groups of 5 M, us",
+        round(1e6 * statistics.median(timed(tool.step, device, share=0.05))),
+    )
     wide, narrow = (
         torch.randn(8, 5_000_000, device=device),
         torch.empty(8, 5_000_000, device=device, dtype=torch.bfloat16),
@@ -227,10 +269,15 @@ def _fused(device: torch.device, say: Any) -> None:
     scale = torch.ones(8, 1, device=device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    seconds = statistics.median(timed(lambda: torch.mul(wide, scale, out=narrow), device, share=0.02))
+    seconds = statistics.median(
+        timed(lambda: torch.mul(wide, scale, out=narrow), device, share=0.02)
+    )
     say(
         "mul into bf16 at once, 8x5 M",
-        {"us": round(1e6 * seconds), "MB besides": round((torch.cuda.max_memory_allocated(device) - before) / 1e6)},
+        {
+            "us": round(1e6 * seconds),
+            "MB besides": round((torch.cuda.max_memory_allocated(device) - before) / 1e6),
+        },
     )
 
 

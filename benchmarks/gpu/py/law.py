@@ -15,29 +15,41 @@ from typing import Any
 import common
 import torch
 from common import Clock, Report, arguments, place
-from tests.engine.oracle import CANDIDATES, SCHEDULE, STEPS, Alone, Loader, batches, examples, packed
+from tests.engine.oracle import (
+    CANDIDATES,
+    SCHEDULE,
+    STEPS,
+    Alone,
+    Loader,
+    batches,
+    examples,
+    packed,
+)
 from tests.engine.rounding import relative_error, throughout
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 from rung.data.batches import Batch
-from rung.engine.memory import Room
+from rung.engine.memory import TokenLimit
 from rung.engine.trainer import Trainer
-from rung.levers import Candidate
+from rung.types import Candidate, Setting
 
 HEADS = [
-    Candidate(4, 8, "lm_head", 1e-3),
-    Candidate(8, 16, "attention+lm_head", 3e-3, dropout=0.2),
-    Candidate(8, 16, "attention", 3e-3),
+    Candidate(Setting(4, 8, "lm_head", 1e-3)),
+    Candidate(Setting(8, 16, "attention+lm_head", 3e-3, dropout=0.2)),
+    Candidate(Setting(8, 16, "attention", 3e-3)),
 ]
 DROPPING = [
-    Candidate(4, 8, "attention", 1e-3, dropout=0.1),
-    Candidate(8, 16, "all-linear", 3e-3, dropout=0.3, seed=2),
-    Candidate(4, 8, "attention", 1e-3),
+    Candidate(Setting(4, 8, "attention", 1e-3, dropout=0.1)),
+    Candidate(Setting(8, 16, "all-linear", 3e-3, dropout=0.3), seed=2),
+    Candidate(Setting(4, 8, "attention", 1e-3)),
 ]
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(t.to(device) for t in (batch.ids, batch.positions, batch.labels, batch.rows)), batch.tokens)
+    return Batch(
+        *(t.to(device) for t in (batch.ids, batch.positions, batch.labels, batch.rows)),
+        batch.tokens,
+    )
 
 
 class Here(Alone):
@@ -51,7 +63,11 @@ class Here(Alone):
         kind = self.device.type
         self.scaler = torch.amp.GradScaler(kind, enabled=base.dtype == torch.float16)
         narrow = base.dtype in (torch.bfloat16, torch.float16)
-        self.cast = (lambda: torch.autocast(kind, base.dtype)) if narrow else (lambda: throughout(base.dtype))
+        self.cast = (
+            (lambda: torch.autocast(kind, base.dtype))
+            if narrow
+            else (lambda: throughout(base.dtype))
+        )
 
     def loss(self, batch: Batch) -> torch.Tensor:
         batch = to(batch, self.device)
@@ -60,13 +76,17 @@ class Here(Alone):
         with self.cast():
             logits = self.model(input_ids=batch.ids, use_cache=False).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        )
 
 
 class OnDevice(Loader):
     """Loads onto the device that was asked for: the tests' loader takes a GPU where there is one."""
 
-    def __init__(self, model: str, quantization: str, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: str, quantization: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__(model, quantization, dtype)
         self.device = device
 
@@ -87,7 +107,9 @@ def alone_errors(load: Loader, candidates: list[Candidate]) -> dict[str, float]:
         scored = {}
         for number, batch in enumerate(steps):
             if number == STEPS // 2:
-                scored = dict(zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True))
+                scored = dict(
+                    zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True)
+                )
             trainer.step(pack, batch, SCHEDULE.share(number))
         ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     found = {}
@@ -98,7 +120,10 @@ def alone_errors(load: Loader, candidates: list[Candidate]) -> dict[str, float]:
             if number == STEPS // 2:
                 evaluated = abs(alone.evaluate(rows) / scored[candidate] - 1)
             alone.step(batch)
-        errors = [relative_error(ended[candidate].tensors[key], p.detach().cpu()) for key, p in alone.factors.items()]
+        errors = [
+            relative_error(ended[candidate].tensors[key], p.detach().cpu())
+            for key, p in alone.factors.items()
+        ]
         found[candidate.id] = max(errors)
         found["evaluation"] = max(found.get("evaluation", 0.0), evaluated)
     return found
@@ -117,7 +142,7 @@ def trained(
     load: Loader, candidates: list[Candidate], room: int | None = None, checkpointing: bool = False
 ) -> dict[Candidate, Any]:
     trainer = Trainer(load())
-    trainer.training_room = Room(room)
+    trainer.training_room = TokenLimit(room)
     if checkpointing:
         trainer.checkpoint()
     with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
@@ -127,18 +152,28 @@ def trained(
 
 
 def apart(one: dict[Candidate, Any], other: dict[Candidate, Any]) -> float:
-    return max(relative_error(other[c].tensors[key], t) for c, state in one.items() for key, t in state.weights.items())
+    return max(
+        relative_error(other[c].tensors[key], t)
+        for c, state in one.items()
+        for key, t in state.weights.items()
+    )
 
 
 def equal(one: dict[Candidate, Any], other: dict[Candidate, Any]) -> float:
     """Zero where every bit is the same."""
-    same = all(torch.equal(other[c].tensors[key], t) for c, state in one.items() for key, t in state.tensors.items())
+    same = all(
+        torch.equal(other[c].tensors[key], t)
+        for c, state in one.items()
+        for key, t in state.tensors.items()
+    )
     return 0.0 if same else max(apart(one, other), 1e-30)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--real", action="store_true", help="the real model's untuned loss, and nothing else")
+    parser.add_argument(
+        "--real", action="store_true", help="the real model's untuned loss, and nothing else"
+    )
     options = parser.parse_args()
     device, report, clock = place(options), Report(options.out), Clock(options.seconds)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -153,7 +188,9 @@ def main() -> None:
         def load(quantization: str, dtype: torch.dtype = torch.float32) -> Loader:
             return OnDevice(str(folder), quantization, dtype, device)
 
-        def law(quantization: str, dtype: torch.dtype, candidates: list[Candidate]) -> Callable[[], dict[str, float]]:
+        def law(
+            quantization: str, dtype: torch.dtype, candidates: list[Candidate]
+        ) -> Callable[[], dict[str, float]]:
             return lambda: alone_errors(load(quantization, dtype), candidates)
 
         def rounding(dtype: torch.dtype) -> Callable[[], dict[str, float]]:
@@ -162,8 +199,13 @@ def main() -> None:
             def work() -> dict[str, float]:
                 found = {}
                 for candidate in few[:2]:
-                    narrow, wide = peft_ends(load("nf4", dtype), candidate), peft_ends(load("nf4"), candidate)
-                    found[f"{candidate.id} (PEFT's own)"] = max(relative_error(narrow[key], wide[key]) for key in wide)
+                    narrow, wide = (
+                        peft_ends(load("nf4", dtype), candidate),
+                        peft_ends(load("nf4"), candidate),
+                    )
+                    found[f"{candidate.id} (PEFT's own)"] = max(
+                        relative_error(narrow[key], wide[key]) for key in wide
+                    )
                 return found
 
             return work
@@ -184,18 +226,24 @@ def main() -> None:
             (
                 "float64: tiles of 30 tokens against one pass",
                 1e-10,
-                lambda: apart(trained(load("nf4", f64), ours), trained(load("nf4", f64), ours, room=30)),
+                lambda: apart(
+                    trained(load("nf4", f64), ours), trained(load("nf4", f64), ours, room=30)
+                ),
             ),
             (
                 "float64: blocks computed again in the backward pass",
                 1e-10,
-                lambda: apart(trained(load("nf4", f64), ours), trained(load("nf4", f64), ours, checkpointing=True)),
+                lambda: apart(
+                    trained(load("nf4", f64), ours),
+                    trained(load("nf4", f64), ours, checkpointing=True),
+                ),
             ),
             (
                 "float32: apart from alone, each in a pack of one",
                 1e-4,
                 lambda: apart(
-                    {c: s for x in few for c, s in trained(load("nf4"), [x]).items()}, trained(load("nf4"), few)
+                    {c: s for x in few for c, s in trained(load("nf4"), [x]).items()},
+                    trained(load("nf4"), few),
                 ),
             ),
             (
@@ -222,13 +270,20 @@ def main() -> None:
                 worst = max(value for key, value in found.items() if key != "evaluation")
                 verdict = "" if bound is None else "ok" if worst < bound else "OVER"
                 failed += verdict == "OVER"
-                shown = "".join(f", evaluation {found['evaluation']:.1e}" if "evaluation" in found else "")
+                shown = "".join(
+                    f", evaluation {found['evaluation']:.1e}" if "evaluation" in found else ""
+                )
                 print(
                     f"{verdict:5} {name}: {worst:.2e}{'' if bound is None else f' (bound {bound:.0e})'}{shown}, {clock.gone - begun:.1f} s",
                     flush=True,
                 )
                 report.add(
-                    part="law", case=name, bound=bound, worst=worst, errors=found, seconds=round(clock.gone - begun, 1)
+                    part="law",
+                    case=name,
+                    bound=bound,
+                    worst=worst,
+                    errors=found,
+                    seconds=round(clock.gone - begun, 1),
                 )
             except Exception as error:
                 failed += 1
@@ -239,9 +294,11 @@ def main() -> None:
                 )
                 print(
                     "      "
-                    + " | ".join(line.strip() for line in trace.splitlines() if "rung/" in line or "kit" in line)[
-                        -600:
-                    ],
+                    + " | ".join(
+                        line.strip()
+                        for line in trace.splitlines()
+                        if "rung/" in line or "kit" in line
+                    )[-600:],
                     flush=True,
                 )
                 report.add(part="law", case=name, error=trace)

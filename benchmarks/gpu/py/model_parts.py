@@ -42,7 +42,19 @@ def regions(gguf: bytes) -> list[Region]:
         at += size
         return gguf[at - size : at]
 
-    plain = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "I", 7: "B", 10: "Q", 11: "q", 12: "Q"}
+    plain = {
+        0: "B",
+        1: "b",
+        2: "H",
+        3: "h",
+        4: "I",
+        5: "i",
+        6: "I",
+        7: "B",
+        10: "Q",
+        11: "q",
+        12: "Q",
+    }
 
     def value(kind: int) -> int:
         if kind == 8:

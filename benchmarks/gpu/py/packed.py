@@ -30,12 +30,20 @@ LARGEST = {"8b": 32768, "1b": 65536}
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--bases", default="135m,1b,8b")
-    parser.add_argument("--targets", default="all-linear", help="all-linear, attention, or both with a comma between")
+    parser.add_argument(
+        "--targets",
+        default="all-linear",
+        help="all-linear, attention, or both with a comma between",
+    )
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--cells", nargs="*", help="such as 8x4x64")
     parser.add_argument("--rivals", default="peft,trl", help="peft, trl, both, or none")
-    parser.add_argument("--mixed", action="store_true", help="and a pack of twelve settings as the race tries them")
-    parser.add_argument("--quantization", default="nf4", choices=["nf4", "bf16"], help="of the base")
+    parser.add_argument(
+        "--mixed", action="store_true", help="and a pack of twelve settings as the race tries them"
+    )
+    parser.add_argument(
+        "--quantization", default="nf4", choices=["nf4", "bf16"], help="of the base"
+    )
     parser.add_argument("--per-base", type=float, default=1e9, help="seconds for each base")
     options = parser.parse_args()
     device, report, clock = place(options), Report(options.out), Clock(options.seconds)
@@ -46,15 +54,21 @@ def main() -> None:
     if options.tiny:
         cells = [(1, 2, 16), (4, 2, 16)]
     if options.cells:
-        cells = [(int(k), int(b), int(t)) for k, b, t in (cell.split("x") for cell in options.cells)]
+        cells = [
+            (int(k), int(b), int(t)) for k, b, t in (cell.split("x") for cell in options.cells)
+        ]
     rate = common.gemm_rate(device, 8192 if device.type == "cuda" else 256)
-    print(f"imports {clock.gone:.1f} s; a bf16 product runs at {rate / 1e12:.0f} TFLOP/s", flush=True)
+    print(
+        f"imports {clock.gone:.1f} s; a bf16 product runs at {rate / 1e12:.0f} TFLOP/s", flush=True
+    )
     report.add(part="packed", gemm=rate, imports=round(clock.gone, 1))
     bases = options.bases.split(",")
     for at, name in enumerate(bases):
         # What is left of the time, shared out: the largest base takes twice as long as another.
         weights = [2.0 if base == "8b" else 1.0 for base in bases[at:]]
-        own = Clock(min(options.per_base, (options.seconds - clock.gone) * weights[0] / sum(weights)))
+        own = Clock(
+            min(options.per_base, (options.seconds - clock.gone) * weights[0] / sum(weights))
+        )
         if own.left(5):
             Bench(name, device, report, own, rate, options).run(cells)
         common.clear(device)
@@ -65,7 +79,13 @@ class Bench:
     """All cells of one base."""
 
     def __init__(
-        self, name: str, device: torch.device, report: Report, clock: Clock, rate: float, options: Any
+        self,
+        name: str,
+        device: torch.device,
+        report: Report,
+        clock: Clock,
+        rate: float,
+        options: Any,
     ) -> None:
         self.name, self.device, self.report, self.clock, self.rate, self.options = (
             name,
@@ -82,7 +102,11 @@ class Bench:
             "tiny" if options.tiny else self.name, self.device, quantization=options.quantization
         )
         self.vocabulary = self.base.model.config.vocab_size
-        held = round(torch.cuda.memory_allocated(self.device) / 1e9, 2) if self.device.type == "cuda" else 0
+        held = (
+            round(torch.cuda.memory_allocated(self.device) / 1e9, 2)
+            if self.device.type == "cuda"
+            else 0
+        )
         print(f"\n{self.name}: made in {self.clock.gone:.1f} s, {held} GB", flush=True)
         kinds = options.targets.split(",")
         shapes = list(dict.fromkeys((b, t) for _, b, t in cells))
@@ -91,7 +115,12 @@ class Bench:
                 for rival, time in (("peft", self.peft), ("trl", self.trl)):
                     if rival in options.rivals and self.clock.left(6):
                         self.cell(
-                            rival, kind, 1, batch, length, lambda time=time, k=kind, b=batch, t=length: time(k, b, t)
+                            rival,
+                            kind,
+                            1,
+                            batch,
+                            length,
+                            lambda time=time, k=kind, b=batch, t=length: time(k, b, t),
                         )
         from rung.engine.trainer import Trainer
 
@@ -100,7 +129,11 @@ class Bench:
             for count, batch, length in cells:
                 if count * batch * length <= LARGEST.get(self.name, 1 << 20) and self.clock.left(6):
                     # Both ways for eight short rows; else as the device allows.
-                    ways = (False, True) if (count, batch, length) in ((8, 4, 64), (4, 2, 16)) else (self.roomy(),)
+                    ways = (
+                        (False, True)
+                        if (count, batch, length) in ((8, 4, 64), (4, 2, 16))
+                        else (self.roomy(),)
+                    )
                     for dense in ways:
                         self.cell(
                             "rung",
@@ -108,8 +141,8 @@ class Bench:
                             count,
                             batch,
                             length,
-                            lambda c=common.candidates_of(count, kind), b=batch, t=length, d=dense: self.rung(
-                                c, b, t, d
+                            lambda c=common.candidates_of(count, kind), b=batch, t=length, d=dense: (
+                                self.rung(c, b, t, d)
                             ),
                         )
         if options.mixed and self.clock.left(8):
@@ -131,7 +164,13 @@ class Bench:
         return self.trainer.frozen.dense_bytes(self.base.dtype) < 0.1 * free
 
     def cell(
-        self, side: str, kind: str, count: int, batch: int, length: int, work: Callable[[], dict[str, Any]]
+        self,
+        side: str,
+        kind: str,
+        count: int,
+        batch: int,
+        length: int,
+        work: Callable[[], dict[str, Any]],
     ) -> None:
         common.clear(self.device)
         common.reset_peak(self.device)
@@ -140,12 +179,17 @@ class Bench:
             found = work()
         except Exception as error:
             found = {
-                "error": "out of memory" if common.is_out_of_memory(error) else f"{type(error).__name__}: {error}"[:300]
+                "error": "out of memory"
+                if common.is_out_of_memory(error)
+                else f"{type(error).__name__}: {error}"[:300]
             }
         tokens = count * batch * length
         if "step" in found:
             found["tokens_per_second"] = round(tokens / found["step"])
-        found["peak_gb"], found["reserved_gb"] = common.peak_gb(self.device), common.reserved_gb(self.device)
+        found["peak_gb"], found["reserved_gb"] = (
+            common.peak_gb(self.device),
+            common.reserved_gb(self.device),
+        )
         row = {
             "part": "packed",
             "base": self.name,
@@ -162,21 +206,27 @@ class Bench:
             f"{1e3 * found['step']:8.1f} ms ({1e3 * found['step_least']:.1f}-{1e3 * found['step_most']:.1f}) "
             f"{found['tokens_per_second']:8d} tok/s {found['peak_gb']:6.2f} GB"
         )
-        more = "".join(f" {key} {found[key]}" for key in ("share", "held", "runner_holds", "tiles") if key in found)
+        more = "".join(
+            f" {key} {found[key]}"
+            for key in ("share", "held", "runner_holds", "tiles")
+            if key in found
+        )
         print(f"{side:5} {kind:10} {count:2}x{batch}x{length:<4} {shown}{more}", flush=True)
 
     def rung(self, candidates: list[Any], batch: int, length: int, dense: bool) -> dict[str, Any]:
+        from rung.costs.memory_model import MEMORY_HEADROOM, bound, need
         from rung.data.batches import collate
-        from rung.engine.memory import Room, memory_limit
+        from rung.engine.memory import TokenLimit, memory_limit
         from rung.engine.pack import Pack, fresh_state
-        from rung.engine.plan import SPARE, bound, need
         from rung.engine.trainer import SCORED_ROWS
 
         trainer, frozen = self.trainer, self.trainer.frozen
-        trainer.training_room = Room()
+        trainer.training_room = TokenLimit()
         frozen.hold_dense(None)
         needs = [need(frozen, candidate, self.base.dtype) for candidate in candidates]
-        spare = memory_limit(self.device) * (1 - SPARE) - bound(trainer, needs, batch, SCORED_ROWS, length)
+        spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - bound(
+            trainer, needs, batch, SCORED_ROWS, length
+        )
         frozen.hold_dense(self.base.dtype if dense else None)
         # One draw for all: eight times 42 million numbers take the CPU seconds.
         first = fresh_state(frozen, candidates[0], 0)
@@ -217,7 +267,9 @@ class Bench:
         self.guard()
         model = peft.get_peft_model(self.base.model, config).train()
         try:
-            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, fused=True)
+            optimizer = torch.optim.AdamW(
+                [p for p in model.parameters() if p.requires_grad], lr=RATE, fused=True
+            )
             rows = [common.rows_of(length, batch, self.vocabulary, seed) for seed in range(4)]
             turn, inner = iter(range(1 << 30)), model.get_base_model()
 
@@ -306,7 +358,12 @@ class Bench:
             finally:
                 self.unload(model)
         dtypes = "adapters in " + ",".join(
-            sorted({str(p.dtype).removeprefix("torch.") for p in made.optimizer.param_groups[0]["params"]})
+            sorted(
+                {
+                    str(p.dtype).removeprefix("torch.")
+                    for p in made.optimizer.param_groups[0]["params"]
+                }
+            )
         )
         return {**spread("step", found, 6), "note": dtypes}
 
@@ -346,7 +403,8 @@ def _table(report: Report) -> None:
         key = (row["base"], row["targets"], row["batch"], row["length"])
         trl, peft = rivals.get((*key, "trl")), rivals.get((*key, "peft"))
         times = [
-            f"{row['candidates'] * rival['step'] / row['step']:6.2f}" if rival else "     -" for rival in (trl, peft)
+            f"{row['candidates'] * rival['step'] / row['step']:6.2f}" if rival else "     -"
+            for rival in (trl, peft)
         ]
         theirs = ", ".join(f"{1e3 * rival['step']:.1f}" if rival else "-" for rival in (trl, peft))
         held = ", ".join(f"{rival['peak_gb']:.2f}" if rival else "-" for rival in (trl, peft))

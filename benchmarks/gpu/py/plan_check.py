@@ -23,22 +23,31 @@ GRID = [(1, 64), (8, 64), (12, 64), (1, 256), (8, 256), (8, 512)]
 
 
 def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
-    from rung.devices import device as sheet_of
-    from rung.engine.calibrate import rehearsed
-    from rung.levers import Candidate
+    from rung.costs.devices import device as sheet_of
+    from rung.costs.probes import rehearsed
+    from rung.types import Candidate, Setting
 
     rows = common.rows_of(longest, 16, common.SHAPES[name]["vocab_size"])
     found = rehearsed(
-        common.config_of(name), "nf4", "bf16", Candidate(8, 16, "all-linear", 1e-3), rows, sheet_of(sheet)
+        common.config_of(name),
+        "nf4",
+        "bf16",
+        Candidate(Setting(8, 16, "all-linear", 1e-3)),
+        rows,
+        sheet_of(sheet),
     )
     print(f"{name}: rehearsed for the {sheet}", flush=True)
-    return {"training": asdict(found.training), "scoring": asdict(found.scoring), "memory": asdict(found.memory)}
+    return {
+        "training": asdict(found.training),
+        "scoring": asdict(found.scoring),
+        "memory": asdict(found.memory),
+    }
 
 
 def _paper(sheet: dict[str, Any] | None) -> tuple[Any, Any] | None:
     """The speed of training and the memory, as they were written down."""
-    from rung.engine.cost import Speed
-    from rung.engine.plan import Activations, MemoryModel
+    from rung.costs.memory_model import Activations, MemoryModel
+    from rung.costs.time_model import Speed
 
     if sheet is None:
         return None
@@ -52,7 +61,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--bases", default="135m,8b,1b")
     parser.add_argument("--sheet", default="h100")
-    parser.add_argument("--rehearse", type=Path, help="write the rehearsals there, and do nothing else")
+    parser.add_argument(
+        "--rehearse", type=Path, help="write the rehearsals there, and do nothing else"
+    )
     parser.add_argument("--rehearsed", type=Path, default=Path(".kit/sheet.json"))
     options = parser.parse_args()
     if options.rehearse:
@@ -60,14 +71,14 @@ def main() -> None:
         options.rehearse.write_text(json.dumps(found, indent=1) + "\n")
         return
     device, report, clock = place(options), Report(options.out), Clock(options.seconds)
+    from rung.costs.memory_model import bound, need
+    from rung.costs.probes import CONTEXT, measured
+    from rung.costs.time_model import adapter_numbers
     from rung.data.batches import collate
-    from rung.engine.calibrate import CONTEXT, measured
-    from rung.engine.cost import adapter_numbers
-    from rung.engine.memory import Room, memory_limit
+    from rung.engine.memory import TokenLimit, memory_limit
     from rung.engine.pack import Pack, fresh_state
-    from rung.engine.plan import bound, need
     from rung.engine.trainer import SCORED_ROWS, Trainer
-    from rung.levers import Candidate
+    from rung.types import Candidate
 
     batch = 2 if options.tiny else 8
     grid = [(1, 16), (4, 16)] if options.tiny else GRID
@@ -77,10 +88,12 @@ def main() -> None:
             print(f"{name}: no time left", flush=True)
             continue
         shape = "tiny" if options.tiny else name
-        widest = Candidate(8, 16, "all-linear", 1e-3)
+        widest = Candidate(Setting(8, 16, "all-linear", 1e-3))
         longest = max(length for _, length in grid)
         rows = common.rows_of(longest, 16, common.SHAPES[shape]["vocab_size"])
-        paper = _paper(_rehearsed(shape, options.sheet, longest) if options.tiny else sheets.get(name))
+        paper = _paper(
+            _rehearsed(shape, options.sheet, longest) if options.tiny else sheets.get(name)
+        )
         base = common.random_base(shape, device)
         trainer = Trainer(base)
         frozen = trainer.frozen
@@ -94,20 +107,31 @@ def main() -> None:
         for width, length in grid:
             if not clock.left(6):
                 break
-            candidates = [Candidate(16, 32, "all-linear", 1e-3, seed=seed) for seed in range(width)]
+            candidates = [
+                Candidate(Setting(16, 32, "all-linear", 1e-3), seed=seed) for seed in range(width)
+            ]
             needs = [need(frozen, candidate, base.dtype) for candidate in candidates]
             made = collate(common.rows_of(length, batch, base.model.config.vocab_size), device)
-            load = costs.sizes.training(adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels))
+            load = costs.sizes.training(
+                adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels)
+            )
             common.clear(device)
-            trainer.training_room = Room()
+            trainer.training_room = TokenLimit()
             try:
-                with Pack(frozen, candidates, [fresh_state(frozen, candidates[0], 0)] * width) as pack:
+                with Pack(
+                    frozen, candidates, [fresh_state(frozen, candidates[0], 0)] * width
+                ) as pack:
                     trainer.step(pack, made, 1.0)
                     common.reset_peak(device)
-                    seconds = statistics.median(timed(lambda: trainer.step(pack, made, 1.0), device))
+                    seconds = statistics.median(
+                        timed(lambda: trainer.step(pack, made, 1.0), device)
+                    )
                     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
             except Exception as error:
-                print(f"  {width}x{batch}x{length}: {type(error).__name__}: {str(error)[:150]}", flush=True)
+                print(
+                    f"  {width}x{batch}x{length}: {type(error).__name__}: {str(error)[:150]}",
+                    flush=True,
+                )
                 continue
             tiled = trainer.training_room.tokens < width * made.ids.numel()
             here = costs.training.seconds(load)
@@ -133,7 +157,9 @@ def main() -> None:
                 tiled=tiled,
             )
             off = [f"{value / seconds:5.2f}x" for value in (sheet, here)]
-            mem = [f"{value / peak:5.2f}x" if peak else "-" for value in (sheet_peak, here_peak, most)]
+            mem = [
+                f"{value / peak:5.2f}x" if peak else "-" for value in (sheet_peak, here_peak, most)
+            ]
             print(
                 f"  {width:2}x{batch}x{length:<4} {1e3 * seconds:9.1f}  {off[0]}  {off[1]}  | {peak / 1e9:6.2f}  {mem[0]} {mem[1]} {mem[2]}"
                 f"{' in tiles' if tiled else ''}{' runner holds' if held else ''}",
@@ -143,7 +169,12 @@ def main() -> None:
             f"  speeds here (s a pass, TFLOP/s of the frozen, of adapters, GB/s of numbers): {_speeds(costs.training)}; by the sheet: {_speeds(paper[0]) if paper else '-'}",
             flush=True,
         )
-        report.add(part="plan", base=name, here=_speeds(costs.training), sheet=_speeds(paper[0]) if paper else None)
+        report.add(
+            part="plan",
+            base=name,
+            here=_speeds(costs.training),
+            sheet=_speeds(paper[0]) if paper else None,
+        )
         del base, trainer, costs, frozen
         common.clear(device)
 

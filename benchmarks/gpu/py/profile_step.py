@@ -25,7 +25,9 @@ from common import MODULES, Clock, Report, arguments, place, timed
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--bases", default="135m,1b,8b")
-    parser.add_argument("--table", type=Path, help="a file for the whole tables of kernels and operations")
+    parser.add_argument(
+        "--table", type=Path, help="a file for the whole tables of kernels and operations"
+    )
     parser.add_argument("--cell", default="8x4x64")
     parser.add_argument("--no-graph", action="store_true")
     options = parser.parse_args()
@@ -43,9 +45,28 @@ def main() -> None:
         for what, candidates in packs:
             for dense in (False, True) if what == "pack" else (name == "135m",):
                 if clock.left(8):
-                    _pack(name, what, trainer, candidates, batch, length, dense, device, report, options)
+                    _pack(
+                        name,
+                        what,
+                        trainer,
+                        candidates,
+                        batch,
+                        length,
+                        dense,
+                        device,
+                        report,
+                        options,
+                    )
         if not options.no_graph and device.type == "cuda" and clock.left(10):
-            _graph(name, trainer, common.candidates_of(count, "all-linear"), batch, length, device, report)
+            _graph(
+                name,
+                trainer,
+                common.candidates_of(count, "all-linear"),
+                batch,
+                length,
+                device,
+                report,
+            )
         del base, trainer
         common.clear(device)
 
@@ -95,7 +116,12 @@ def _pack(
             made = piece("collate", lambda: collate(rows, device))
             losses = piece("gradients", lambda made=made: trainer.gradients(pack, made))
             norms = piece("update", lambda: pack.update([1.0] * len(pack)))
-            piece("watch", lambda losses=losses, norms=norms: pack.watch(losses.tolist(), norms.tolist(), limit=1e9))
+            piece(
+                "watch",
+                lambda losses=losses, norms=norms: pack.watch(
+                    losses.tolist(), norms.tolist(), limit=1e9
+                ),
+            )
         shown = {key: round(1e3 * statistics.median(values), 2) for key, values in pieces.items()}
         label = f"{name} {what} {len(candidates)}x{batch}x{length} held={dense}"
         print(f"\n{label}: step {1e3 * whole:.1f} ms", flush=True)
@@ -114,7 +140,15 @@ def _pack(
     frozen.hold_dense(None)
 
 
-def _peft(name: str, base: Any, batch: int, length: int, device: torch.device, report: Report, options: Any) -> None:
+def _peft(
+    name: str,
+    base: Any,
+    batch: int,
+    length: int,
+    device: torch.device,
+    report: Report,
+    options: Any,
+) -> None:
     import peft
 
     from rung.data.batches import collate
@@ -123,8 +157,13 @@ def _peft(name: str, base: Any, batch: int, length: int, device: torch.device, r
     config = peft_config(common.candidates_of(1, "all-linear")[0], MODULES["all-linear"])
     config.inference_mode = False
     model = peft.get_peft_model(base.model, config).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
-    rows, inner = common.rows_of(length, batch, base.model.config.vocab_size), model.get_base_model()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True
+    )
+    rows, inner = (
+        common.rows_of(length, batch, base.model.config.vocab_size),
+        model.get_base_model(),
+    )
 
     def forward() -> torch.Tensor:
         made = collate(rows, device)
@@ -154,12 +193,16 @@ def _peft(name: str, base: Any, batch: int, length: int, device: torch.device, r
     base.model.eval()
 
 
-def _kernels(label: str, step: Any, whole: float, device: torch.device, options: Any) -> dict[str, Any]:
+def _kernels(
+    label: str, step: Any, whole: float, device: torch.device, options: Any
+) -> dict[str, Any]:
     """Kernels and operations of a step, from two profiled ones."""
     from torch.profiler import ProfilerActivity, profile
 
     steps, cuda = 2, device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+    with profile(
+        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    ) as seen:
         for _ in range(steps):
             step()
         common.wait(device)
@@ -167,7 +210,9 @@ def _kernels(label: str, step: Any, whole: float, device: torch.device, options:
     kernels: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0])
     for event in seen.events():
         if str(getattr(event, "device_type", "")).endswith("CUDA"):
-            if getattr(event, "is_user_annotation", False) or event.name.startswith(("Optimizer.", "ProfilerStep")):
+            if getattr(event, "is_user_annotation", False) or event.name.startswith(
+                ("Optimizer.", "ProfilerStep")
+            ):
                 continue  # a span that some code has named, and no kernel
             took = event.time_range.elapsed_us()
             kernels[event.name][0] += 1
@@ -180,7 +225,8 @@ def _kernels(label: str, step: Any, whole: float, device: torch.device, options:
     top = sorted(kernels.items(), key=lambda item: -item[1][1])[:12]
     print(
         f"  device busy {1e3 * busy:.1f} ms of {1e3 * whole:.1f} ({busy / whole:.0%}); {sum(n for n, _ in kernels.values()) / steps:.0f} kernels, "
-        f"{ops:.0f} aten calls; " + ", ".join(f"{key} {count / steps:.0f}" for key, count in calls.most_common(6)),
+        f"{ops:.0f} aten calls; "
+        + ", ".join(f"{key} {count / steps:.0f}" for key, count in calls.most_common(6)),
         flush=True,
     )
     for key, (count, took) in top[: 8 if cuda else 0]:
@@ -188,9 +234,15 @@ def _kernels(label: str, step: Any, whole: float, device: torch.device, options:
     if options.table:
         with options.table.open("a", encoding="utf-8") as file:
             file.write(f"\n\n=== {label}\n")
-            for order in ("self_device_time_total", "self_cpu_time_total") if cuda else ("self_cpu_time_total",):
+            for order in (
+                ("self_device_time_total", "self_cpu_time_total")
+                if cuda
+                else ("self_cpu_time_total",)
+            ):
                 try:
-                    file.write(averages.table(sort_by=order, row_limit=30, max_name_column_width=70) + "\n")
+                    file.write(
+                        averages.table(sort_by=order, row_limit=30, max_name_column_width=70) + "\n"
+                    )
                 except Exception as error:
                     file.write(f"{order}: {error}\n")
     return {
@@ -198,12 +250,20 @@ def _kernels(label: str, step: Any, whole: float, device: torch.device, options:
         "kernels": sum(n for n, _ in kernels.values()) / steps,
         "aten_calls": ops,
         "calls": {key: count / steps for key, count in calls.items()},
-        "top": [[key[:120], count / steps, round(took / steps / 1e3, 4)] for key, (count, took) in top],
+        "top": [
+            [key[:120], count / steps, round(took / steps / 1e3, 4)] for key, (count, took) in top
+        ],
     }
 
 
 def _graph(
-    name: str, trainer: Any, candidates: list[Any], batch: int, length: int, device: torch.device, report: Report
+    name: str,
+    trainer: Any,
+    candidates: list[Any],
+    batch: int,
+    length: int,
+    device: torch.device,
+    report: Report,
 ) -> None:
     """Forward and backward of one shape, captured and replayed; the optimizer is left out."""
     import transformers.models.llama.modeling_llama as llama
@@ -219,9 +279,13 @@ def _graph(
         for dense in (False, True):
             trainer.frozen.hold_dense(trainer.base.dtype if dense else None)
             with Pack(
-                trainer.frozen, candidates, [fresh_state(trainer.frozen, candidates[0], 0)] * len(candidates)
+                trainer.frozen,
+                candidates,
+                [fresh_state(trainer.frozen, candidates[0], 0)] * len(candidates),
             ) as pack:
-                made = collate(common.rows_of(length, batch, trainer.model.config.vocab_size), device)
+                made = collate(
+                    common.rows_of(length, batch, trainer.model.config.vocab_size), device
+                )
                 rows = side_by_side([made] * len(pack))
                 weights = rows.counted.double() / rows.counted.shape[1]
 
@@ -243,12 +307,23 @@ def _graph(
                     with torch.cuda.graph(graph):
                         work()
                     replayed = statistics.median(timed(graph.replay, device))
-                    off = max(float((g.gradients - w).norm() / w.norm()) for g, w in zip(pack.groups, wanted))
+                    off = max(
+                        float((g.gradients - w).norm() / w.norm())
+                        for g, w in zip(pack.groups, wanted)
+                    )
             print(
                 f"  graph, held={dense}: forward and backward {1e3 * eager:.1f} ms as issued, {1e3 * replayed:.2f} ms replayed; gradients off by {off:.1e}",
                 flush=True,
             )
-            report.add(part="profile", base=name, what="graph", held=dense, eager=eager, replayed=replayed, off=off)
+            report.add(
+                part="profile",
+                base=name,
+                what="graph",
+                held=dense,
+                eager=eager,
+                replayed=replayed,
+                off=off,
+            )
             del graph
             common.clear(device)
     except Exception as error:

@@ -22,7 +22,9 @@ def keeps(name: str, cuda: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("wheel", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cuda", default="130")
@@ -37,7 +39,9 @@ def main() -> None:
     ):
         names = [info.filename for info in whole.infolist()]
         record = next(name for name in names if name.endswith(".dist-info/RECORD"))
-        assert f"bitsandbytes/libbitsandbytes_cuda{options.cuda}.so" in names, "that CUDA version is not in the wheel"
+        assert f"bitsandbytes/libbitsandbytes_cuda{options.cuda}.so" in names, (
+            "that CUDA version is not in the wheel"
+        )
         for info in whole.infolist():
             if info.filename == record or not keeps(info.filename, options.cuda):
                 continue

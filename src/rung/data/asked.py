@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rung.data.shapes import Row, flat, normal
+from rung.data.schema import Row, flat, normal
 
 if TYPE_CHECKING:
-    from rung.data.store import Examples
+    from rung.data.arrow_store import Examples
 
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -50,7 +50,11 @@ def _asked(row: Row) -> tuple[str, str]:
 
 def _hash(text: str, least: int) -> int:
     bare = normal(text).encode(errors="replace")
-    return int.from_bytes(hashlib.blake2b(bare, digest_size=8).digest(), "big") if len(bare) >= least else 0
+    return (
+        int.from_bytes(hashlib.blake2b(bare, digest_size=8).digest(), "big")
+        if len(bare) >= least
+        else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class Alike:
 
 def alike(parts: Sequence[Examples], shape: str) -> Alike:
     """Every such pair."""
-    whole, last, answer = np.concatenate([np.zeros((3, 0), np.uint64), *(part.hashes() for part in parts)], axis=1)
+    whole, last, answer = np.concatenate(
+        [np.zeros((3, 0), np.uint64), *(part.hashes() for part in parts)], axis=1
+    )
     # An instruction is written in many ways, and what it is for stays.
     most = _COMMONEST if shape == "alpaca" else _COMMONEST_LAST
     strict, loose = _pairs(whole, answer, len(whole)), _pairs(last, answer, most)
@@ -76,12 +82,16 @@ def alike(parts: Sequence[Examples], shape: str) -> Alike:
     return Alike(columns[0], columns[1], loosely, columns[2].astype(bool))
 
 
-def _pairs(asked: npt.NDArray[np.uint64], answer: npt.NDArray[np.uint64], most: int) -> tuple[Numbers, Numbers, Flags]:
+def _pairs(
+    asked: npt.NDArray[np.uint64], answer: npt.NDArray[np.uint64], most: int
+) -> tuple[Numbers, Numbers, Flags]:
     """Rows with one question and answer, but for those of which there are more than `most`."""
     known = np.flatnonzero((asked != 0) & (answer != 0))
     _, question, asking = np.unique(asked[known], return_inverse=True, return_counts=True)
     both = asked[known] ^ (answer[known] * _ODD)
-    _, first, pair, count = np.unique(both, return_index=True, return_inverse=True, return_counts=True)
+    _, first, pair, count = np.unique(
+        both, return_index=True, return_inverse=True, return_counts=True
+    )
     answers = np.bincount(question[first], minlength=len(asking))
     used = (count[pair] <= most) & (asking[question] <= max(_COMMONEST, COMMON * len(asked)))
     used &= first[pair] != np.arange(len(known))

@@ -20,15 +20,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rung.data.arrow_store import Examples, Texts
 from rung.data.asked import alike
 from rung.data.contained import contained
 from rung.data.languages import another_language
 from rung.data.prepare import Data, fits
-from rung.data.shapes import normal
-from rung.data.store import Examples, Texts
+from rung.data.schema import normal
 from rung.data.tokens import first_tokens
 from rung.data.told import sentences
-from rung.numbers import COMMA, POINT, Column, is_currency
+from rung.formats.numbers import COMMA, POINT, Column, is_currency
 
 Severity = Literal["error", "warning", "note"]
 NEAR = 0.8
@@ -102,7 +102,10 @@ def _leakage(data: Data) -> Iterator[Finding]:
     # The splits that are judged by are held, the training rows go by.
     for name in ("test", "validation", "train"):
         for text in data.splits[name].every_text():
-            row, prompt = _number(f"{normal(text.before)}\n{normal(text.after)}"), _number(normal(text.before))
+            row, prompt = (
+                _number(f"{normal(text.before)}\n{normal(text.after)}"),
+                _number(normal(text.before)),
+            )
             if (other := first.get(row)) and other[0] != name:
                 whole.add(f"{text.where} = {other[1]}")
             elif text.before and (other := asked.get(prompt)) and other[0] != name:
@@ -112,14 +115,26 @@ def _leakage(data: Data) -> Iterator[Finding]:
                 asked.setdefault(prompt, (name, text.where))
     if whole.count:
         count = f"{whole.count:,} row{'s stand' if whole.count > 1 else ' stands'}"
-        yield Finding("leakage", "error", f"{count} in two splits, so what is learnt by heart looks learnt: {whole}.")
+        yield Finding(
+            "leakage",
+            "error",
+            f"{count} in two splits, so what is learnt by heart looks learnt: {whole}.",
+        )
     if prompts.count:
         count = f"{prompts.count:,} row{'s have' if prompts.count > 1 else ' has'}"
-        yield Finding("same_prompt", "warning", f"{count} a prompt that another split has too: {prompts}.")
-    rows = np.fromiter((_number(f"{t.before}\n{t.after}") for t in data.train.every_text()), np.uint64, len(data.train))
+        yield Finding(
+            "same_prompt", "warning", f"{count} a prompt that another split has too: {prompts}."
+        )
+    rows = np.fromiter(
+        (_number(f"{t.before}\n{t.after}") for t in data.train.every_text()),
+        np.uint64,
+        len(data.train),
+    )
     if repeated := len(rows) - len(np.unique(rows)):
         yield Finding(
-            "duplicates", "note", f"{repeated:,} of {len(rows):,} training rows are there already; they count twice."
+            "duplicates",
+            "note",
+            f"{repeated:,} of {len(rows):,} training rows are there already; they count twice.",
         )
 
 
@@ -149,7 +164,10 @@ def _grown(data: Data) -> Iterator[Finding]:
             others.setdefault(*((inside, row) if to == 2 else (row, inside)))
 
     def named(rows: dict[int, int], sign: str) -> _Named:
-        places = [f"{_where(parts, starts, one)} {sign} {_where(parts, starts, other)}" for one, other in rows.items()]
+        places = [
+            f"{_where(parts, starts, one)} {sign} {_where(parts, starts, other)}"
+            for one, other in rows.items()
+        ]
         return _Named(places)
 
     if learnt:
@@ -174,7 +192,9 @@ def _asked(data: Data) -> Iterator[Finding]:
     columns = (pairs.rows, pairs.first, pairs.loosely, pairs.sure, to, of)
     known = list(zip(*(column.tolist() for column in columns), strict=True))
     # Held-out rows come first: each row that is the first of its kind, and those that are as it is.
-    trained = {(first, loosely): row for row, first, loosely, _, to, _ in reversed(known) if to == 2}
+    trained = {
+        (first, loosely): row for row, first, loosely, _, to, _ in reversed(known) if to == 2
+    }
     for row, first, loosely, sure, to, of in known:
         held, other = (first, row) if to == 2 else (row, trained.get((first, loosely), first))
         part, leaks = (of if to == 2 else to), sure and not loosely and (first, loosely) in trained
@@ -220,22 +240,30 @@ def _near(data: Data) -> Iterator[Finding]:
             held.append((where, own))
     found = _Named()
     for where, own, sketch in _sketched(data.train, len(data.train), frame) if held else ():
-        alike = [number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1]
+        alike = [
+            number for number in index.query(sketch) if NEAR <= _jaccard(own, held[number][1]) < 1
+        ]
         if alike:
             found.add(f"{where} ≈ {held[alike[0]][0]}")
     if found.count:
         count = f"{found.count:,} training row{'s are' if found.count > 1 else ' is'}"
-        yield Finding("near_duplicates", "warning", f"{count} nearly a row that is judged by: {found}.")
+        yield Finding(
+            "near_duplicates", "warning", f"{count} nearly a row that is judged by: {found}."
+        )
 
 
-def _sketched(examples: Examples, most: int, frame: set[int]) -> Iterator[tuple[str, set[int], Any]]:
+def _sketched(
+    examples: Examples, most: int, frame: set[int]
+) -> Iterator[tuple[str, set[int], Any]]:
     """Of each row that is long enough: where it stands, its runs beside the frame, and their MinHash."""
     from datasketch import MinHash
 
     for texts in _pieces(examples, most):
         runs = [(text.where, _runs(text) - frame) for text in texts]
         known = [(where, own) for where, own in runs if len(own) >= FEWEST_RUNS]
-        sketches = MinHash.generator([list(own) for _, own in known], num_perm=_PERMUTATIONS, hashfunc=int)
+        sketches = MinHash.generator(
+            [list(own) for _, own in known], num_perm=_PERMUTATIONS, hashfunc=int
+        )
         for (where, own), sketch in zip(known, sketches, strict=True):
             yield where, own, sketch
 
@@ -254,7 +282,10 @@ def _runs(text: Texts) -> set[int]:
 
 def _threes(text: str) -> set[int]:
     words = [zlib.crc32(word.encode()) for word in normal(text).split()]
-    return {(a * 31 + b) * 31 + c & 0xFFFFFFFF for a, b, c in zip(words, words[1:], words[2:], strict=False)}
+    return {
+        (a * 31 + b) * 31 + c & 0xFFFFFFFF
+        for a, b, c in zip(words, words[1:], words[2:], strict=False)
+    }
 
 
 def _frame(examples: Examples) -> set[int]:
@@ -295,8 +326,14 @@ def _completions(data: Data) -> Iterator[Finding]:
         says = f"{count} have an empty completion, so the model learns to say nothing: {empty}."
         yield Finding("empty", "warning", says)
     few = len(counts) <= min(LABELS, rows / 10)
-    lacks = [own for answer, own in absent.items() if not (few and answer in _NO_ANSWER and own.count >= rows / 100)]
-    missing = _Named([place for own in lacks for place in own.first], sum(own.count for own in lacks))
+    lacks = [
+        own
+        for answer, own in absent.items()
+        if not (few and answer in _NO_ANSWER and own.count >= rows / 100)
+    ]
+    missing = _Named(
+        [place for own in lacks for place in own.first], sum(own.count for own in lacks)
+    )
     if 0 < missing.count < rows / 2:
         count = f"{missing.count:,} of {rows:,} training rows"
         says = f"{count} have 'nan', 'None' or the like for a text, as is written where one is missing: {missing}."
@@ -315,7 +352,11 @@ def _completions(data: Data) -> Iterator[Finding]:
     (most, times), labels = counts.most_common(1)[0], len(counts)
     share = f"{times / rows:.1%} of the training rows"
     if labels == 1:
-        yield Finding("identical", "warning", f"Every completion is {_quoted(most)}: there is nothing to tell apart.")
+        yield Finding(
+            "identical",
+            "warning",
+            f"Every completion is {_quoted(most)}: there is nothing to tell apart.",
+        )
     elif few:
         if times > UNEVEN * rows:
             says = f"{share} have the label {_quoted(most)}; who always says so is right as often."
@@ -351,11 +392,17 @@ def _tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
             wanted, back = _solid(wanted), _solid(tokenizer.decode(ids))
         is_whole = any(token in data.facts.ends for token in ids[-3:])
         if not unknown.isdisjoint(ids) or (is_whole and wanted not in back):
-            lost.add(f"{text.where}: {_quoted(text.after.strip())} comes back as {_quoted(_back(ids, tokenizer))}")
+            lost.add(
+                f"{text.where}: {_quoted(text.after.strip())} comes back as {_quoted(_back(ids, tokenizer))}"
+            )
         elif not unknown.isdisjoint(asked):
-            lost.add(f"{text.where}: {_quoted(text.before.strip())} is read as {_quoted(_back(asked, tokenizer))}")
+            lost.add(
+                f"{text.where}: {_quoted(text.before.strip())} is read as {_quoted(_back(asked, tokenizer))}"
+            )
     if lost.count:
-        says = f"Of {len(rows):,} rows the tokenizer cannot write {lost.count:,} as they are: {lost}."
+        says = (
+            f"Of {len(rows):,} rows the tokenizer cannot write {lost.count:,} as they are: {lost}."
+        )
         yield Finding("lossy", "warning", says)
     if data.facts.own_ends:
         own = " and ".join(_quoted(tokenizer.decode([token])) for token in data.facts.own_ends)
@@ -404,7 +451,10 @@ def _variants(counts: Counter[str], rows: int) -> Iterator[Finding]:
         alike.setdefault(normal(answer), []).append(answer)
     several = [own for own in alike.values() if len(own) > 1]
     if several and len(alike) <= min(LABELS, rows / 10):
-        named = "; ".join(" and ".join(f"{_quoted(one)} ({counts[one]:,})" for one in own) for own in several[:_NAMED])
+        named = "; ".join(
+            " and ".join(f"{_quoted(one)} ({counts[one]:,})" for one in own)
+            for own in several[:_NAMED]
+        )
         says = f"Labels differ only in case, space or marks, and are others to a model: {named}; write each in one way."
         yield Finding("variants", "warning", says)
 
@@ -416,10 +466,23 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     if column.numbers < max(1, NUMBERS * column.rows):
         return
     shown = column.shown
-    words = [kind for kind in shown if kind.startswith(("times ", "short ") if column.short else "times ")]
-    kinds = [numbers.decimal, *(("either",) if given != "auto" or not column.asked else ()), *words, "negative"]
+    words = [
+        kind
+        for kind in shown
+        if kind.startswith(("times ", "short ") if column.short else "times ")
+    ]
+    kinds = [
+        numbers.decimal,
+        *(("either",) if given != "auto" or not column.asked else ()),
+        *words,
+        "negative",
+    ]
     texts = dict.fromkeys(text for kind in kinds if (text := shown.get(kind)))
-    values = [f"{_quoted(text)} is {value:.10g}" for text in texts if (value := numbers.read(text)) is not None]
+    values = [
+        f"{_quoted(text)} is {value:.10g}"
+        for text in texts
+        if (value := numbers.read(text)) is not None
+    ]
     severity: Severity = "note"
     says = ""
     if values:
@@ -446,7 +509,11 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
         says += f" The numbers have several units ({units}), so no error of theirs is worked out."
         severity = "warning"
     elif len(column.units) > 1:
-        says += f" Some of the numbers have no unit, and count as '{column.unit}'." if column.unit else ""
+        says += (
+            f" Some of the numbers have no unit, and count as '{column.unit}'."
+            if column.unit
+            else ""
+        )
     elif column.unit and column.unit != "%" and not is_currency(column.unit):
         says += f" All of the numbers have the unit '{column.unit}'."
     if others := column.rows - read:
@@ -468,9 +535,7 @@ def _lengths(data: Data) -> Iterator[Finding]:
     if long := sum(facts.long.values()):
         rows = sum(facts.read.values())
         count = f"{long:,} of {rows:,} rows ({long / rows:.1%}) are longer than max_tokens"
-        says = (
-            f"{count}; the longest has {max(facts.lengths):,} tokens, 99 % have at most {fits(facts.lengths, 0.99):,}."
-        )
+        says = f"{count}; the longest has {max(facts.lengths):,} tokens, 99 % have at most {fits(facts.lengths, 0.99):,}."
         yield Finding("long", "warning", says)
 
 
@@ -481,7 +546,11 @@ def _rows(data: Data) -> Iterator[Finding]:
         count = f"{data.facts.bad:,} malformed row{'s are' if data.facts.bad > 1 else ' is'}"
         says = f"{count} left out: {_Named([said.rstrip('.') for said in data.facts.listed], data.facts.bad)}."
         yield Finding("malformed", "warning", says)
-    few = [f"{rows} {name}" for name in ("validation", "test") if (rows := len(data.splits[name])) < FEW_ROWS]
+    few = [
+        f"{rows} {name}"
+        for name in ("validation", "test")
+        if (rows := len(data.splits[name])) < FEW_ROWS
+    ]
     if few:
         says = f"There are {' and '.join(few)} rows; with fewer than {FEW_ROWS} only large differences can be seen."
         yield Finding("few_rows", "warning", says)

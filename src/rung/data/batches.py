@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rung.data.render import Example
+from rung.data.tokenize import Example
 
 WINDOW = 16
 """The most batches of a window. A pass has two windows or more, so that the seed decides which rows share a batch."""
@@ -96,12 +96,17 @@ def steps_per_pass(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 
 
-def order(lengths: Sequence[int], batch_size: int, study_seed: int, seed: int, number: int) -> list[list[int]]:
+def order(
+    lengths: Sequence[int], batch_size: int, study_seed: int, seed: int, number: int
+) -> list[list[int]]:
     """The batches of the pass `number` as row numbers: every row once; only one batch may be short.
 
     `seed` decides which rows stand together, and the study's seed where the short and the long ones come.
     """
-    draw, places = random.Random(f"order:{study_seed}:{seed}:{number}"), random.Random(f"places:{study_seed}:{number}")
+    draw, places = (
+        random.Random(f"order:{study_seed}:{seed}:{number}"),
+        random.Random(f"places:{study_seed}:{number}"),
+    )
     rows = list(range(len(lengths)))
     draw.shuffle(rows)
     batches: list[list[int]] = []
@@ -133,7 +138,11 @@ class Steps:
     def _rows(self, seed: int) -> list[list[int]]:
         """The rows of each step, for candidates of that seed."""
         passes = range(-(-self.count // steps_per_pass(len(self.lengths), self.batch_size)))
-        every = [rows for i in passes for rows in order(self.lengths, self.batch_size, self.seed, seed, i)]
+        every = [
+            rows
+            for i in passes
+            for rows in order(self.lengths, self.batch_size, self.seed, seed, i)
+        ]
         return every[: self.count]
 
     def _tokens(self, seed: int) -> list[int]:
@@ -141,10 +150,16 @@ class Steps:
         return [sum(self.lengths[row] for row in rows) for rows in self.rows(seed)]
 
 
-def by_length(lengths: Sequence[int], batch_size: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
+def by_length(
+    lengths: Sequence[int], batch_size: int, kinds: Sequence[int] | None = None
+) -> list[list[int]]:
     """Batches for scoring and writing, where the order says nothing: sorted by length, each of one kind alone."""
     rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    parts = [rows] if kinds is None else [[row for row in rows if kinds[row] == kind] for kind in sorted(set(kinds))]
+    parts = (
+        [rows]
+        if kinds is None
+        else [[row for row in rows if kinds[row] == kind] for kind in sorted(set(kinds))]
+    )
     return [part[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rung.data.store import Examples
+from rung.data.arrow_store import Examples
 
 Numbers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -42,7 +42,9 @@ _BASE = 0x9E3779B97F4A7C15
 
 _LETTER = np.array([byte >= 0x80 or chr(byte).isalnum() for byte in range(256)])
 _LOWER = np.array([byte + 32 * (65 <= byte <= 90) for byte in range(256)], dtype=np.uint8)
-_VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 512, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_VALUES: Hashes = np.random.default_rng(20).integers(1, 2**63, 512, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 """Of each letter, and then of each that begins a word."""
 
 
@@ -139,7 +141,9 @@ class _Stream:
 @functools.cache
 def _powers(bits: int) -> tuple[Hashes, Hashes]:
     """The powers of the base, and their inverses, of so many bits' worth of letters."""
-    both = [np.full((1 << bits) + 1, base, dtype=np.uint64) for base in (_BASE, pow(_BASE, -1, 2**64))]
+    both = [
+        np.full((1 << bits) + 1, base, dtype=np.uint64) for base in (_BASE, pow(_BASE, -1, 2**64))
+    ]
     for powers in both:
         powers[0] = 1
     return np.cumprod(both[0]), np.cumprod(both[1])
@@ -161,7 +165,9 @@ class _Needles:
             stream = _Stream(piece)
             both, last = stream.ends > stream.middles, stream.last_lines()
             count = self._take(stream, stream.starts, both | stream.bare, FIRST_LINES, first, count)
-            count = self._take(stream, last, both & (last > stream.starts), FIRST, self.rows + first, count)
+            count = self._take(
+                stream, last, both & (last > stream.starts), FIRST, self.rows + first, count
+            )
             first += len(piece)
         order = np.lexsort((self.number[:count], self.whole[:count], self.tail[:count]))
         # One at a time: each is copied.
@@ -178,7 +184,13 @@ class _Needles:
         self._seen[self._slot(self.tail)] = True
 
     def _take(
-        self, stream: _Stream, starts: Numbers, usable: npt.NDArray[np.bool_], least: int, first: int, count: int
+        self,
+        stream: _Stream,
+        starts: Numbers,
+        usable: npt.NDArray[np.bool_],
+        least: int,
+        first: int,
+        count: int,
     ) -> int:
         """Take in the stretch of each row from such a start to its answer's end, and say how many there are then."""
         usable = usable & (stream.ends - starts >= least)
@@ -209,11 +221,23 @@ class _Needles:
             length = self.length[needle].astype(np.int64)
             begin = end - length
             fits = begin >= stream.starts[own]
-            own, end, begin, needle, length = own[fits], end[fits], begin[fits], needle[fits], length[fits]
+            own, end, begin, needle, length = (
+                own[fits],
+                end[fits],
+                begin[fits],
+                needle[fits],
+                length[fits],
+            )
             enough = np.where(stream.lines[end], FIRST_LINES, FIRST)
-            counts = np.where(begin == stream.starts[own], length >= enough, stream.parts[begin] & (length >= ANYWHERE))
+            counts = np.where(
+                begin == stream.starts[own],
+                length >= enough,
+                stream.parts[begin] & (length >= ANYWHERE),
+            )
             counts &= stream.hash(begin, end) == self.whole[needle]
-            counts &= (begin > stream.starts[own]) | (end < stream.ends[own])  # a text is not within itself
+            counts &= (begin > stream.starts[own]) | (
+                end < stream.ends[own]
+            )  # a text is not within itself
             rows.append(own[counts])
             found.append(needle[counts])
         return np.concatenate(rows), np.concatenate(found)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rung.data.render import Example
-from rung.data.store import Examples
+from rung.data.arrow_store import Examples
+from rung.data.tokenize import Example
 
 SHARE = 0.25
 """The completions are in another language where so large a share of them is."""
-KNOWN = 0.05
+MIN_NOISE_FREEDOM = 0.05
 """The prompts know a script where so large a share of them has it."""
 KNOWN_LETTER = 0.01
 """And a letter: names and loanwords bring single ones in."""
@@ -57,7 +57,9 @@ class Foreign:
             what = f"has letters that the prompts lack, such as {_and(self.letters)}"
         tokens = f"{self.new:.0%} of its tokens stand in no prompt"
         if self.pieces:
-            tokens += f", and {self.pieces:.0%} are parts of letters that the vocabulary has no token for"
+            tokens += (
+                f", and {self.pieces:.0%} are parts of letters that the vocabulary has no token for"
+            )
         return f"In {self.share:.0%} of the training rows the completion {what}: another language. {tokens}"
 
 
@@ -65,21 +67,37 @@ def another_language(examples: Examples, tokenizer: Any) -> Foreign | None:
     """What the completions are written in where prompts and model are not, by a sample spread over all rows; None where
     that is not so.
     """
-    rows = [_parts(examples[row]) for row in range(0, len(examples), max(1, len(examples) // _SAMPLED))]
+    rows = [
+        _parts(examples[row]) for row in range(0, len(examples), max(1, len(examples) // _SAMPLED))
+    ]
     prompts = _without_frame([_folded(tokenizer, given) for given, _ in rows])
     completions = [Counter(filter(str.isalpha, _folded(tokenizer, written))) for _, written in rows]
     letters = _frequent(prompts, KNOWN_LETTER)
-    known = _frequent([{script(letter) for letter in prompt} for prompt in prompts], KNOWN) | own_scripts(tokenizer)
-    in_script = [Counter({a: n for a, n in own.items() if script(a) not in known}) for own in completions]
+    known = _frequent(
+        [{script(letter) for letter in prompt} for prompt in prompts], MIN_NOISE_FREEDOM
+    ) | own_scripts(tokenizer)
+    in_script = [
+        Counter({a: n for a, n in own.items() if script(a) not in known}) for own in completions
+    ]
     accented = {a for own in completions for a in own if letters and _is_accented(a)} - letters
     in_letters = [Counter({a: n for a, n in own.items() if a in accented}) for own in completions]
     for found, least in ((in_script, 0.5), (in_letters, 0.0)):
-        chosen = [row for row, own in enumerate(found) if own.total() > least * completions[row].total()]
+        chosen = [
+            row for row, own in enumerate(found) if own.total() > least * completions[row].total()
+        ]
         counts = sum((found[row] for row in chosen), Counter[str]())
         if len(chosen) >= SHARE * len(rows) and len(counts) >= FEWEST_LETTERS:
-            scripts = Counter(script(letter) for letter in counts.elements()) if found is in_script else Counter[str]()
-            new, pieces = _of_tokens([rows[row][1] for row in chosen], [given for given, _ in rows], tokenizer)
-            return Foreign(_commonest(scripts), _commonest(counts), len(chosen) / len(rows), new, pieces)
+            scripts = (
+                Counter(script(letter) for letter in counts.elements())
+                if found is in_script
+                else Counter[str]()
+            )
+            new, pieces = _of_tokens(
+                [rows[row][1] for row in chosen], [given for given, _ in rows], tokenizer
+            )
+            return Foreign(
+                _commonest(scripts), _commonest(counts), len(chosen) / len(rows), new, pieces
+            )
     return None
 
 
@@ -124,7 +142,10 @@ def _without_frame(prompts: Sequence[str]) -> list[set[str]]:
     """The letters of each prompt without the words that many of them have, where anything else is left."""
     words = [prompt.split() for prompt in prompts]
     counts = Counter(word for own in words for word in set(own))
-    rest = [_letters("".join(word for word in own if counts[word] < FRAME * len(prompts))) for own in words]
+    rest = [
+        _letters("".join(word for word in own if counts[word] < FRAME * len(prompts)))
+        for own in words
+    ]
     return [own or _letters(prompt) for own, prompt in zip(rest, prompts, strict=True)]
 
 
@@ -149,4 +170,6 @@ def _of_tokens(
     counts = Counter(token for completion in completions for token in completion)
     new = counts.keys() - {token for prompt in prompts for token in prompt}
     pieces = {token for token in counts if "\ufffd" in tokenizer.decode([token])}
-    return sum(map(counts.__getitem__, new)) / counts.total(), sum(map(counts.__getitem__, pieces)) / counts.total()
+    return sum(map(counts.__getitem__, new)) / counts.total(), sum(
+        map(counts.__getitem__, pieces)
+    ) / counts.total()

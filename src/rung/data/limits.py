@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rung.data.prepare import Data
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.errors import DataError
 
 

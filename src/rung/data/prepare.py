@@ -25,19 +25,19 @@ from typing import Any
 import numpy as np
 
 from rung.atomic import folder_beside, write_text
-from rung.data.files import find_files, read_file
-from rung.data.render import Example, Renderer
-from rung.data.shapes import Reader, Row, normal
+from rung.data.arrow_store import Examples, Writer
+from rung.data.builtin import TASKS
+from rung.data.read import find_files, read_file
+from rung.data.schema import Reader, Row, normal
 from rung.data.split_names import SPLITS
-from rung.data.store import Examples, Writer
-from rung.data.tasks import TASKS
 from rung.data.text import Tell
 from rung.data.together import Together, keep_together
+from rung.data.tokenize import Example, Renderer
 from rung.data.tokens import state_of, versions
 from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
-from rung.numbers import Column
+from rung.formats.numbers import Column
 from rung.recipe import Recipe
 
 MIN_ROWS = 20
@@ -105,7 +105,10 @@ class Facts:
 
 
 def prepare(
-    recipe: Recipe, tokenizer: Any, tell: Callable[[str], None] = lambda _: None, ends: Iterable[int] = ()
+    recipe: Recipe,
+    tokenizer: Any,
+    tell: Callable[[str], None] = lambda _: None,
+    ends: Iterable[int] = (),
 ) -> Data:
     """The rows of a study as tokens.
 
@@ -152,7 +155,9 @@ def _files(recipe: Recipe, tell: Tell) -> dict[str, list[Path]]:
         if data:
             files[name] = _files_of(name, data, tell)
     if "train" not in files:
-        raise DataError(f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one.")
+        raise DataError(
+            f"In '{recipe.data}' is no training split, only {' and '.join(files)}; add one."
+        )
     return files
 
 
@@ -164,7 +169,9 @@ def _files_of(name: str, data: str, tell: Tell) -> list[Path]:
     """
     found = find_files(data, tell)
     if name not in found and len(found) > 1:
-        raise DataError(f"--{name}: '{data}' has files of {' and '.join(found)}; give the {name} file itself.")
+        raise DataError(
+            f"--{name}: '{data}' has files of {' and '.join(found)}; give the {name} file itself."
+        )
     return found.get(name) or next(iter(found.values()))
 
 
@@ -173,7 +180,9 @@ def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told:
     digest = hashlib.sha256()
     about = [
         versions(),
-        recipe.data if recipe.data in TASKS else [[name, str(path)] for name in files for path in files[name]],
+        recipe.data
+        if recipe.data in TASKS
+        else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
         told,
         renderer.fingerprint,
@@ -255,12 +264,18 @@ def _write(
         seen.bad += 1
         seen.listed += [str(error)] * (len(seen.listed) < _LISTED)
 
-    rows = _task(recipe.data) if recipe.data in TASKS else _rows(files, reader, made, bad, seen.told.append)
+    rows = (
+        _task(recipe.data)
+        if recipe.data in TASKS
+        else _rows(files, reader, made, bad, seen.told.append)
+    )
     with ExitStack() as stack:
         writers = {name: stack.enter_context(Writer(folder / f"{name}.arrow")) for name in SPLITS}
         passed = 0
         while piece := list(itertools.islice(rows, _PIECE)):
-            for (row, split, where), found in zip(piece, renderer.render([row for row, _, _ in piece]), strict=True):
+            for (row, split, where), found in zip(
+                piece, renderer.render([row for row, _, _ in piece]), strict=True
+            ):
                 if isinstance(found, DataError):
                     bad(DataError(f"{where}: {found}."))
                     continue
@@ -300,7 +315,9 @@ def _write(
     )
     if not sum(facts.read[name] for name in ("train", *made)):
         first = f"; the first of them: {facts.listed[0]}" if facts.bad else ""
-        raise DataError(f"In '{recipe.data}' is not one row that can be used{first or ', it is empty'}.")
+        raise DataError(
+            f"In '{recipe.data}' is not one row that can be used{first or ', it is empty'}."
+        )
     return facts
 
 
@@ -310,7 +327,16 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     # Where a template asks with other words than it shows, no tokens merge.
     seen.merged += bool(example.given) and all(kind != "not_asked" for kind, _ in example.told)
     # The same rows through another template or tokenizer are other data.
-    about = [split, row.kind, row.prompt, row.completion, row.tools, example.ids, example.learned, example.given]
+    about = [
+        split,
+        row.kind,
+        row.prompt,
+        row.completion,
+        row.tools,
+        example.ids,
+        example.learned,
+        example.given,
+    ]
     seen.digest.update(json.dumps(about, default=str).encode())
 
 
@@ -338,7 +364,11 @@ def _is_table(where: str) -> bool:
 
 
 def _rows(
-    files: dict[str, list[Path]], reader: Reader, made: list[str], bad: Callable[[DataError], None], tell: Tell
+    files: dict[str, list[Path]],
+    reader: Reader,
+    made: list[str],
+    bad: Callable[[DataError], None],
+    tell: Tell,
 ) -> Iterator[Placed]:
     for split, paths in files.items():
         for found in itertools.chain.from_iterable(read_file(path, tell) for path in paths):
@@ -418,4 +448,8 @@ def fits(lengths: dict[int, int], share: float) -> int:
 
 def _and_skip(error: str) -> str:
     # Where the fields have other names, every row is bad.
-    return error if "--fields" in error else f"{error.rstrip('.')}; or go on without such rows: --skip-bad-rows."
+    return (
+        error
+        if "--fields" in error
+        else f"{error.rstrip('.')}; or go on without such rows: --skip-bad-rows."
+    )

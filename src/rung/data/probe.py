@@ -19,13 +19,29 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from rung.data.shapes import Messages, Row
+from rung.data.schema import Messages, Row
 from rung.data.told import Kind, Told
 from rung.data.turns import FLAGS, SAYING, is_empty
 
-REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+REFUSALS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 """What a template may raise at a row that it does not take."""
-_TOOLS = ("tool", "ipython", "observation", "function", "tool_response", "function_response", "tool_results")
+_TOOLS = (
+    "tool",
+    "ipython",
+    "observation",
+    "function",
+    "tool_response",
+    "function_response",
+    "tool_results",
+)
 _ROLES = dict.fromkeys(_TOOLS, _TOOLS) | {"developer": ("system",)}
 """What templates may call a role, by what rows call it."""
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
@@ -66,7 +82,10 @@ class View:
     def told(self) -> Iterator[Told]:
         yield from self.unseen
         for role, other in self.roles.items():
-            yield "read_as", f"turns of '{role}' as those of '{other}', which the chat template knows"
+            yield (
+                "read_as",
+                f"turns of '{role}' as those of '{other}', which the chat template knows",
+            )
 
 
 class Prober:
@@ -79,21 +98,30 @@ class Prober:
 
     def __init__(self, draw: Draw, template: str) -> None:
         self._draw = draw
-        self._named = {role for role in {*_ROLES, *_TOOLS, "system"} if re.search(f"(['\"]){role}\\1", template)}
+        self._named = {
+            role
+            for role in {*_ROLES, *_TOOLS, "system"}
+            if re.search(f"(['\"]){role}\\1", template)
+        }
         self._views: dict[Any, View] = {}
         self._best: dict[Any, View] = {}
 
     def view(self, row: Row) -> View:
         chat: Any = [*row.prompt, *row.completion]
         turns = tuple(map(_turn, chat))
-        beside = len(row.tools), tuple((name, _scalar(value)) for name, value in row.variables.items())
+        beside = (
+            len(row.tools),
+            tuple((name, _scalar(value)) for name, value in row.variables.items()),
+        )
         if (found := self._views.get((turns, beside))) is None:
             # Which names and forms the template takes does not depend on how the turns follow each other.
             kinds = frozenset(turns), beside
             probe = _Probe(self._draw, chat, row)
             if kinds not in self._best:
                 self._best[kinds] = probe.best(self._named)
-            found = replace(self._best[kinds], unseen=probe.unseen(self._best[kinds]) or frozenset())
+            found = replace(
+                self._best[kinds], unseen=probe.unseen(self._best[kinds]) or frozenset()
+            )
             if len(self._views) >= _HELD:
                 self._views.clear()
             self._views[turns, beside] = found
@@ -104,7 +132,10 @@ def _turn(message: dict[str, Any]) -> Any:
     """What messages that a template takes alike have in common: role, fields, and whether they say something."""
     if len(message) == 2:
         return message["role"], bool(message["content"].strip())
-    fields = ((name, len(value) if isinstance(value, list) else not is_empty(value)) for name, value in message.items())
+    fields = (
+        (name, len(value) if isinstance(value, list) else not is_empty(value))
+        for name, value in message.items()
+    )
     return message["role"], *fields
 
 
@@ -121,7 +152,9 @@ class _Probe:
         self._tools = self._marks.field(list(row.tools), "tools")
         self._variables = dict(row.variables)
         if "documents" in row.variables:
-            self._variables["documents"] = self._marks.field(row.variables["documents"], "documents")
+            self._variables["documents"] = self._marks.field(
+                row.variables["documents"], "documents"
+            )
 
     def unseen(self, view: View) -> frozenset[Told] | None:
         """What has no mark in the text; nothing, if the template refuses it."""
@@ -168,7 +201,11 @@ def _changes(chat: Any) -> Iterator[tuple[dict[str, str], set[str]]]:
 def _with_texts(message: dict[str, Any]) -> dict[str, Any]:
     """A message whose calls have their arguments as texts of JSON."""
     calls = message.get("tool_calls")
-    return {**message, "tool_calls": [_with_text(call) for call in calls]} if isinstance(calls, list) else message
+    return (
+        {**message, "tool_calls": [_with_text(call) for call in calls]}
+        if isinstance(calls, list)
+        else message
+    )
 
 
 def _with_text(call: Any) -> Any:
@@ -182,7 +219,11 @@ def _with_text(call: Any) -> Any:
 def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
     """A message whose content is a list of one part, as models have it that see."""
     content = message["content"]
-    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+    return (
+        {**message, "content": [{"type": "text", "text": content}]}
+        if isinstance(content, str)
+        else message
+    )
 
 
 _FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -224,7 +265,10 @@ class _Marks:
     def _call(self, call: Any, about: list[str], ids: list[str]) -> Any:
         if not isinstance(call, dict):
             return self._marked(call, "", about)
-        return {name: self._marked(part, name, ids if name == "id" else about) for name, part in call.items()}
+        return {
+            name: self._marked(part, name, ids if name == "id" else about)
+            for name, part in call.items()
+        }
 
     def _marked(self, value: Any, name: str, marks: list[str]) -> Any:
         if isinstance(value, dict):
@@ -256,7 +300,9 @@ class _Marks:
         for told, marks in self._places:
             shown.setdefault(told, []).extend(mark in text for mark in marks)
         return frozenset(
-            (kind, f"a part of {what}" if any(seen) else what) for (kind, what), seen in shown.items() if not all(seen)
+            (kind, f"a part of {what}" if any(seen) else what)
+            for (kind, what), seen in shown.items()
+            if not all(seen)
         )
 
 
@@ -279,7 +325,9 @@ def cut_off(chat: Messages, text: str, unseen: frozenset[Told]) -> Iterator[Told
                     break
 
 
-def before_answer(draw: Callable[..., str], view: View, chat: Messages, asked: str, whole: str) -> str | None:
+def before_answer(
+    draw: Callable[..., str], view: View, chat: Messages, asked: str, whole: str
+) -> str | None:
     """What the whole shows before the last turn of `chat`, where it does not begin with what asks for that turn.
 
     A template may ask with other words than it shows, behind the last ones of the prompt: then the answer stands where
@@ -287,19 +335,26 @@ def before_answer(draw: Callable[..., str], view: View, chat: Messages, asked: s
     the last turn of all: then the place is found by a mark for those last words. Nothing where it is not found.
     """
     *before, answer = chat
-    last = next((i for i in reversed(range(len(before))) if not is_empty(before[i].get("content"))), None)
+    last = next(
+        (i for i in reversed(range(len(before))) if not is_empty(before[i].get("content"))), None
+    )
     if last is None:
         return asked
     marked = [*before[:last], {**before[last], "content": _MARK}, *before[last + 1 :]]
     _, found, tail = draw(view.applied(marked), asks=True).rpartition(_MARK)
-    departs = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
+    departs = next(
+        (i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole)
+    )
     if not found or not asked.endswith(tail) or departs >= len(asked) - len(tail):
         return asked
-    until = draw(view.applied(chat))
+    fraction = draw(view.applied(chat))
     _, found, rest = draw(view.applied([*marked, answer])).partition(_MARK)
-    same = next((i for i, (a, b) in enumerate(zip(tail, rest, strict=False)) if a != b), min(len(tail), len(rest)))
-    begun = until[: len(until) - len(rest[same:])]
-    return begun if found and until.endswith(rest[same:]) and whole.startswith(begun) else None
+    same = next(
+        (i for i, (a, b) in enumerate(zip(tail, rest, strict=False)) if a != b),
+        min(len(tail), len(rest)),
+    )
+    begun = fraction[: len(fraction) - len(rest[same:])]
+    return begun if found and fraction.endswith(rest[same:]) and whole.startswith(begun) else None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -21,7 +21,9 @@ Found = TypeVar("Found")
 SPLITS = ("train", "validation", "test")
 _WORDS = {
     **dict.fromkeys(("train", "trains", "training", "trn"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "vals", "dev", "devs", "devel", "development"), "validation"),
+    **dict.fromkeys(
+        ("validation", "valid", "val", "vals", "dev", "devs", "devel", "development"), "validation"
+    ),
     **dict.fromkeys(("eval", "evals", "evaluation", "evaluations", "validations"), "validation"),
     **dict.fromkeys(("test", "tests", "testing", "tst", "holdout", "heldout"), "test"),
 }
@@ -58,8 +60,13 @@ def by_split(named: Sequence[tuple[PurePath, Found]], tell: Tell) -> dict[str, l
         more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
         tell(f"'{left[0]}'{more} names no split where others are called train, and is left out")
     if doubtful:
-        (name, word), more = doubtful[0], f" and {len(doubtful) - 1:,} more" if len(doubtful) > 1 else ""
-        tell(f"'{name}'{more} is trained on, though '{word}' stands in the name; if it is to judge by, call it {word}")
+        (name, word), more = (
+            doubtful[0],
+            f" and {len(doubtful) - 1:,} more" if len(doubtful) > 1 else "",
+        )
+        tell(
+            f"'{name}'{more} is trained on, though '{word}' stands in the name; if it is to judge by, call it {word}"
+        )
     return {split: own for split, own in found.items() if own}
 
 
@@ -69,7 +76,8 @@ def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]], tell: Tell
         or {
             split
             for frame, split in _frames(words)
-            if len(siblings.get((*name.parts[:depth], "/", *frame), ())) > 1  # a sibling has another split there
+            if len(siblings.get((*name.parts[:depth], "/", *frame), ()))
+            > 1  # a sibling has another split there
         }
         for depth, part in enumerate(name.parts)
     ]
@@ -81,7 +89,9 @@ def _split(name: PurePath, siblings: dict[tuple[str, ...], set[str]], tell: Tell
     outer = [next(iter(own)) for own in reversed(around) if len(own) == 1]
     if said and outer and outer[0] not in said:
         split = next(iter(said))
-        tell(f"'{name}' is taken for the {split} split by its own name, though it lies in one called {outer[0]}")
+        tell(
+            f"'{name}' is taken for the {split} split by its own name, though it lies in one called {outer[0]}"
+        )
     return next(iter(said), "") or next(iter(outer), "")
 
 
@@ -100,7 +110,8 @@ def _words(name: str) -> list[str]:
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare).lower()
     joined = re.sub(r"(hold|held)[^a-z]out", r"\1out", apart)
     return [
-        word if word in _WORDS else re.sub(r"(?<=.)(set|split|data)$", "", word) or word for word in _letters(joined)
+        word if word in _WORDS else re.sub(r"(?<=.)(set|split|data)$", "", word) or word
+        for word in _letters(joined)
     ]
 
 

@@ -61,7 +61,9 @@ def read_table(path: Path, tell: Tell) -> Records:
     with open_text(path, newline="") as file:
         form = _form(file)
         if form.spaced:
-            tell(f"{path} has spaces between delimiters and quotes; no space behind a delimiter is part of a cell")
+            tell(
+                f"{path} has spaces between delimiters and quotes; no space behind a delimiter is part of a cell"
+            )
         if form.quote == "'":
             tell(f"{path} has its cells in single quotes, and they are no part of the cells")
         yield from _records(path, file, form, tell)
@@ -89,7 +91,9 @@ def _records(path: Path, file: IO[str], form: _Form, tell: Tell) -> Records:
         if not names:
             names = [name.strip() for name in cells]
             if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(f"{where}: the header has '{twice}' twice; give each column a name of its own.")
+                raise DataError(
+                    f"{where}: the header has '{twice}' twice; give each column a name of its own."
+                )
         elif _bare(cells) == _bare(names):
             again.append(where)
         elif wrong := _wrong(cells, names, lines.own, form):
@@ -103,7 +107,9 @@ def _records(path: Path, file: IO[str], form: _Form, tell: Tell) -> Records:
         tell(f"{_and_more(again)} is the header again, and no row")
     # Where many cells have such lines, that is how the texts are.
     if 0 < len(swallowed) <= max(3, _RARE * read):
-        tell(f"In {_and_more(swallowed)}, a cell in quotes has lines that look like rows of their own; close its quote")
+        tell(
+            f"In {_and_more(swallowed)}, a cell in quotes has lines that look like rows of their own; close its quote"
+        )
 
 
 def _and_more(places: list[str]) -> str:
@@ -150,9 +156,13 @@ def _quoting(file: IO[str], form: _Form) -> _Form:
     """The same, with what its quotes are."""
     lines = _first_lines(file, form.skip)
     rows = _first_rows(file, form)
-    if any(map(form.space_before_quote, lines)) and any(_space_first(cell) for row in rows or [] for cell in row):
+    if any(map(form.space_before_quote, lines)) and any(
+        _space_first(cell) for row in rows or [] for cell in row
+    ):
         return replace(form, spaced=True)
-    if len(lines) > 1 and all(line.startswith("'") and line.rstrip().endswith("'") for line in lines[1:]):
+    if len(lines) > 1 and all(
+        line.startswith("'") and line.rstrip().endswith("'") for line in lines[1:]
+    ):
         single = replace(form, quote="'")
         return single if _even(_first_rows(file, single) or [])[0] == 1 else form
     if form.delimiter == "\t":
@@ -160,7 +170,11 @@ def _quoting(file: IO[str], form: _Form) -> _Form:
         # are if they make no rows of one length, or swallow lines that are rows without them.
         bare = replace(form, quote="")
         several = any("\n" in cell or "\r" in cell for row in rows or [] for cell in row)
-        if not rows or _even(rows)[0] < 1 or (several and _even(_first_rows(file, bare) or [])[0] == 1):
+        if (
+            not rows
+            or _even(rows)[0] < 1
+            or (several and _even(_first_rows(file, bare) or [])[0] == 1)
+        ):
             return bare
     return form
 
@@ -191,7 +205,9 @@ def _all_rows(lines: list[str], form: _Form, width: int) -> bool:
     # In a text a space follows a comma, and between cells there is none.
     marks = [re.findall(re.escape(form.delimiter) + "(?! )", line) for line in lines]
     counts = zip(lines, marks, strict=True)
-    return width > 1 and all(line.count(form.delimiter) == len(own) == width - 1 for line, own in counts)
+    return width > 1 and all(
+        line.count(form.delimiter) == len(own) == width - 1 for line, own in counts
+    )
 
 
 class _Lines:

@@ -28,7 +28,10 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _OTHERS = (
-    (b"version https://git-lfs", "a pointer of Git LFS and not the file; fetch it, say with git lfs pull"),
+    (
+        b"version https://git-lfs",
+        "a pointer of Git LFS and not the file; fetch it, say with git lfs pull",
+    ),
     (b"PK\x03\x04", "a ZIP archive or a workbook; unpack it, or save the sheet as CSV"),
     (b"\xd0\xcf\x11\xe0", "a workbook of Excel; save the sheet as CSV"),
     (b"PAR1", "a Parquet file; let its name end in .parquet"),
@@ -66,7 +69,9 @@ def foreign(start: bytes) -> str:
 def not_text(path: Path, error: UnicodeDecodeError) -> DataError:
     """What is to be said of a file that is in no encoding of Unicode: the first line that shows it, and the remedy."""
     if error.encoding.startswith(("utf-16", "utf-32")):
-        return DataError(f"{path} is no {error.encoding.upper()} ({error.reason}); save it in UTF-8.")
+        return DataError(
+            f"{path} is no {error.encoding.upper()} ({error.reason}); save it in UTF-8."
+        )
     marked = False
     with _opener(path)(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -75,10 +80,16 @@ def not_text(path: Path, error: UnicodeDecodeError) -> DataError:
             except UnicodeDecodeError as wrong:
                 where = f"{path} is no UTF-8 (byte 0x{line[wrong.start]:02x} in line {number})"
                 if wrong.reason == "unexpected end of data" and not file.read(1):
-                    return DataError(f"{path} ends in the middle of a letter in line {number}; fetch it anew.")
+                    return DataError(
+                        f"{path} ends in the middle of a letter in line {number}; fetch it anew."
+                    )
                 if marked:
-                    return DataError(f"{where}, and lines before it are; save all of them in UTF-8.")
-                return DataError(f"{where}; save it in UTF-8, say with iconv -f {_guess(line)} -t utf-8.")
+                    return DataError(
+                        f"{where}, and lines before it are; save all of them in UTF-8."
+                    )
+                return DataError(
+                    f"{where}; save it in UTF-8, say with iconv -f {_guess(line)} -t utf-8."
+                )
     return DataError(f"{path} is no UTF-8 ({error.reason}); save it in UTF-8.")
 
 
@@ -106,4 +117,8 @@ def _guess(line: bytes) -> str:
     except UnicodeDecodeError:
         many = len(line)
     high = sum(byte >= 0x80 for byte in line)
-    return "cp1252" if many <= high / 2 else "ITS-ENCODING (such as cp1251, gb18030, shift_jis or cp949)"
+    return (
+        "cp1252"
+        if many <= high / 2
+        else "ITS-ENCODING (such as cp1251, gb18030, shift_jis or cp949)"
+    )

@@ -19,9 +19,9 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rung.data.arrow_store import SCHEMA, Examples
 from rung.data.asked import alike
 from rung.data.contained import contained
-from rung.data.store import SCHEMA, Examples
 
 LARGEST = 0.1
 """Of all rows: more than that of one source would not leave splits that anything can be judged by."""
@@ -49,7 +49,9 @@ def keep_together(folder: Path, names: Sequence[str], shape: str) -> Together:
     within, same = contained(parts), alike(parts, shape)
     # The last line of a plain text may be asked of another text each time.
     used = ~same.loosely | (shape not in TEXTS)
-    rows, others = np.concatenate([[within.rows, within.inside], [same.rows[used], same.first[used]]], axis=1)
+    rows, others = np.concatenate(
+        [[within.rows, within.inside], [same.rows[used], same.first[used]]], axis=1
+    )
     loosely = np.concatenate([within.partly, same.loosely[used]])
     if not len(rows):
         return Together(0, {}, 0)
@@ -97,12 +99,16 @@ def _rewrite(
     """Write each row to the split that it goes to, with its new source."""
     made = [folder / f".{name}.arrow" for name in names]
     with ExitStack() as stack:
-        writers: list[Any] = [stack.enter_context(pa.ipc.new_file(str(path), SCHEMA)) for path in made]
+        writers: list[Any] = [
+            stack.enter_context(pa.ipc.new_file(str(path), SCHEMA)) for path in made
+        ]
         row = 0
         for part in parts:
             for batch in part.batches:
                 end = row + batch.num_rows
-                column = pa.array([f"{source:016x}" for source in sources[row:end]], SCHEMA.field(_SOURCE).type)
+                column = pa.array(
+                    [f"{source:016x}" for source in sources[row:end]], SCHEMA.field(_SOURCE).type
+                )
                 batch = batch.set_column(_SOURCE, SCHEMA.field(_SOURCE), column)
                 for number in np.unique(goal[row:end]):
                     writers[number].write_batch(batch.filter(pa.array(goal[row:end] == number)))

@@ -23,9 +23,12 @@ def first_tokens(tokenizer: Any) -> tuple[int, ...]:
     a row is ended once.
     """
     plain, whole = (
-        tokenizer([_PROBE], add_special_tokens=added, verbose=False)["input_ids"][0] for added in (False, True)
+        tokenizer([_PROBE], add_special_tokens=added, verbose=False)["input_ids"][0]
+        for added in (False, True)
     )
-    starts = (at for at in range(len(whole) - len(plain) + 1) if whole[at : at + len(plain)] == plain)
+    starts = (
+        at for at in range(len(whole) - len(plain) + 1) if whole[at : at + len(plain)] == plain
+    )
     return tuple(whole[: next(starts, 0)])
 
 
@@ -55,4 +58,8 @@ def versions() -> list[str]:
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         code.update(path.read_bytes())
-    return [*(f"{name} {version(name)}" for name in _LIBRARIES), unicodedata.unidata_version, code.hexdigest()]
+    return [
+        *(f"{name} {version(name)}" for name in _LIBRARIES),
+        unicodedata.unidata_version,
+        code.hexdigest(),
+    ]

@@ -34,7 +34,10 @@ class Tally:
 
     @property
     def counts(self) -> Counts:
-        return [(*one, rows, times, self._first[one]) for one, (rows, times) in sorted(self._seen.items())]
+        return [
+            (*one, rows, times, self._first[one])
+            for one, (rows, times) in sorted(self._seen.items())
+        ]
 
 
 def sentences(counts: Counts) -> Iterator[tuple[Kind, str]]:

@@ -20,9 +20,14 @@ from rung.data.told import Told
 
 ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(
+        ("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot", "chatbot", "ai"),
+        "assistant",
+    ),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
-    **{name: name for name in ("system", "developer", "tool", "function", "observation", "ipython")},
+    **{
+        name: name for name in ("system", "developer", "tool", "function", "observation", "ipython")
+    },
     **{name: name for name in ("function_response", "tool_response", "tool_results")},
 }
 """What roles are called here, by what sets call them. Which of the last two lines a template knows, the probe finds."""
@@ -48,7 +53,7 @@ class UnfitError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PassContext:
     """A message as chat templates take it; whether it says itself that it is to be learnt; and what is told of it."""
 
     message: dict[str, Any]
@@ -60,7 +65,7 @@ class Turn:
         return str(self.message["role"])
 
 
-def read_turns(value: Any, field: str) -> list[Turn]:
+def read_turns(value: Any, field: str) -> list[PassContext]:
     """The messages of a field.
 
     Raises:
@@ -69,7 +74,9 @@ def read_turns(value: Any, field: str) -> list[Turn]:
     value = _listed(unpacked(value))
     if not isinstance(value, list) or not value:
         raise UnfitError(f'"{field}" is a list of messages, and this is {kind_of(value)}')
-    return [_turn(message, f'message {number} of "{field}"') for number, message in enumerate(value, 1)]
+    return [
+        _turn(message, f'message {number} of "{field}"') for number, message in enumerate(value, 1)
+    ]
 
 
 def is_chat(value: Any) -> bool:
@@ -77,7 +84,11 @@ def is_chat(value: Any) -> bool:
     be one, with a role that is known.
     """
     messages = _listed(unpacked(value))
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(message, dict) for message in messages)
+    ):
         return False
     if not isinstance(value, str):
         first = messages[0]
@@ -121,18 +132,23 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, dict) or not value.keys() & {"role", "from"}:
         return value
     columns = list(value.values())
-    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+    if (
+        all(isinstance(column, list) for column in columns)
+        and len({len(column) for column in columns}) == 1
+    ):
         return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return [value]
 
 
-def _turn(message: Any, where: str) -> Turn:
+def _turn(message: Any, where: str) -> PassContext:
     if not isinstance(message, dict):
         raise UnfitError(f"{where} is {kind_of(message)}; write an object with role and content")
     speaker = "from" if is_empty(message.get("role")) and "from" in message else "role"
     said = "value" if is_empty(message.get("content")) and "value" in message else "content"
     called, content = message.get(speaker), message.get(said)
-    if not isinstance(called, str) or (content is None and not (message.get("tool_calls") or _old_call(message))):
+    if not isinstance(called, str) or (
+        content is None and not (message.get("tool_calls") or _old_call(message))
+    ):
         raise UnfitError(f"{where} needs a role and a content, and it has {names(message)}")
     lower = called.strip().lower()
     if speaker == "from" and lower not in ROLES:
@@ -154,7 +170,9 @@ def _turn(message: Any, where: str) -> Turn:
     given = [*more]
     learnt = _learnt(more, where) if more else None
     told += tuple(
-        ("read_as", f"'{name}' in turns as whether they are to be learnt") for name in given if name not in more
+        ("read_as", f"'{name}' in turns as whether they are to be learnt")
+        for name in given
+        if name not in more
     )
     text = sound(_content(content, where), where)
     if lower in _CALLS and (calls := _calls(text)):
@@ -162,11 +180,13 @@ def _turn(message: Any, where: str) -> Turn:
     elif "tool_calls" in more or _old_call(more):
         calls = _calls(more.get("tool_calls") or more.pop("function_call", None))
         if not calls:
-            raise UnfitError(f"{where} has tool_calls that are none; each has a function with a name and arguments")
+            raise UnfitError(
+                f"{where} has tool_calls that are none; each has a function with a name and arguments"
+            )
         more["tool_calls"] = calls
         if has_null(more["tool_calls"]):
             told += (("read_as", "nulls inside calls of tools as arguments that are null"),)
-    return Turn({"role": role, "content": text, **more}, learnt, told)
+    return PassContext({"role": role, "content": text, **more}, learnt, told)
 
 
 def _content(content: Any, where: str) -> str:
@@ -182,9 +202,15 @@ def _content(content: Any, where: str) -> str:
 
 
 def _part(part: Any) -> str | None:
-    if not isinstance(part, dict) or not isinstance(part.get("text"), str) or part.get("type") not in _TEXTS:
+    if (
+        not isinstance(part, dict)
+        or not isinstance(part.get("text"), str)
+        or part.get("type") not in _TEXTS
+    ):
         return None
-    beside = [name for name, value in part.items() if name not in ("type", "text") and not is_empty(value)]
+    beside = [
+        name for name, value in part.items() if name not in ("type", "text") and not is_empty(value)
+    ]
     return None if beside else str(part["text"])
 
 
@@ -199,7 +225,9 @@ def _learnt(more: dict[str, Any], where: str) -> bool | None:
             # That a turn is not masked is nothing out of the ordinary.
             said |= {learnt} if field in _LEARNT or not learnt else set()
         elif field in _WEIGHTS and truth is not None:
-            raise UnfitError(f"{where} has the {field} {value}, and a turn is learnt or not; write 1 or 0")
+            raise UnfitError(
+                f"{where} has the {field} {value}, and a turn is learnt or not; write 1 or 0"
+            )
     return None if not said else False not in said
 
 
@@ -273,5 +301,11 @@ def names(record: Iterable[Any]) -> str:
 
 
 def kind_of(value: Any) -> str:
-    kinds = {str: "a text", list: "a list", dict: "an object", type(None): "null", bool: "true or false"}
+    kinds = {
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+        type(None): "null",
+        bool: "true or false",
+    }
     return "an empty list" if value == [] else kinds.get(type(value), "a number")

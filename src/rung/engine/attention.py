@@ -60,7 +60,9 @@ def register() -> None:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
         B, H, T, D = query.shape
         G, S = key.shape[1], key.shape[2]
         q = query.reshape(B * G, H // G * T, D)
@@ -80,6 +82,12 @@ class _Attention(torch.autograd.Function):
         B, H, G, T, S = ctx.shape
         g = grad.transpose(1, 2).reshape(B * G, H // G * T, -1)
         to_weights = torch.bmm(g, v.mT)
-        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-        to_q, to_k, to_v = torch.bmm(to_scores, k), torch.bmm(to_scores.mT, q), torch.bmm(weights.mT, g)
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(
+            ctx.scale
+        )
+        to_q, to_k, to_v = (
+            torch.bmm(to_scores, k),
+            torch.bmm(to_scores.mT, q),
+            torch.bmm(weights.mT, g),
+        )
         return to_q.view(B, H, T, -1), to_k.view(B, G, S, -1), to_v.view(B, G, S, -1), None, None

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from rung.atomic import folder_whole, write_bytes, write_text
 from rung.engine.optimizer import Progress
-from rung.engine.pack import AdapterState, Frozen
-from rung.levers import Candidate
+from rung.engine.pack import AdapterState, FrozenModel
+from rung.types import Candidate
 
 KEPT = 2
 """How many checkpoints of a candidate stay."""
@@ -33,7 +33,9 @@ _WEIGHTS = "adapter_model.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 
 
-def save_checkpoint(folder: Path, state: AdapterState, position: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(
+    folder: Path, state: AdapterState, position: Mapping[str, Any] | None = None
+) -> None:
     """Write the checkpoint of one step into the candidate's `folder`, and delete all but the last `KEPT`.
 
     Args:
@@ -45,7 +47,12 @@ def save_checkpoint(folder: Path, state: AdapterState, position: Mapping[str, An
     """
     with folder_whole(folder / f"step-{state.step:06d}") as made:
         write_bytes(made / "state.safetensors", save(dict(state.tensors)))
-        kept = {"schema": 1, "step": state.step, "progress": asdict(state.progress), "position": dict(position or {})}
+        kept = {
+            "schema": 1,
+            "step": state.step,
+            "progress": asdict(state.progress),
+            "position": dict(position or {}),
+        }
         write_text(made / "state.json", json.dumps(kept, indent=2) + "\n")
     for step in saved_steps(folder)[:-KEPT]:
         shutil.rmtree(folder / f"step-{step:06d}")
@@ -55,7 +62,9 @@ def saved_steps(folder: Path) -> list[int]:
     """The steps that the candidate's `folder` has a checkpoint of, from the first to the last."""
     if not folder.is_dir():
         return []
-    return sorted(int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name)))
+    return sorted(
+        int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name))
+    )
 
 
 def load_checkpoint(folder: Path, step: int | None = None) -> AdapterState | None:
@@ -65,7 +74,9 @@ def load_checkpoint(folder: Path, step: int | None = None) -> AdapterState | Non
         return None
     path = folder / f"step-{steps[-1] if step is None else step:06d}"
     kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return AdapterState(kept["step"], load_file(path / "state.safetensors"), Progress(**kept["progress"]))
+    return AdapterState(
+        kept["step"], load_file(path / "state.safetensors"), Progress(**kept["progress"])
+    )
 
 
 def can_be_read(folder: Path, step: int) -> bool:
@@ -86,15 +97,20 @@ def saved_position(folder: Path, step: int) -> dict[str, Any]:
     return found
 
 
-def save_adapter(folder: Path, candidate: Candidate, state: AdapterState, frozen: Frozen, base: str) -> None:
+def save_adapter(
+    folder: Path, candidate: Candidate, state: AdapterState, frozen: FrozenModel, base: str
+) -> None:
     """Write a folder that `PeftModel.from_pretrained(model, folder)` loads; `base` is where the model is from.
 
     The weights of the adapter and nothing else: PEFT itself would write a whole output head beside an adapter of it,
     which servers refuse.
     """
     write_bytes(folder / _WEIGHTS, save(_peft_weights(state), metadata={"format": "pt"}))
-    config = peft_config(candidate, frozen.peft_names(candidate), base)
-    fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    config = peft_config(candidate, frozen.peft_names(candidate.setting), base)
+    fields = {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in config.to_dict().items()
+    }
     write_text(folder / "adapter_config.json", json.dumps(fields, indent=2, sort_keys=True))
 
 
@@ -112,10 +128,15 @@ def adapter_holds(folder: Path, state: AdapterState | None = None) -> bool:
 
 
 def _peft_weights(state: AdapterState) -> dict[str, Tensor]:
-    return {f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor for key, tensor in state.weights.items()}
+    return {
+        f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor
+        for key, tensor in state.weights.items()
+    }
 
 
-def peft_config(candidate: Candidate, target_modules: list[str], base: str | None = None) -> LoraConfig:
+def peft_config(
+    candidate: Candidate, target_modules: list[str], base: str | None = None
+) -> LoraConfig:
     """The candidate in PEFT's words."""
     return LoraConfig(
         r=candidate.rank,

@@ -22,7 +22,13 @@ _DRAWS = 1 << 16
 
 
 def keep_mask(
-    key: str, layer: str, step: int, rows: Sequence[int], shape: tuple[int, int], dropout: float, device: torch.device
+    key: str,
+    layer: str,
+    step: int,
+    rows: Sequence[int],
+    shape: tuple[int, int],
+    dropout: float,
+    device: torch.device,
 ) -> Tensor:
     """Which inputs an adapter keeps.
 
@@ -45,7 +51,9 @@ def keep_mask(
         drawn = torch.empty(-(-tokens * inputs // 4), dtype=torch.int64, device=device).random_(
             -(2**63), None, generator=draw
         )
-        masks.append(drawn.view(torch.int16)[: tokens * inputs] >= round(dropout * _DRAWS) - _DRAWS // 2)
+        masks.append(
+            drawn.view(torch.int16)[: tokens * inputs] >= round(dropout * _DRAWS) - _DRAWS // 2
+        )
     return torch.stack(masks).view(len(rows), tokens, inputs)
 
 

@@ -80,7 +80,7 @@ class FrozenLinear(nn.Module):
 
 
 @dataclass
-class Turn:
+class PassContext:
     """What the layers of a pack need to know of the pass that is running.
 
     The rows are those of the candidates `start` to `stop` of the pack, and of the places `rows` in the batch. `tokens`
@@ -143,7 +143,7 @@ class PackedLoraLinear(nn.Module):
     The products are computed in the dtype of the input: with bfloat16, as PEFT does under autocast.
     """
 
-    def __init__(self, frozen: FrozenLinear, parts: Sequence[Part], turn: Turn) -> None:
+    def __init__(self, frozen: FrozenLinear, parts: Sequence[Part], turn: PassContext) -> None:
         super().__init__()
         self.frozen = frozen
         self.parts = list(parts)
@@ -160,7 +160,11 @@ class PackedLoraLinear(nn.Module):
     def active(self) -> list[Part]:
         """The parts that the running pass has rows of."""
         turn = self.turn
-        return [p.cut(turn.start, turn.stop) for p in self.parts if p.start < turn.stop and p.stop > turn.start]
+        return [
+            p.cut(turn.start, turn.stop)
+            for p in self.parts
+            if p.start < turn.stop and p.stop > turn.start
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """(K·B, T, I) or (K·N, I) ─▶ the same with O.
@@ -187,7 +191,9 @@ class PackedLoraLinear(nn.Module):
         weight = self.frozen.dense(x.dtype)
         y = []
         for x_k, own in zip(x.chunk(len(factors)), factors, strict=True):
-            y_k = nn.functional.linear(x_k, weight, None if self.bias is None else self.bias.to(x.dtype))
+            y_k = nn.functional.linear(
+                x_k, weight, None if self.bias is None else self.bias.to(x.dtype)
+            )
             y.append(y_k if own is None else y_k + x_k @ own[0].T @ own[1].T)
         return torch.cat(y)
 
@@ -207,7 +213,13 @@ class _FrozenProduct(torch.autograd.Function):
 class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, layer: FrozenLinear, parts: Sequence[Part], turn: Turn, shared: bool
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor,
+        layer: FrozenLinear,
+        parts: Sequence[Part],
+        turn: PassContext,
+        shared: bool,
     ) -> Tensor:
         inputs, K = x.shape[-1], turn.width
         x_NI = x.reshape(-1, inputs)
@@ -224,7 +236,9 @@ class _PackedProduct(torch.autograd.Function):
             x_k = x_KNI[own]
             if part.dropout and turn.training:
                 assert part.keeps is not None
-                keep = part.keeps(part.start, part.stop, turn.rows, x_k.shape[1] // len(turn.rows)).view(x_k.shape)
+                keep = part.keeps(
+                    part.start, part.stop, turn.rows, x_k.shape[1] // len(turn.rows)
+                ).view(x_k.shape)
                 keeps.append(keep)
                 x_k = drop(x_k, keep, part.dropout)
             low = torch.bmm(x_k, part.A.mT)
@@ -242,7 +256,9 @@ class _PackedProduct(torch.autograd.Function):
         g = grad.reshape(-1, grad.shape[-1])
         g_KNO = g.view(ctx.width, -1, g.shape[-1])
         shared = x_NI.shape[0] != g.shape[0]
-        x_KNI = x_NI.expand(ctx.width, -1, -1) if shared else x_NI.view(ctx.width, -1, x_NI.shape[-1])
+        x_KNI = (
+            x_NI.expand(ctx.width, -1, -1) if shared else x_NI.view(ctx.width, -1, x_NI.shape[-1])
+        )
         grad_x = g @ ctx.layer.dense(g.dtype) if ctx.needs_input_grad[0] else None
         masks = iter(keeps)
         for part, low in zip(parts, lows, strict=True):
@@ -258,7 +274,14 @@ class _PackedProduct(torch.autograd.Function):
                     own_grad_x.baddbmm_(grad_low, part.A)
                 else:
                     own_grad_x.add_(drop(torch.bmm(grad_low, part.A), keep, part.dropout))
-        return None if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, None, None, None, None
+        return (
+            None if grad_x is None else grad_x.view(*grad.shape[:-1], -1),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _product(x: Tensor, x_NI: Tensor, layer: FrozenLinear) -> Tensor:

@@ -95,7 +95,9 @@ def completion_loss(
     return losses, total
 
 
-def plain_completion_loss(hidden: Tensor, labels: Tensor, head: Head, adapter: HeadAdapter | None = None) -> Tensor:
+def plain_completion_loss(
+    hidden: Tensor, labels: Tensor, head: Head, adapter: HeadAdapter | None = None
+) -> Tensor:
     """The plain twin, for one candidate: (M, D) ─▶ (M,)."""
     product = hidden @ head.layer.dense(hidden.dtype).T
     if adapter is not None:
@@ -119,7 +121,9 @@ class _CompletionLoss(torch.autograd.Function):
         adapters: Sequence[HeadAdapter | None],
     ) -> tuple[Tensor, Tensor]:
         K, M = labels.shape
-        losses = torch.empty(K, M, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        losses = torch.empty(
+            K, M, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
+        )
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wanted = any(ctx.needs_input_grad)
         weight = head.layer.dense(hidden.dtype)
@@ -128,7 +132,9 @@ class _CompletionLoss(torch.autograd.Function):
         ctx.adapted = []
         # The largest tensors of a step: made once, and worked on in place, because it is touching memory that costs.
         narrow = hidden.new_empty(min(CHUNK, K * M), weight.shape[0])
-        wide = narrow if narrow.dtype == losses.dtype else torch.empty_like(narrow, dtype=losses.dtype)
+        wide = (
+            narrow if narrow.dtype == losses.dtype else torch.empty_like(narrow, dtype=losses.dtype)
+        )
         for start, stop, adapter in _chunks(K, M, adapters):
             h, label = hidden[start:stop], label_of[start:stop]
             product = torch.mm(h, weight.T, out=narrow[: stop - start])
@@ -159,7 +165,9 @@ class _CompletionLoss(torch.autograd.Function):
         return losses, (losses * weights).sum()
 
     @staticmethod
-    def backward(ctx: Any, _: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
+    def backward(
+        ctx: Any, _: Any, grad: Tensor
+    ) -> tuple[Tensor | None, None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         for part, grad_A, grad_B in ctx.adapted:
             part.grad_A[0].add_(grad_A * grad)
@@ -168,7 +176,9 @@ class _CompletionLoss(torch.autograd.Function):
         return to_hidden, None, None, None, None, None
 
 
-def _chunks(K: int, M: int, adapters: Sequence[HeadAdapter | None]) -> list[tuple[int, int, HeadAdapter | None]]:
+def _chunks(
+    K: int, M: int, adapters: Sequence[HeadAdapter | None]
+) -> list[tuple[int, int, HeadAdapter | None]]:
     """Stretches of at most `CHUNK` tokens that share an adapter of the head, or have none."""
     runs: list[tuple[int, int, HeadAdapter | None]] = []
     for k, adapter in enumerate(adapters):

@@ -25,7 +25,9 @@ def keep_freed_memory() -> bool:
     fills it with zeros again, page by page: a fifth of a step here. Returns whether it took effect; a user who has
     set MALLOC_* variables has chosen for themselves.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    if not sys.platform.startswith("linux") or any(
+        name.startswith("MALLOC_") for name in os.environ
+    ):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -83,7 +85,9 @@ def peak_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     import resource
 
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -101,7 +105,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-class Room:
+class TokenLimit:
     """How many tokens, padding and all candidates counted, one pass through the model may have.
 
     A pass that ran out of memory is done again in halves, and after `PATIENCE` passes that went well the room doubles

@@ -102,11 +102,16 @@ class PackedAdamW:
         self.clip_norm = clip_norm
         self.scaling = scaling
         self.progress = [Progress() for _ in self.rows]
-        groups = [{"params": [row], "lr": rate} for row, rate in zip(self.rows, learning_rates, strict=True)]
+        groups = [
+            {"params": [row], "lr": rate}
+            for row, rate in zip(self.rows, learning_rates, strict=True)
+        ]
         if not groups:
             return
         # Fused: one pass over the memory, and nothing allocated, so that it can never fail half-way for want of it.
-        self._adamw = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW(
+            groups, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True
+        )
         for row in self.rows:
             self._adamw.state[row] = {
                 "step": torch.zeros((), dtype=torch.float32, device=row.device),

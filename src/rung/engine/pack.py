@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rung.engine.dropout import keep_mask, stream_key
-from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, Turn
+from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, PassContext
 from rung.engine.optimizer import PackedAdamW, Progress
-from rung.levers import Candidate
 from rung.model.targets import closed_layers, head_name, linear_layers, peft_names, resolve
+from rung.types import Candidate, Setting
 
 RUNAWAY_STEPS = 8
 """So many steps of a loss beyond all reason, and a candidate is given up."""
@@ -52,7 +52,7 @@ class AdapterState:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenModel:
     """A model whose linear layers stand still, those layers under the names that PEFT knows them by, and its head's.
 
     No adapter goes on those that are `closed`; see `rung.model.targets.closed_layers`.
@@ -63,23 +63,23 @@ class Frozen:
     head: str | None = None
     closed: Mapping[str, str] = field(default_factory=dict)
 
-    def targets(self, candidate: Candidate) -> dict[str, FrozenLinear]:
+    def targets(self, setting: Setting) -> dict[str, FrozenLinear]:
         """The layers that the candidate adapts.
 
         Raises:
             TargetError: see `rung.model.targets.resolve`.
         """
-        chosen = resolve(self.layers, candidate.targets, self.head, self.closed)
+        chosen = resolve(self.layers, setting.targets, self.head, self.closed)
         return {name: self.layers[name] for name in chosen}
 
-    def peft_names(self, candidate: Candidate) -> list[str]:
+    def peft_names(self, setting: Setting) -> list[str]:
         """The candidate's layers as `target_modules`."""
-        return peft_names((name for name, _ in self.model.named_modules()), self.targets(candidate))
+        return peft_names((name for name, _ in self.model.named_modules()), self.targets(setting))
 
-    def parameters(self, candidate: Candidate) -> int:
+    def parameters(self, setting: Setting) -> int:
         """How many numbers the candidate's adapter has: rank · (in + out) of each layer, counted from the shapes."""
-        layers = self.targets(candidate).values()
-        return sum(candidate.rank * (layer.in_features + layer.out_features) for layer in layers)
+        layers = self.targets(setting).values()
+        return sum(setting.rank * (layer.in_features + layer.out_features) for layer in layers)
 
     def dense_bytes(self, dtype: torch.dtype) -> int:
         """What all weights take that are dense, in that dtype."""
@@ -97,17 +97,17 @@ class Frozen:
                 layer.keep(dtype)
 
 
-def freeze(model: nn.Module) -> Frozen:
+def freeze(model: nn.Module) -> FrozenModel:
     """Put a `FrozenLinear` in the place of every linear layer, the output head among them, for good."""
     head = head_name(model)
     layers = {name: FrozenLinear(layer) for name, layer in linear_layers(model).items()}
     closed = closed_layers(model, layers)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    return Frozen(model.requires_grad_(False), layers, head, closed)
+    return FrozenModel(model.requires_grad_(False), layers, head, closed)
 
 
-def fresh_state(frozen: Frozen, candidate: Candidate, study_seed: int) -> AdapterState:
+def fresh_state(frozen: FrozenModel, candidate: Candidate, study_seed: int) -> AdapterState:
     """An untrained adapter: A as PEFT draws it (uniform within ±1/√in), B zero.
 
     Each layer's draw depends on the study's seed, the candidate's seed and the layer alone. So candidates that differ
@@ -115,13 +115,17 @@ def fresh_state(frozen: Frozen, candidate: Candidate, study_seed: int) -> Adapte
     between the two sides of a comparison.
     """
     tensors: dict[str, Tensor] = {}
-    for name, layer in frozen.targets(candidate).items():
+    for name, layer in frozen.targets(candidate.setting).items():
         digest = hashlib.sha256(f"{study_seed}:{candidate.seed}:{name}".encode()).digest()
         draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         bound = layer.in_features**-0.5
-        tensors[f"{name}.A"] = torch.empty(candidate.rank, layer.in_features).uniform_(-bound, bound, generator=draw)
+        tensors[f"{name}.A"] = torch.empty(candidate.rank, layer.in_features).uniform_(
+            -bound, bound, generator=draw
+        )
         tensors[f"{name}.B"] = torch.zeros(layer.out_features, candidate.rank)
-    moments = {f"{key}.{moment}": torch.zeros_like(t) for key, t in tensors.items() for moment in MOMENTS}
+    moments = {
+        f"{key}.{moment}": torch.zeros_like(t) for key, t in tensors.items() for moment in MOMENTS
+    }
     return AdapterState(0, tensors | moments)
 
 
@@ -198,7 +202,7 @@ class Pack:
 
     def __init__(
         self,
-        frozen: Frozen,
+        frozen: FrozenModel,
         candidates: Sequence[Candidate],
         states: Sequence[AdapterState],
         weight_decay: float = 0.0,
@@ -208,7 +212,7 @@ class Pack:
         self.frozen = frozen
         self.weight_decay, self.clip_norm, self.seed = weight_decay, clip_norm, seed
         self.layers: dict[str, PackedLoraLinear] = {}
-        self.turn = Turn(0, 0, torch.zeros((), requires_grad=True))
+        self.turn = PassContext(0, 0, torch.zeros((), requires_grad=True))
         self.candidates: list[Candidate] = []
         self.steps: list[int] = []
         self.groups: list[Group] = []
@@ -245,11 +249,15 @@ class Pack:
 
     def drop(self, indices: Sequence[int]) -> None:
         """Let candidates leave. What the others hold is carried over bit by bit."""
-        self._fill([(self.candidates[i], self.state(i)) for i in range(len(self)) if i not in indices])
+        self._fill(
+            [(self.candidates[i], self.state(i)) for i in range(len(self)) if i not in indices]
+        )
 
     def join(self, candidate: Candidate, state: AdapterState) -> None:
         """Let a candidate in: fresh, from a checkpoint, or as a branch of a member, with that one's state."""
-        self._fill([*((c, self.state(i)) for i, c in enumerate(self.candidates)), (candidate, state)])
+        self._fill(
+            [*((c, self.state(i)) for i, c in enumerate(self.candidates)), (candidate, state)]
+        )
 
     def begin(self) -> None:
         """Forget the gradients of the step before."""
@@ -303,8 +311,10 @@ class Pack:
         self.lost = {}
         kinds: dict[tuple[int, tuple[str, ...], float], list[tuple[Candidate, AdapterState]]] = {}
         for candidate, state in members:
-            layers = tuple(self.frozen.targets(candidate))
-            kinds.setdefault((candidate.rank, layers, candidate.dropout), []).append((candidate, state))
+            layers = tuple(self.frozen.targets(candidate.setting))
+            kinds.setdefault((candidate.rank, layers, candidate.dropout), []).append(
+                (candidate, state)
+            )
         ordered = [member for _, alike in sorted(kinds.items()) for member in alike]
         self.candidates = [candidate for candidate, _ in ordered]
         self.steps = [state.step for _, state in ordered]
@@ -317,12 +327,18 @@ class Pack:
         for (_, names, _), alike in sorted(kinds.items()):
             start = self.groups[-1].stop if self.groups else 0
             layers_of = {name: self.frozen.layers[name] for name in names}
-            self.groups.append(Group(start, [candidate for candidate, _ in alike], layers_of, alike[0][1].dtype, used))
+            self.groups.append(
+                Group(
+                    start, [candidate for candidate, _ in alike], layers_of, alike[0][1].dtype, used
+                )
+            )
         rows = [row.requires_grad_() for group in self.groups for row in group.weights.unbind()]
         gradients = [row for group in self.groups for row in group.gradients.unbind()]
         rates = [candidate.learning_rate for candidate in self.candidates]
         scaling = used == torch.float16
-        self.optimizer = PackedAdamW(rows, gradients, rates, self.weight_decay, self.clip_norm, scaling)
+        self.optimizer = PackedAdamW(
+            rows, gradients, rates, self.weight_decay, self.clip_norm, scaling
+        )
         self._restore([state for _, state in ordered])
         self._refresh()
         self._put_in()
@@ -376,6 +392,8 @@ class Pack:
                     drawn[candidate.seed, step] = keep_mask(
                         key, name, step, rows, (tokens, inputs), candidate.dropout, device
                     )
-            return torch.stack([drawn[self.candidates[i].seed, self.steps[i]] for i in range(start, stop)])
+            return torch.stack(
+                [drawn[self.candidates[i].seed, self.steps[i]] for i in range(start, stop)]
+            )
 
         return keeps

@@ -27,17 +27,17 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from rung.data.batches import collate
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.engine.checkpoint import save_adapter
 from rung.engine.lora import FrozenLinear
-from rung.engine.memory import Room
-from rung.engine.pack import AdapterState, Frozen, Pack, fresh_state
+from rung.engine.memory import TokenLimit
+from rung.engine.pack import AdapterState, FrozenModel, Pack, fresh_state
 from rung.engine.trainer import Trainer, runs
 from rung.errors import ModelError, RungError, TargetError
-from rung.levers import Candidate
-from rung.model.quiet import quiet
+from rung.model.silence import quiet
 from rung.model.sound import named
 from rung.model.targets import last_name
+from rung.types import Candidate, Setting
 
 ROWS, AMONG = 3, 256
 """The shortest rows of so many are tried."""
@@ -46,7 +46,9 @@ RATE = 1e-3
 _PREFIX = "base_model.model."
 
 
-def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Sequence[Example], seed: int) -> list[str]:
+def preflight(
+    trainer: Trainer, settings: Sequence[Setting], examples: Sequence[Example], seed: int
+) -> list[str]:
     """Try the base, and an adapter of each of the candidates' target modules.
 
     Returns:
@@ -60,14 +62,21 @@ def preflight(trainer: Trainer, candidates: Sequence[Candidate], examples: Seque
     some = sorted(itertools.islice(examples, AMONG), key=lambda example: len(example.ids))[:ROWS]
     with trainer.dense_where_room():
         _check_base(trainer, some)
-        return _check_adapters(trainer, candidates, some, seed)
+        return _check_adapters(trainer, settings, some, seed)
 
 
-def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Sequence[Example], seed: int) -> list[str]:
+def _check_adapters(
+    trainer: Trainer, settings: Sequence[Setting], some: Sequence[Example], seed: int
+) -> list[str]:
     """See `preflight`."""
     precision = str(trainer.base.dtype).removeprefix("torch.")
-    kinds = {one.targets: replace(one, dropout=0.0, learning_rate=RATE) for one in candidates}
-    states = [_bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale) for candidate in kinds.values()]
+    kinds = {
+        one.targets: Candidate(replace(one, dropout=0.0, learning_rate=RATE)) for one in settings
+    }
+    states = [
+        _bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale)
+        for candidate in kinds.values()
+    ]
     before = dict(zip(kinds.values(), states, strict=True))
     with runs(trainer.base.source), Pack(trainer.frozen, list(before), states, seed=seed) as pack:
         # In float16 steps are passed over until the loss scale suits the gradient.
@@ -75,7 +84,9 @@ def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Seq
             trainer.step(pack, collate(some, trainer.base.device), 1.0)
         if pack.lost:
             why = next(iter(pack.lost.values()))
-            raise ModelError(f"In a first step in {precision} {why}; give another --precision, or a sound model.")
+            raise ModelError(
+                f"In a first step in {precision} {why}; give another --precision, or a sound model."
+            )
         after = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     idle = dict.fromkeys(
         name
@@ -85,15 +96,20 @@ def _check_adapters(trainer: Trainer, candidates: Sequence[Candidate], some: Seq
     )
     # A study leaves the B of such a layer at zero.
     still = [
-        replace(state, tensors={name: t * 0 if name in idle else t for name, t in state.tensors.items()})
+        replace(
+            state, tensors={name: t * 0 if name in idle else t for name, t in state.tensors.items()}
+        )
         for state in after.values()
     ]
     with Pack(trainer.frozen, list(after), still, seed=seed) as pack:
         scores = trainer.score(some, pack)
-        trained = [(candidate, pack.state(i), scores[i].losses) for i, candidate in enumerate(pack.candidates)]
+        trained = [
+            (candidate, pack.state(i), scores[i].losses)
+            for i, candidate in enumerate(pack.candidates)
+        ]
         _check_writing(trainer, pack, some[0])
     # What did not fit here need not be told to the packs.
-    trainer.training_room, trainer.scoring_room = Room(), Room()
+    trainer.training_room, trainer.scoring_room = TokenLimit(), TokenLimit()
     for candidate, state, losses in trained:
         _read_back(trainer, candidate, state, some, losses)
     return [name.removesuffix(".B") for name in idle]
@@ -106,14 +122,18 @@ def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
         ModelError: see `preflight`.
     """
     model, device, name = trainer.model, trainer.base.device, trainer.base.source
-    untuned, precision = trainer.score(rows)[0].losses, str(trainer.base.dtype).removeprefix("torch.")
+    untuned, precision = (
+        trainer.score(rows)[0].losses,
+        str(trainer.base.dtype).removeprefix("torch."),
+    )
     if not all(map(math.isfinite, untuned)):
         raise ModelError(
             f"The untuned model's loss is not a number in {precision}; give a sound model, or another --precision."
         )
     ids = collate(rows[-1:], device).ids
     whole, shorter = (
-        model(input_ids=some, use_cache=False).logits[:, : ids.shape[1] - 1] for some in (ids, ids[:, :-1])
+        model(input_ids=some, use_cache=False).logits[:, : ids.shape[1] - 1]
+        for some in (ids, ids[:, :-1])
     )
     if (whole - shorter).abs().max() > _tolerance(trainer) * whole.abs().max():
         raise ModelError(
@@ -162,13 +182,19 @@ def _bent(state: AdapterState, scale: float) -> AdapterState:
     for name in [name for name in tensors if name.endswith(".B")]:
         rank = tensors[name].shape[1]
         draw = torch.Generator().manual_seed(rank)
-        tensors[name] = torch.randn(tensors[name].shape, generator=draw) * (0.2 / (scale * rank**0.5))
+        tensors[name] = torch.randn(tensors[name].shape, generator=draw) * (
+            0.2 / (scale * rank**0.5)
+        )
     return replace(state, tensors=tensors)
 
 
 @torch.no_grad()
 def _read_back(
-    trainer: Trainer, candidate: Candidate, state: AdapterState, rows: Sequence[Example], losses: Sequence[float]
+    trainer: Trainer,
+    candidate: Candidate,
+    state: AdapterState,
+    rows: Sequence[Example],
+    losses: Sequence[float],
 ) -> None:
     frozen, device = trainer.frozen, trainer.base.device
     cards = [device] if device.type == "cuda" else []
@@ -190,44 +216,69 @@ def _read_back(
         )
 
 
-def _check_factors(frozen: Frozen, candidate: Candidate, state: AdapterState, read: nn.Module) -> None:
+def _check_factors(
+    frozen: FrozenModel, candidate: Candidate, state: AdapterState, read: nn.Module
+) -> None:
     """
     Raises:
         TargetError: PEFT has other layers, factors or a scale than were saved.
     """
     found: dict[str, Any] = {
-        name.removeprefix(_PREFIX): module for name, module in read.named_modules() if isinstance(module, LoraLayer)
+        name.removeprefix(_PREFIX): module
+        for name, module in read.named_modules()
+        if isinstance(module, LoraLayer)
     }
-    wanted = frozen.targets(candidate)
-    right = [name for name in wanted if name in found and _same(found[name], name, state.weights, candidate.scale)]
+    wanted = frozen.targets(candidate.setting)
+    right = [
+        name
+        for name in wanted
+        if name in found and _same(found[name], name, state.weights, candidate.scale)
+    ]
     if len(right) == len(wanted) == len(found):
         return
-    lost, more = [name for name in wanted if name not in right], [name for name in found if name not in wanted]
+    lost, more = (
+        [name for name in wanted if name not in right],
+        [name for name in found if name not in wanted],
+    )
     what = f"{named(lost)} come back otherwise" if lost else f"{named(more)} get one too"
-    good = sorted({last_name(name) for name in right} - {last_name(name) for name in (*lost, *more)})
-    remedy = f"; of these it reads {', '.join(good)} back, so give them" if good else "; give other target modules"
-    raise TargetError(f"PEFT reads an adapter on '{candidate.targets}' back as another: {what}{remedy}.")
+    good = sorted(
+        {last_name(name) for name in right} - {last_name(name) for name in (*lost, *more)}
+    )
+    remedy = (
+        f"; of these it reads {', '.join(good)} back, so give them"
+        if good
+        else "; give other target modules"
+    )
+    raise TargetError(
+        f"PEFT reads an adapter on '{candidate.targets}' back as another: {what}{remedy}."
+    )
 
 
 def _same(layer: Any, name: str, weights: Mapping[str, Tensor], scale: float) -> bool:
     if list(layer.lora_A) != ["default"] or abs(layer.scaling["default"] - scale) > 1e-9 * scale:
         return False
     factors = (("A", layer.lora_A["default"].weight), ("B", layer.lora_B["default"].weight))
-    return all(torch.equal(there.cpu().float(), weights[f"{name}.{factor}"]) for factor, there in factors)
+    return all(
+        torch.equal(there.cpu().float(), weights[f"{name}.{factor}"]) for factor, there in factors
+    )
 
 
 def _losses(model: Any, rows: Sequence[Example], device: torch.device) -> list[float]:
     """The summed loss of what is learnt of each row, from the model's own logits."""
     batch = collate(rows, device)
-    logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)[batch.positions].float()
+    logits = (
+        model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)[batch.positions].float()
+    )
     each = nn.functional.cross_entropy(logits, batch.labels, reduction="none").double()
     sums: list[float] = (
-        torch.zeros(len(rows), dtype=torch.float64, device=device).index_add(0, batch.rows, each).tolist()
+        torch.zeros(len(rows), dtype=torch.float64, device=device)
+        .index_add(0, batch.rows, each)
+        .tolist()
     )
     return sums
 
 
-def _twin(frozen: Frozen) -> Any:
+def _twin(frozen: FrozenModel) -> Any:
     """The model's modules once more, over the same tensors."""
     model = frozen.model
     tensors = itertools.chain(model.parameters(), model.buffers())

@@ -16,17 +16,24 @@ from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
 from rung.data.limits import room_to_write
-from rung.data.render import Example
+from rung.data.tokenize import Example
+from rung.engine.activation_checkpointing import checkpoint_blocks
 from rung.engine.attention import NAME, SHORT, register
-from rung.engine.blocks import checkpoint_blocks
 from rung.engine.loss import Head, HeadAdapter, completion_loss
-from rung.engine.memory import Room, Tile, is_out_of_memory, memory_limit, resident_bytes, tiles
-from rung.engine.pack import Frozen, Pack, freeze
+from rung.engine.memory import (
+    Tile,
+    TokenLimit,
+    is_out_of_memory,
+    memory_limit,
+    resident_bytes,
+    tiles,
+)
+from rung.engine.pack import FrozenModel, Pack, freeze
 from rung.errors import ModelError, TrainingError
-from rung.levers import Scores, shared_sources
 from rung.model.load import Base
 from rung.model.positions import positions_of
 from rung.model.targets import decoder_of
+from rung.types import Scores, shared_sources
 
 FACTORS = ("logit_scale", "lm_head_multiplier")
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -54,11 +61,15 @@ class Trainer:
         self.model: Any = base.model
         decoder = decoder_of(self.model)
         if self.model.get_output_embeddings() is None or decoder is None:
-            raise ModelError(f"The model {base.source} is no causal language model with a decoder and an output head.")
+            raise ModelError(
+                f"The model {base.source} is no causal language model with a decoder and an output head."
+            )
         self.decoder: Any = decoder
-        self.frozen: Frozen = freeze(self.model)
+        self.frozen: FrozenModel = freeze(self.model)
         if self.frozen.head is None or len(self.frozen.layers) < 2:
-            raise ModelError(f"The model {base.source} has no linear layers, so LoRA cannot adapt it.")
+            raise ModelError(
+                f"The model {base.source} has no linear layers, so LoRA cannot adapt it."
+            )
         config = self.model.config.get_text_config()
         self.positions = positions_of(config)
         self.head = Head(
@@ -69,7 +80,7 @@ class Trainer:
         embedded: int = self.model.get_input_embeddings().weight.shape[0]
         self.vocabulary = min(embedded, self.head.layer.out_features)
         register()
-        self.training_room, self.scoring_room = Room(), Room()
+        self.training_room, self.scoring_room = TokenLimit(), TokenLimit()
         self.memory: int | None = None
         self.checkpointing = False
         self._kinds = attention or ("eager", "eager")
@@ -78,7 +89,9 @@ class Trainer:
                 self._kinds = self._attention_kinds()
                 self._check_head()
 
-    def step(self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]) -> Tensor:
+    def step(
+        self, pack: Pack, batch: Batch | Sequence[Batch], shares: float | Sequence[float]
+    ) -> Tensor:
         """One step of every candidate in the pack: the mean loss of its batch's completion tokens, backwards, AdamW.
 
         Args:
@@ -95,7 +108,9 @@ class Trainer:
         losses = self.gradients(pack, batch)
         norms = pack.update([shares] * len(pack) if isinstance(shares, float | int) else shares)
         # Twice what a model loses that knows nothing of its vocabulary.
-        pack.watch(losses.tolist(), norms.tolist(), limit=2 * math.log(self.head.layer.out_features))
+        pack.watch(
+            losses.tolist(), norms.tolist(), limit=2 * math.log(self.head.layer.out_features)
+        )
         return losses
 
     def gradients(self, pack: Pack, batch: Batch | Sequence[Batch]) -> Tensor:
@@ -136,7 +151,9 @@ class Trainer:
         """
         width = len(pack) if pack else 1
         totals = torch.zeros(width, len(examples), dtype=torch.float64)
-        for rows in by_length([len(example.ids) for example in examples], max(1, batch_size // width)):
+        for rows in by_length(
+            [len(example.ids) for example in examples], max(1, batch_size // width)
+        ):
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.losses(pack, batch).cpu()
         tokens, sources = (
@@ -185,7 +202,9 @@ class Trainer:
         """
         limit, width = room_to_write(examples), len(pack) if pack else 1
         lengths = [len(example.written_after) for example in examples]
-        rooms = [min(limit, self.positions - length) if self.positions else limit for length in lengths]
+        rooms = [
+            min(limit, self.positions - length) if self.positions else limit for length in lengths
+        ]
         texts = [[""] * len(examples) for _ in range(width)]
         self._attention(SHORT)
         with self._turn(pack, training=False), self.dense_where_room():
@@ -197,7 +216,9 @@ class Trainer:
                 if (room := rooms[rows[0]]) < 1:
                     continue
                 try:
-                    written = self._written([examples[row].written_after for row in rows], width, room, ends)
+                    written = self._written(
+                        [examples[row].written_after for row in rows], width, room, ends
+                    )
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -218,7 +239,9 @@ class Trainer:
                     texts[place // len(rows)][rows[place % len(rows)]] = text
         return texts
 
-    def _written(self, prompts: Sequence[Sequence[int]], width: int, limit: int, ends: Sequence[int]) -> list[str]:
+    def _written(
+        self, prompts: Sequence[Sequence[int]], width: int, limit: int, ends: Sequence[int]
+    ) -> list[str]:
         """The texts of all candidates after some prompts, one candidate after the other."""
         tokenizer, (ids, mask) = self.base.tokenizer, left_padded(prompts)
         out = self.model.generate(
@@ -231,15 +254,24 @@ class Trainer:
         )
         written = out[:, ids.shape[1] :]
         # Cleaning up would take the spaces before marks away that the model has written.
-        texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts: list[str] = tokenizer.batch_decode(
+            written, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return texts
 
     def _writable(self, tokens: int) -> int:
         """How many rows of so many tokens half of the free memory has room for: their keys and values, and logits."""
         config = self.model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None) or 1  # without attention, more than is kept
+        heads = (
+            getattr(config, "num_attention_heads", None) or 1
+        )  # without attention, more than is kept
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
+        kept = (
+            2
+            * config.num_hidden_layers
+            * (getattr(config, "num_key_value_heads", None) or heads)
+            * size
+        )
         # The cache grows by being copied, a layer at a time; logits are there in the dtype and in float32.
         row = kept * tokens * self.base.dtype.itemsize + 3 * 4 * self.head.layer.out_features
         return max(1, int(self._free() / 2 / row))
@@ -250,7 +282,9 @@ class Trainer:
         held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
         return max(0.0, (self.memory or memory_limit(device)) - held)
 
-    def _losses(self, rows: Rows, pack: Pack | None, tile: Tile, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, rows: Rows, pack: Pack | None, tile: Tile, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See `completion_loss`: (K, M) for the K candidates of the tile, and the sum to differentiate."""
         width = tile.stop - tile.start
         count, length = rows.ids.shape[0] // width, rows.ids.shape[1]
@@ -258,7 +292,10 @@ class Trainer:
         if pack:
             pack.turn.start, pack.turn.stop = tile.start, tile.stop
             # The last batch of a pass may have fewer rows than the tile.
-            pack.turn.rows, pack.turn.tokens = range(tile.first, tile.first + count), rows.ids.numel()
+            pack.turn.rows, pack.turn.tokens = (
+                range(tile.first, tile.first + count),
+                rows.ids.numel(),
+            )
             pack.turn.alike = rows.alike
             adapters = self._head_adapters(pack, rows)
         self._attention(length)
@@ -284,7 +321,7 @@ class Trainer:
 
     def _in_tiles(
         self,
-        room: Room,
+        room: TokenLimit,
         width: int,
         shape: tuple[int, int],
         begin: Callable[[], None],
@@ -391,7 +428,10 @@ class Trainer:
         for kind in (NAME if self.base.device.type == "cpu" else "sdpa", "sdpa"):
             try:
                 same = bool((states(kind) - plain).abs().max() <= 0.05 * plain.abs().max())
-            except (ValueError, TypeError):  # a kind that the model refuses, or that refuses what the model asks
+            except (
+                ValueError,
+                TypeError,
+            ):  # a kind that the model refuses, or that refuses what the model asks
                 same = False
             kept.append(kind if same else "eager")
         return kept[0], kept[1]
@@ -439,7 +479,14 @@ def runs(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        AssertionError,
+    ) as error:
         if is_out_of_memory(error):
             raise
         why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -451,7 +498,9 @@ def runs(source: str) -> Iterator[None]:
 
 def _shape(batches: Sequence[Batch]) -> tuple[int, int]:
     """The most rows, and the most tokens of one."""
-    return max(batch.ids.shape[0] for batch in batches), max(batch.ids.shape[1] for batch in batches)
+    return max(batch.ids.shape[0] for batch in batches), max(
+        batch.ids.shape[1] for batch in batches
+    )
 
 
 def _rows_of(batches: Sequence[Batch], tile: Tile) -> Rows:

@@ -22,8 +22,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from rung.errors import ModelError, TargetError
-from rung.levers import WORDS, Candidate
-from rung.model.quiet import quiet
+from rung.model.silence import quiet
 from rung.model.sound import check_writes
 from rung.model.source import read_config
 from rung.model.targets import (
@@ -38,6 +37,7 @@ from rung.model.targets import (
     peft_names,
     resolve,
 )
+from rung.types import TARGET_GROUPS, Candidate
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 """NF4 keeps a scale for 64 weights; double quantisation keeps those in 8 bits, with a scale for 256 (2305.14314)."""
@@ -141,7 +141,9 @@ class Anatomy:
         """
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in self.model.buffers())
         # A buffer in bfloat16 follows the model's dtype.
-        wider = sum(2 * buffer.numel() for buffer in self.model.buffers() if buffer.dtype == torch.bfloat16)
+        wider = sum(
+            2 * buffer.numel() for buffer in self.model.buffers() if buffer.dtype == torch.bfloat16
+        )
         numbers = self.parameters
         quantized = self._quantized()
         rest = 2 * (numbers - sum(weight.numel() for weight in quantized)) + buffers
@@ -160,7 +162,9 @@ class Anatomy:
             "nf4_single": four,
         }
         scales = {"int8": 4 * sum(map(_rows, quantized)), "nf4": double, "nf4_single": single}
-        return Footprint(printed, {kind: size + scales.get(kind, 0) for kind, size in printed.items()})
+        return Footprint(
+            printed, {kind: size + scales.get(kind, 0) for kind, size in printed.items()}
+        )
 
     @property
     def packed_parameters(self) -> int:
@@ -173,13 +177,14 @@ class Anatomy:
         return [
             module.weight
             for name, module in self.model.named_modules()
-            if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, left_out)
+            if (type(module) is nn.Linear or isinstance(module, Conv1D))
+            and should_convert_module(name, left_out)
         ]
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """What each word for target modules means here, by PEFT's names; a word that means nothing is left out."""
         found = {}
-        for word in (*WORDS, HEAD):
+        for word in (*TARGET_GROUPS, HEAD):
             try:
                 found[word] = tuple(self._names(self._chosen(word)))
             except TargetError:
@@ -193,7 +198,9 @@ class Anatomy:
             TargetError: see `rung.model.targets.resolve`.
         """
         chosen = self._chosen(candidate.targets)
-        alike = Counter((last_name(name), self._kind(name), *_shape(self._layers[name])) for name in chosen)
+        alike = Counter(
+            (last_name(name), self._kind(name), *_shape(self._layers[name])) for name in chosen
+        )
         shares = tuple(
             Share(name, kind, inputs, outputs, count, count * candidate.rank * (inputs + outputs))
             for (name, kind, inputs, outputs), count in alike.items()
@@ -229,7 +236,13 @@ class Anatomy:
                     alike[(f"{folded}.{key}", "experts", *shape, sizes[key])] += 1
             elif own:
                 flat = all(p.dim() < 2 for p in own.values())
-                kind = "norm" if flat else "router" if last_name(name) in ("gate", "router") else "other"
+                kind = (
+                    "norm"
+                    if flat
+                    else "router"
+                    if last_name(name) in ("gate", "router")
+                    else "other"
+                )
                 alike[folded, kind, None, None, whole] += 1
         for (name, kind, inputs, outputs, numbers), count in alike.items():
             yield Part(name, kind, inputs, outputs, count, numbers)
@@ -252,23 +265,37 @@ def anatomy(spec: str) -> Anatomy:
 def _on_meta(raw: dict[str, Any], name: str) -> Any:
     kind, classes = raw["model_type"], raw.get("architectures") or []
     if kind not in CONFIG_MAPPING:
-        code = "needs code of its own, which Rung never runs" if "auto_map" in raw else "is of an unknown architecture"
+        code = (
+            "needs code of its own, which Rung never runs"
+            if "auto_map" in raw
+            else "is of an unknown architecture"
+        )
         raise ModelError(
             f"The model '{name}' {code} (model_type '{kind}'); give one that the installed transformers knows."
         )
     check_writes(name, raw)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         what = classes[0] if classes else f"model_type '{kind}'"
-        raise ModelError(f"The model '{name}' is no causal language model ({what}); give one that writes text.")
+        raise ModelError(
+            f"The model '{name}' is no causal language model ({what}); give one that writes text."
+        )
     # A checkpoint that is quantised already has the same architecture.
-    plain = {key: value for key, value in raw.items() if key not in ("quantization_config", "dtype", "torch_dtype")}
+    plain = {
+        key: value
+        for key, value in raw.items()
+        if key not in ("quantization_config", "dtype", "torch_dtype")
+    }
     try:
         with quiet(), torch.device("meta"):
             config = CONFIG_MAPPING[kind].from_dict(plain)
-            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16, trust_remote_code=False
+            )
     except Exception as error:  # a configuration with wrong values breaks the library in any way
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ModelError(f"The configuration of '{name}' makes no model ({why}); check its values.") from error
+        raise ModelError(
+            f"The configuration of '{name}' makes no model ({why}); check its values."
+        ) from error
 
 
 def _shape(layer: Any) -> tuple[int, int]:

@@ -43,7 +43,9 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (name := _named_by_config(folder)) is not None:
         file = (folder / name).resolve()
-        if not name.endswith((".safetensors", ".safetensors.index.json")) or not file.is_relative_to(folder.resolve()):
+        if not name.endswith(
+            (".safetensors", ".safetensors.index.json")
+        ) or not file.is_relative_to(folder.resolve()):
             raise ModelError(
                 f"The config.json in '{folder}' names '{name}' as transformers_weights, which is no safetensors file "
                 "in its folder; put that right, or take it out."
@@ -60,14 +62,21 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             return list(_shards(index))
-    raise ModelError(f"The folder '{folder}' has no weights ({' or '.join(WEIGHTS)}); give one that has them.")
+    raise ModelError(
+        f"The folder '{folder}' has no weights ({' or '.join(WEIGHTS)}); give one that has them."
+    )
 
 
 def _named_by_config(folder: Path) -> str | None:
     """The file that `config.json` names for the weights, which goes before all others."""
     try:
         name = json.loads((folder / "config.json").read_bytes())["transformers_weights"]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, `rung.model.source.read_config` says
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # what is wrong with it, `rung.model.source.read_config` says
         return None
     return name if isinstance(name, str) else None
 
@@ -77,12 +86,16 @@ def _shards(index: Path) -> Iterator[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index} is no index of weights (a 'weight_map' in JSON); fetch the model again.") from None
+        raise ModelError(
+            f"{index} is no index of weights (a 'weight_map' in JSON); fetch the model again."
+        ) from None
     if not names:
         raise ModelError(f"{index} names no files; fetch the whole model again.")
     for name in names:
         if not (index.parent / str(name)).is_file():
-            raise ModelError(f"{index} names {name}, which is not there; fetch the whole model again.")
+            raise ModelError(
+                f"{index} names {name}, which is not there; fetch the whole model again."
+            )
         yield index.parent / str(name)
 
 
@@ -144,7 +157,9 @@ def _check_json(file: Path) -> None:
     try:
         json.loads(file.read_bytes())
     except ValueError as error:  # bytes that are no UTF-8 too
-        raise ModelError(f"{file} is cut off or no JSON ({str(error).splitlines()[0]}); fetch it again.") from None
+        raise ModelError(
+            f"{file} is cut off or no JSON ({str(error).splitlines()[0]}); fetch it again."
+        ) from None
 
 
 def dtypes(file: Path) -> dict[str, str]:
@@ -158,13 +173,17 @@ def dtypes(file: Path) -> dict[str, str]:
         import torch
 
         held = torch.load(file, map_location="meta", weights_only=True)
-        tensors = ((name, tensor) for name, tensor in held.items() if isinstance(tensor, torch.Tensor))
+        tensors = (
+            (name, tensor) for name, tensor in held.items() if isinstance(tensor, torch.Tensor)
+        )
         return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors}
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is cut off or broken ({str(error).rstrip('.')}); fetch it again.") from None
+        raise ModelError(
+            f"{file} is cut off or broken ({str(error).rstrip('.')}); fetch it again."
+        ) from None
 
 
 def fingerprint(source: str) -> dict[str, str]:

@@ -24,8 +24,14 @@ from transformers.utils import cached_file
 from rung.atomic import folder_beside
 from rung.defaults import DEFAULT_MODEL
 from rung.errors import ModelError
-from rung.model.files import check_no_adapter, check_pointer, check_tokenizer, check_weights, snapshot
-from rung.model.quiet import quiet
+from rung.model.files import (
+    check_no_adapter,
+    check_pointer,
+    check_tokenizer,
+    check_weights,
+    snapshot,
+)
+from rung.model.silence import quiet
 from rung.model.sound import (
     check_finite,
     check_loaded,
@@ -78,7 +84,9 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
         ModelError: nothing is there, or it is no causal language model that can be read.
     """
     if quantization not in QUANTIZATIONS:
-        raise ModelError(f"There is no quantization '{quantization}'; give one of {', '.join(QUANTIZATIONS)}.")
+        raise ModelError(
+            f"There is no quantization '{quantization}'; give one of {', '.join(QUANTIZATIONS)}."
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = PRECISIONS.get(precision) or fast_dtype(device)
     check_files(spec)
@@ -103,7 +111,9 @@ def load_base(spec: str, quantization: str = "nf4", precision: str = "auto") -> 
     return Base(model, tokenizer, source, dtype, tuple(notes))
 
 
-def _loaded(spec: str, source: str, quantization: str, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
+def _loaded(
+    spec: str, source: str, quantization: str, dtype: torch.dtype, device: str
+) -> tuple[Any, dict[str, Any]]:
     """The model, and what `from_pretrained` says of its weights."""
     with quiet():
         try:
@@ -204,7 +214,11 @@ def _cannot_be_loaded(spec: str, error: Exception) -> ModelError:
 def fast_dtype(device: str) -> torch.dtype:
     """bfloat16 where the hardware multiplies it; else float16 on a GPU and float32 on a CPU."""
     if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
@@ -238,7 +252,9 @@ def _find(spec: str) -> str:
     if isinstance(found, str):
         return found
     if found.suffix == ".json":
-        raise ModelError(f"'{spec}' is a configuration without weights; give the folder that has them.")
+        raise ModelError(
+            f"'{spec}' is a configuration without weights; give the folder that has them."
+        )
     return _converted(found) if is_gguf(found) else str(found)
 
 
@@ -255,7 +271,10 @@ def _converted(gguf: Path) -> str:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
             model, info = AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, output_loading_info=True
+                str(gguf.parent),
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                output_loading_info=True,
             )
             check_loaded(str(gguf), model, info)
             # save_pretrained refuses while the configuration says gguf; the weights are dense by now.
@@ -264,7 +283,9 @@ def _converted(gguf: Path) -> str:
                 del model.config.quantization_config
             model.save_pretrained(made)
             tokenizer.save_pretrained(made)
-        with contextlib.suppress(FileExistsError, OSError):  # another process may have made it meanwhile
+        with contextlib.suppress(
+            FileExistsError, OSError
+        ):  # another process may have made it meanwhile
             made.rename(folder)
     except ModelError:
         raise
@@ -276,7 +297,9 @@ def _converted(gguf: Path) -> str:
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not folder.exists():
-        raise ModelError(f"The converted model could not be written to {folder}; set RUNG_CACHE to a folder with room.")
+        raise ModelError(
+            f"The converted model could not be written to {folder}; set RUNG_CACHE to a folder with room."
+        )
     return str(folder)
 
 

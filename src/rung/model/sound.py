@@ -27,7 +27,8 @@ _NUMBERS_OF_THEIR_OWN = {"F16", "BF16", "F32", "F64", "float16", "bfloat16", "fl
 """Dtypes of weights that say it all; others need scales, which are what a quantisation's configuration is for."""
 _MADE_FROM = re.compile(r"^base_model:\s*(?:-\s*)?[\"']?([^\s\"'\[\]]+)", re.MULTILINE)
 _SUFFIX = re.compile(
-    r"[-_](?:gptq|awq|hqq|exl2|fp8|nvfp4|mxfp4|bnb|int[48]|w[48]a\d+|[48]bit|quantized)\b.*$", re.IGNORECASE
+    r"[-_](?:gptq|awq|hqq|exl2|fp8|nvfp4|mxfp4|bnb|int[48]|w[48]a\d+|[48]bit|quantized)\b.*$",
+    re.IGNORECASE,
 )
 _SHOWN = 3
 
@@ -39,21 +40,29 @@ def check_writes(spec: str, config: Mapping[str, Any]) -> None:
             left out. One without a head, the plain decoder, may be tied.
     """
     classes, kind = config.get("architectures") or [], config.get("model_type")
-    encoder = getattr(CONFIG_MAPPING[kind], "is_encoder_decoder", False) if kind in CONFIG_MAPPING else False
+    encoder = (
+        getattr(CONFIG_MAPPING[kind], "is_encoder_decoder", False)
+        if kind in CONFIG_MAPPING
+        else False
+    )
     if config.get("is_encoder_decoder", encoder):
         raise ModelError(
             f"The model '{spec}' is no causal language model ({classes[0] if classes else kind}): it has an encoder "
             "and a decoder, and Rung trains decoders alone; give one that writes text."
         )
     plain = MODEL_MAPPING_NAMES.get(kind or "", ())
-    if classes and not any(name.endswith(GENERATIVE) or name == plain or name in plain for name in classes):
+    if classes and not any(
+        name.endswith(GENERATIVE) or name == plain or name in plain for name in classes
+    ):
         raise ModelError(
             f"The model '{spec}' is no causal language model ({classes[0]}), and its head is not one that writes; give "
             "one that writes text."
         )
 
 
-def check_quantization(spec: str, config: Mapping[str, Any], asked: str, folder: Path | None) -> None:
+def check_quantization(
+    spec: str, config: Mapping[str, Any], asked: str, folder: Path | None
+) -> None:
     """A checkpoint that is quantised already can be used as it is kept, and in no other way.
 
     Args:
@@ -91,7 +100,10 @@ def quantization_of(config: Mapping[str, Any]) -> str | None:
     if own.get("load_in_8bit"):
         return "int8"
     if own.get("load_in_4bit"):
-        kind, double = own.get("bnb_4bit_quant_type", "fp4"), own.get("bnb_4bit_use_double_quant", False)
+        kind, double = (
+            own.get("bnb_4bit_quant_type", "fp4"),
+            own.get("bnb_4bit_use_double_quant", False),
+        )
         return f"bitsandbytes in {kind}" if kind != "nf4" else "nf4" if double else "nf4-single"
     return str(own.get("quant_method", "a method that its config.json does not name"))
 
@@ -99,7 +111,11 @@ def quantization_of(config: Mapping[str, Any]) -> str | None:
 def unquantised(spec: str, folder: Path | None) -> str | None:
     """The model that a quantised one was made from: by its own card, else by its name without what says how."""
     card = folder / "README.md" if folder else None
-    if card and card.is_file() and (said := _MADE_FROM.search(card.read_text(encoding="utf-8", errors="replace"))):
+    if (
+        card
+        and card.is_file()
+        and (said := _MADE_FROM.search(card.read_text(encoding="utf-8", errors="replace")))
+    ):
         return said[1]
     plain = _SUFFIX.sub("", spec)
     return plain if plain not in (spec, "") and not Path(spec).exists() else None
@@ -114,7 +130,9 @@ def check_stored(spec: str, folder: Path, model: nn.Module) -> None:
     parameters = {name for name, _ in model.named_parameters()}
     for file in weight_files(folder):
         for name, dtype in dtypes(file).items():
-            if (name in parameters or name.endswith("weight")) and dtype not in _NUMBERS_OF_THEIR_OWN:
+            if (
+                name in parameters or name.endswith("weight")
+            ) and dtype not in _NUMBERS_OF_THEIR_OWN:
                 raise ModelError(
                     f"The model '{spec}' keeps {name} in {dtype}, and its config.json has no quantization_config that "
                     "says how to read it; give the model that it was made from."
@@ -144,9 +162,13 @@ def check_loaded(spec: str, model: nn.Module, info: Mapping[str, Any]) -> list[s
         )
     told = []
     if missing:
-        told.append(f"{named(missing)}: not in the file of '{spec}', and taken as the architecture begins with")
+        told.append(
+            f"{named(missing)}: not in the file of '{spec}', and taken as the architecture begins with"
+        )
     if info["unexpected_keys"]:
-        told.append(f"{named(info['unexpected_keys'])}: in the file of '{spec}', and no part of the model: left out")
+        told.append(
+            f"{named(info['unexpected_keys'])}: in the file of '{spec}', and no part of the model: left out"
+        )
     return told
 
 

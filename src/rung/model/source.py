@@ -46,7 +46,9 @@ def find(spec: str) -> Path | str:
                 f"{_base_of(path / 'adapter_config.json')}, or merge the two and save them."
             )
         if not (path / "config.json").is_file():
-            raise ModelError(f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote.")
+            raise ModelError(
+                f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote."
+            )
         return path.resolve()
     if is_gguf(path) or path.suffix == ".json":
         if not path.is_file():
@@ -66,7 +68,7 @@ def _base_of(adapter: Path) -> str:
     return f", {base}" if base and isinstance(base, str) else ""
 
 
-def at_hand(spec: str) -> list[Path]:
+def local_weight_files(spec: str) -> list[Path]:
     """The files that hold a model's weights, if they are on this machine."""
     found = find(spec)
     if isinstance(found, str):
@@ -78,7 +80,11 @@ def at_hand(spec: str) -> list[Path]:
         found = Path(config).parent
     if is_gguf(found):
         return [found]
-    return sorted([*found.glob("*.safetensors"), *found.glob("pytorch_model*.bin")]) if found.is_dir() else []
+    return (
+        sorted([*found.glob("*.safetensors"), *found.glob("pytorch_model*.bin")])
+        if found.is_dir()
+        else []
+    )
 
 
 def is_gguf(path: Path) -> bool:
@@ -107,7 +113,9 @@ def needs_gguf(file: Path) -> None:
         ModelError: the package that reads GGUF files is not there.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"Reading {file.name} needs the package gguf; run: pip install 'rung[demo]'.")
+        raise ModelError(
+            f"Reading {file.name} needs the package gguf; run: pip install 'rung[demo]'."
+        )
 
 
 def read_config(spec: str) -> dict[str, Any]:
@@ -136,7 +144,9 @@ def read_config(spec: str) -> dict[str, Any]:
             f"{found}{line}: this is not JSON ({getattr(error, 'msg', error)}); give the config.json of a model."
         ) from None
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{found} has no 'model_type', so it is no model's configuration; give a model's config.json.")
+        raise ModelError(
+            f"{found} has no 'model_type', so it is no model's configuration; give a model's config.json."
+        )
     _check_kinds(config, found)
     return config
 
@@ -148,9 +158,13 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     """
     for key, (kind, words) in _KINDS.items():
         if not isinstance(value := config.get(key), kind | None):
-            raise ModelError(f"{file}: '{key}' is {json.dumps(value)[:_SHOWN]} and should be {words}; put it right.")
+            raise ModelError(
+                f"{file}: '{key}' is {json.dumps(value)[:_SHOWN]} and should be {words}; put it right."
+            )
     if not all(isinstance(name, str) for name in config.get("architectures") or ()):
-        raise ModelError(f"{file}: 'architectures' has what is no name of a class in it; put it right.")
+        raise ModelError(
+            f"{file}: 'architectures' has what is no name of a class in it; put it right."
+        )
 
 
 def _config_of_gguf(file: Path) -> dict[str, Any]:
@@ -158,9 +172,13 @@ def _config_of_gguf(file: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name).to_dict()
+        config: dict[str, Any] = AutoConfig.from_pretrained(
+            str(file.parent), gguf_file=file.name
+        ).to_dict()
     except Exception as error:  # a file that is no GGUF breaks its reader in any way
-        raise ModelError(f"The file '{file}' cannot be read as GGUF ({error}); give another, or a folder.") from error
+        raise ModelError(
+            f"The file '{file}' cannot be read as GGUF ({error}); give another, or a folder."
+        ) from error
     return config
 
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rung.errors import TargetError
-from rung.levers import WORDS
+from rung.types import TARGET_GROUPS
 
 HEAD = "lm_head"
 """The word for the output head, whatever the architecture calls it."""
@@ -63,7 +63,9 @@ def _is_a_product(module: nn.Module) -> bool:
         return True
     layer: Any = module
     try:
-        y = layer(torch.ones(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device))
+        y = layer(
+            torch.ones(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+        )
     except (RuntimeError, ValueError, TypeError):
         return False
     return isinstance(y, torch.Tensor) and y.shape == (1, layer.out_features)
@@ -107,7 +109,14 @@ def decoder_of(model: Any) -> nn.Module | None:
     head: Any = model.get_output_embeddings() if find else None
     # Some architectures find themselves, or their head, which they call so.
     found = (find() if find else None, getattr(model, "model", None))
-    return next((one for one in found if isinstance(one, nn.Module) and one is not model and one is not head), None)
+    return next(
+        (
+            one
+            for one in found
+            if isinstance(one, nn.Module) and one is not model and one is not head
+        ),
+        None,
+    )
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -141,11 +150,14 @@ def folded(names: Iterable[str]) -> list[str]:
 
 
 def resolve(
-    layers: Iterable[str], targets: str, head: str | None = None, closed: Mapping[str, str] | None = None
+    layers: Iterable[str],
+    targets: str,
+    head: str | None = None,
+    closed: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Those of the `layers`, named in full, that `targets` means, in their order.
 
-    `targets` is words (`rung.levers.WORDS`, `lm_head`), names and patterns, joined by commas or plus signs. A name is
+    `targets` is words (`rung.types.TARGET_GROUPS`, `lm_head`), names and patterns, joined by commas or plus signs. A name is
     the last one (`q_proj`) or a full one; a pattern (`*_proj`, `model.layers.2?.*`) is matched against both. `head`
     is the full name of the output head, which no word but `lm_head` and no pattern means. Nothing means what is
     `closed`; see `closed_layers`.
@@ -160,13 +172,19 @@ def resolve(
         found = {name for name in names if _means(part, name, head)}
         if not found:
             valid = ", ".join(sorted({last_name(name) for name in names if name != head}))
-            words = ", ".join(word for word in (*WORDS, HEAD) if any(_means(word, name, head) for name in names))
+            words = ", ".join(
+                word
+                for word in (*TARGET_GROUPS, HEAD)
+                if any(_means(word, name, head) for name in names)
+            )
             if shut := [name for name in closed if _means(part, name, head)]:
                 raise TargetError(
                     f"No adapter can go on '{part}' in this model ({closed[shut[0]]}); valid targets are {words}, or "
                     f"from {valid}."
                 )
-            raise TargetError(f"The model has no target module '{part}'; valid targets are {words}, or from {valid}.")
+            raise TargetError(
+                f"The model has no target module '{part}'; valid targets are {words}, or from {valid}."
+            )
         chosen |= found
     return [name for name in names if name in chosen]
 

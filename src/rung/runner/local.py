@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rung.amounts import parse_bytes
+from rung.costs.memory_model import (
+    MEMORY_HEADROOM,
+    CandidateMemory,
+    MemoryModel,
+    bound,
+    measure,
+    need,
+)
 from rung.data.batches import Batch, Steps, collate
 from rung.data.limits import check_rows
 from rung.data.prepare import Data
-from rung.data.render import Example
+from rung.data.tokenize import Example
 from rung.engine.checkpoint import (
     adapter_holds,
     can_be_read,
@@ -24,34 +31,33 @@ from rung.engine.checkpoint import (
     saved_position,
     saved_steps,
 )
-from rung.engine.memory import Room, keep_freed_memory, memory_limit, peak_bytes, reset_peak
+from rung.engine.effective_rank import cut, effective_rank
+from rung.engine.memory import TokenLimit, keep_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.plan import SPARE, MemoryModel, Need, bound, measure, need
-from rung.engine.spectrum import cut, effective_rank
 from rung.engine.trainer import SCORED_ROWS, Trainer
 from rung.errors import StudyError, TargetError
-from rung.levers import Candidate, Measurement, Scores, Spectrum
-from rung.metrics import Written
+from rung.formats.amounts import parse_bytes
 from rung.model.load import Base
 from rung.recipe import Recipe
-from rung.runner.protocol import Tick
-from rung.search.strategy import Heat
-from rung.study.files import StudyFolder
+from rung.runner.protocol import StepProgress
+from rung.search.strategy import Stage
+from rung.study.folder import StudyFolder
+from rung.types import Candidate, Generation, Measurement, RankUse, Scores, Setting
 
 SCORINGS = 1.5
 """How often a climb scores the validation rows for each full budget that it spends."""
-LOOK_ROWS = 64
+MIN_RACE_ROWS = 64
 """The fewest validation rows that a look is judged by, if there are as many."""
-WRITTEN_ROWS = {"validation": 64, "test": 200}
+GENERATED_ROWS = {"validation": 64, "test": 200}
 """The most rows of a split that are written to where a metric is shown and does not decide: writing is slow."""
 SAVING = 0.05
 """The share of the time that checkpoints may take which are made for no more than a kill."""
 
 
-def judging_rows(rows: int, until: float, least: int = LOOK_ROWS) -> int:
+def judging_rows(rows: int, fraction: float, least: int = MIN_RACE_ROWS) -> int:
     """How many of the validation rows judge a candidate at that share of its budget."""
-    return min(rows, max(least, math.ceil(rows * until)))
+    return min(rows, max(least, math.ceil(rows * fraction)))
 
 
 Member = tuple[Candidate, int]
@@ -77,10 +83,14 @@ class LocalRunner:
         folder: StudyFolder,
         clock: Callable[[], float] = time.perf_counter,
         checkpoint_seconds: float = 60.0,
-        look_rows: int = LOOK_ROWS,
+        min_race_rows: int = MIN_RACE_ROWS,
     ) -> None:
-        self.clock, self.checkpoint_seconds, self.look_rows = clock, checkpoint_seconds, look_rows
-        self.written_rows = WRITTEN_ROWS if recipe.judge == "loss" else {}
+        self.clock, self.checkpoint_seconds, self.min_race_rows = (
+            clock,
+            checkpoint_seconds,
+            min_race_rows,
+        )
+        self.written_rows = GENERATED_ROWS if recipe.judge == "loss" else {}
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
@@ -106,12 +116,12 @@ class LocalRunner:
     def full_tokens(self) -> int:
         return sum(self._steps.tokens(0))
 
-    def _schedule(self, heat: Heat) -> Schedule:
-        stop = max(1, round(heat.until * self.steps))
+    def _schedule(self, stage: Stage) -> Schedule:
+        stop = max(1, round(stage.fraction * self.steps))
         return Schedule.to(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
 
     def speed(self) -> float:
-        candidate = Candidate(16, 32, "all-linear", 1e-3)
+        candidate = Candidate(Setting(16, 32, "all-linear", 1e-3))
         members = self._split([candidate] * self.recipe.pack_width)[0]
         self._make_room(members)
         states = [fresh_state(self.trainer.frozen, candidate, self.recipe.seed)] * len(members)
@@ -132,14 +142,16 @@ class LocalRunner:
     def baseline(self) -> Scores:
         return self.trainer.score(self.validation)[0]
 
-    def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
-        packs = self._packs(heat)
-        stop = self._schedule(heat).stop
-        self._left = sum(sum(self._steps.tokens(c.seed)[step:stop]) for pack in packs for c, step in pack)
-        found = {m.candidate: m for pack in packs for m in self._run_pack(heat, pack, tick)}
-        return [found[candidate] for candidate in heat.candidates]
+    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
+        packs = self._packs(stage)
+        stop = self._schedule(stage).stop
+        self._left = sum(
+            sum(self._steps.tokens(c.seed)[step:stop]) for pack in packs for c, step in pack
+        )
+        found = {m.candidate: m for pack in packs for m in self._run_pack(stage, pack, tick)}
+        return [found[candidate] for candidate in stage.candidates]
 
-    def _packs(self, heat: Heat) -> list[list[Member]]:
+    def _packs(self, stage: Stage) -> list[list[Member]]:
         """Who is trained together, and from which step.
 
         Candidates at the same step, in the heat's order, in packs as wide as may be. Those that were
@@ -147,17 +159,17 @@ class LocalRunner:
         checkpoint of: so the products have the same shapes as if nothing had happened, and the training ends at the
         same bits.
         """
-        saved = {candidate: self._saved(heat, candidate) for candidate in heat.candidates}
+        saved = {candidate: self._saved(stage, candidate) for candidate in stage.candidates}
         former: dict[Candidate, tuple[str, ...]] = {}
         for candidate, steps in saved.items():
             if steps:
                 position = saved_position(steps[max(steps)], max(steps))
-                if position["heat"] == [heat.phase, heat.until]:
+                if position["heat"] == [stage.phase, stage.fraction]:
                     former[candidate] = tuple(position["pack"])
         alike: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
-        for candidate in heat.candidates:
+        for candidate in stage.candidates:
             own, pack = set(saved[candidate]), former.get(candidate, ())
-            mates = [saved[mate] for mate in heat.candidates if pack and former.get(mate) == pack]
+            mates = [saved[mate] for mate in stage.candidates if pack and former.get(mate) == pack]
             step = max(own.intersection(*mates) or own or {0})
             alike.setdefault((step, pack), []).append(candidate)
         return [
@@ -166,13 +178,18 @@ class LocalRunner:
             for pack in ([members] if before else self._split(members))
         ]
 
-    def _saved(self, heat: Heat, candidate: Candidate) -> dict[int, Path]:
+    def _saved(self, stage: Stage, candidate: Candidate) -> dict[int, Path]:
         """The steps that the candidate can go on from in this heat, and the folder that has each."""
-        schedule = self._schedule(heat)
-        trunk, branch = self.folder.checkpoint(candidate), self.folder.cooled(candidate, heat.until)
+        schedule = self._schedule(stage)
+        trunk, branch = (
+            self.folder.checkpoint(candidate),
+            self.folder.cooled(candidate, stage.fraction),
+        )
         # Further steps would be another training's: the ledger does not know them.
         steps = {step: trunk for step in saved_steps(trunk) if step <= schedule.fork}
-        steps |= {step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop}
+        steps |= {
+            step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop
+        }
         # One that is damaged gives way to the one before it, which trains to the same end.
         return {step: path for step, path in steps.items() if can_be_read(path, step)}
 
@@ -183,7 +200,10 @@ class LocalRunner:
             at_most = rest[: self.recipe.pack_width]
             width = len(at_most)
             if not self._spare(at_most):
-                model, needs = self._memory_model(at_most), [self._need(candidate) for candidate in at_most]
+                model, needs = (
+                    self._memory_model(at_most),
+                    [self._need(candidate) for candidate in at_most],
+                )
                 width = model.width(needs, self.recipe.batch_size, self._longest, self.memory)
             width = math.ceil(len(rest) / math.ceil(len(rest) / width))
             packs.append(rest[:width])
@@ -195,20 +215,23 @@ class LocalRunner:
         trainer, needs = self.trainer, [self._need(candidate) for candidate in members]
         most = bound(trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
         most -= trainer.frozen.dense_bytes(trainer.base.dtype) if trainer.frozen.holds_dense else 0
-        return max(0, int(self.memory * (1 - SPARE)) - most)
+        return max(0, int(self.memory * (1 - MEMORY_HEADROOM)) - most)
 
     def _memory_model(self, members: Sequence[Candidate]) -> MemoryModel:
         """What passes take, for the most layers that are to be adapted; measured once, and again where more are."""
-        planned = self._planned(members[0])
-        widest = max([*planned, *members], key=lambda candidate: len(self.trainer.frozen.targets(candidate)))
+        settings = [
+            *self._planned(members[0].setting),
+            *(candidate.setting for candidate in members),
+        ]
+        widest = max(settings, key=lambda setting: len(self.trainer.frozen.targets(setting)))
         layers = len(self.trainer.frozen.targets(widest))
         if self._measured is None or layers > self._measured[0]:
             self.trainer.frozen.hold_dense(None)
             self._measured = (layers, measure(self.trainer, widest, self.train))
         return self._measured[1]
 
-    def _planned(self, one: Candidate) -> Iterator[Candidate]:
-        """The candidate with each of the recipe's sets of modules that this model has."""
+    def _planned(self, one: Setting) -> Iterator[Setting]:
+        """The setting with each of the recipe's sets of modules that this model has."""
         for targets in self.recipe.targets:
             with contextlib.suppress(TargetError):
                 self.trainer.frozen.targets(found := replace(one, targets=targets))
@@ -220,7 +243,7 @@ class LocalRunner:
         """
         trainer = self.trainer
         if spare := self._spare(members):
-            trainer.training_room, trainer.scoring_room = Room(), Room()
+            trainer.training_room, trainer.scoring_room = TokenLimit(), TokenLimit()
             dtype = trainer.base.dtype
             trainer.frozen.hold_dense(dtype if spare > trainer.frozen.dense_bytes(dtype) else None)
             return
@@ -231,17 +254,19 @@ class LocalRunner:
             trainer.checkpoint()
             self._measured = None
             room = self._memory_model(members).room(needs, self._longest, self.memory)
-        trainer.training_room = Room(max(room, self._longest))
-        trainer.scoring_room = Room(self._memory_model(members).scoring_room(needs, self._longest, self.memory))
+        trainer.training_room = TokenLimit(max(room, self._longest))
+        trainer.scoring_room = TokenLimit(
+            self._memory_model(members).scoring_room(needs, self._longest, self.memory)
+        )
 
-    def _need(self, candidate: Candidate) -> Need:
-        return need(self.trainer.frozen, candidate, self.trainer.base.dtype)
+    def _need(self, candidate: Candidate) -> CandidateMemory:
+        return need(self.trainer.frozen, candidate.setting, self.trainer.base.dtype)
 
     def test(self, candidate: Candidate | None) -> Scores:
         with self._pack([candidate] if candidate else []) as pack:
             return self.trainer.score(self.data.test, pack)[0]
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
         examples = self.data.splits[split]
         rows = [row for row in range(len(examples)) if examples[row].written_after]
         if not rows:
@@ -259,7 +284,9 @@ class LocalRunner:
             found |= dict(zip(writers, every, strict=True))
         return [
             [
-                Written(text.answer_in(wrote), text.after, text.before, text.where, example.source)
+                Generation(
+                    text.answer_in(wrote), text.after, text.before, text.where, example.source
+                )
                 for wrote, text, example in zip(found[candidate], texts, prompts, strict=True)
             ]
             for candidate in who
@@ -271,18 +298,22 @@ class LocalRunner:
         if not members:
             yield None
             return
-        with Pack(self.trainer.frozen, members, [self._trained(candidate) for candidate in members]) as pack:
+        with Pack(
+            self.trainer.frozen, members, [self._trained(candidate) for candidate in members]
+        ) as pack:
             yield pack
 
-    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
         state = self._trained(candidate)
         if not ranks:
-            return Spectrum(effective_rank(state), {})
+            return RankUse(effective_rank(state), {})
         members, states = zip(*(cut(candidate, state, rank) for rank in ranks), strict=True)
         with Pack(self.trainer.frozen, members, states) as pack:
             scores = self.trainer.score(self.validation, pack)
-            losses = {member.rank: own.mean for member, own in zip(pack.candidates, scores, strict=True)}
-        return Spectrum(effective_rank(state), losses)
+            losses = {
+                member.rank: own.mean for member, own in zip(pack.candidates, scores, strict=True)
+            }
+        return RankUse(effective_rank(state), losses)
 
     def _trained(self, candidate: Candidate) -> AdapterState:
         """Where a candidate stood at its end.
@@ -309,26 +340,39 @@ class LocalRunner:
         save_adapter(folder, candidate, state, self.trainer.frozen, self.trainer.base.source)
         return True
 
-    def _first(self, heat: Heat, candidate: Candidate, step: int) -> int:
+    def _first(self, stage: Stage, candidate: Candidate, step: int) -> int:
         """The step at which this heat has begun, which now goes on from `step`."""
-        position = saved_position(self._saved(heat, candidate)[step], step) if step else {}
-        return int(position["first"]) if position.get("heat") == [heat.phase, heat.until] else step
+        position = saved_position(self._saved(stage, candidate)[step], step) if step else {}
+        return (
+            int(position["first"])
+            if position.get("heat") == [stage.phase, stage.fraction]
+            else step
+        )
 
-    def _state(self, heat: Heat, candidate: Candidate, step: int) -> AdapterState:
+    def _state(self, stage: Stage, candidate: Candidate, step: int) -> AdapterState:
         """Where the candidate stands at that step."""
-        saved = load_checkpoint(self._saved(heat, candidate)[step], step) if step else None
+        saved = load_checkpoint(self._saved(stage, candidate)[step], step) if step else None
         return saved or fresh_state(self.trainer.frozen, candidate, self.recipe.seed)
 
-    def _run_pack(self, heat: Heat, members: list[Member], tick: Callable[[Tick], None]) -> list[Measurement]:
-        recipe, begun, schedule = self.recipe, self.clock(), self._schedule(heat)
+    def _run_pack(
+        self, stage: Stage, members: list[Member], tick: Callable[[StepProgress], None]
+    ) -> list[Measurement]:
+        recipe, begun, schedule = self.recipe, self.clock(), self._schedule(stage)
         saved = begun
         reset_peak(self.device)
         lost: dict[Candidate, tuple[int, str]] = {}
         candidates, (one, first) = [candidate for candidate, _ in members], members[0]
         self._make_room(candidates)
-        states = [self._state(heat, candidate, first) for candidate in candidates]
-        heat_first = self._first(heat, one, first)
-        with Pack(self.trainer.frozen, candidates, states, recipe.weight_decay, recipe.clip_norm, recipe.seed) as pack:
+        states = [self._state(stage, candidate, first) for candidate in candidates]
+        stage_first = self._first(stage, one, first)
+        with Pack(
+            self.trainer.frozen,
+            candidates,
+            states,
+            recipe.weight_decay,
+            recipe.clip_norm,
+            recipe.seed,
+        ) as pack:
             del states  # the pack has copies
             for step in range(first, schedule.stop):
                 if not len(pack):
@@ -341,37 +385,47 @@ class LocalRunner:
                     pack.drop(list(pack.lost))
                 trained = sum(batch.tokens for batch in batches)
                 self._left -= trained
-                self._left -= sum(sum(self._steps.tokens(c.seed)[step + 1 : schedule.stop]) for c in gone)
-                tick(Tick(trained, len(pack), len(members), self._left))
+                self._left -= sum(
+                    sum(self._steps.tokens(c.seed)[step + 1 : schedule.stop]) for c in gone
+                )
+                tick(StepProgress(trained, len(pack), len(members), self._left))
                 every = max(self.checkpoint_seconds, self._saving / SAVING)
                 if step + 1 == schedule.fork or self.clock() - saved > every:
                     begun_saving = self.clock()
-                    self._save(heat, pack, heat_first)
+                    self._save(stage, pack, stage_first)
                     saved = self.clock()
                     self._saving = saved - begun_saving
-            scores = self.trainer.score(self._judging(heat.until), pack) if len(pack) else []
+            scores = self.trainer.score(self._judging(stage.fraction), pack) if len(pack) else []
             for candidate, score in zip(pack.candidates, scores, strict=True):
                 if not math.isfinite(score.mean):
                     lost[candidate] = (schedule.stop, "the validation loss is not a number")
-            self._save(heat, pack, heat_first)
+            self._save(stage, pack, stage_first)
             for index, candidate in enumerate(pack.candidates):
                 if candidate not in lost:
                     folder = self.folder.adapter(candidate)
-                    save_adapter(folder, candidate, pack.state(index), self.trainer.frozen, self.trainer.base.source)
+                    save_adapter(
+                        folder,
+                        candidate,
+                        pack.state(index),
+                        self.trainer.frozen,
+                        self.trainer.base.source,
+                    )
             scored = dict(zip(pack.candidates, scores, strict=True))
         peak, seconds = peak_bytes(self.device), (self.clock() - begun) / len(members)
         measurements = []
         for candidate in candidates:
             step, why = lost.get(candidate, (schedule.stop, ""))
             own = None if why else scored[candidate]
-            spent = sum(self._steps.tokens(candidate.seed)[heat_first:step])
-            measurements.append(self._measurement(candidate, heat.until, step, spent, own, peak, seconds, why))
+            spent = sum(self._steps.tokens(candidate.seed)[stage_first:step])
+            measurements.append(
+                self._measurement(candidate, stage.fraction, step, spent, own, peak, seconds, why)
+            )
         return measurements
 
-    def _judging(self, until: float) -> list[Example]:
+    def _judging(self, fraction: float) -> list[Example]:
         """The validation rows that judge a candidate at that share of its budget, spread evenly over all of them."""
         rows = len(self.validation)
-        count = judging_rows(rows, until, self.look_rows)
+        count = judging_rows(rows, fraction, self.min_race_rows)
         return [self.validation[at * rows // count] for at in range(count)]
 
     def _batches(self, pack: Pack, step: int) -> list[Batch]:
@@ -381,20 +435,24 @@ class LocalRunner:
         batches = {seed: collate(rows[seed], self.device) for seed in seeds}
         return [batches[candidate.seed] for candidate in pack.candidates]
 
-    def _save(self, heat: Heat, pack: Pack, first: int) -> None:
+    def _save(self, stage: Stage, pack: Pack, first: int) -> None:
         """A checkpoint of every candidate of the pack; `first` is the step at which the heat has begun for them."""
         position = {
-            "heat": [heat.phase, heat.until],
+            "heat": [stage.phase, stage.fraction],
             "first": first,
             "pack": [candidate.id for candidate in pack.candidates],
-            "schedule": {"steps": self.steps, **asdict(self._schedule(heat))},
+            "schedule": {"steps": self.steps, **asdict(self._schedule(stage))},
             "data": {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size},
             "randomness": "a function of the study's seed, the candidate's seed and the step",
         }
         for index, candidate in enumerate(pack.candidates):
-            cooling = pack.steps[index] > self._schedule(heat).fork
-            branch = self.folder.cooled(candidate, heat.until)
-            save_checkpoint(branch if cooling else self.folder.checkpoint(candidate), pack.state(index), position)
+            cooling = pack.steps[index] > self._schedule(stage).fork
+            branch = self.folder.cooled(candidate, stage.fraction)
+            save_checkpoint(
+                branch if cooling else self.folder.checkpoint(candidate),
+                pack.state(index),
+                position,
+            )
             if cooling:
                 # The branches of earlier heats have been judged.
                 for other in set(branch.parent.glob("cooled@*")) - {branch}:
@@ -411,7 +469,7 @@ class LocalRunner:
         seconds: float,
         reason: str,
     ) -> Measurement:
-        parameters = self.trainer.frozen.parameters(candidate)
+        parameters = self.trainer.frozen.parameters(candidate.setting)
         return Measurement(
             candidate=candidate,
             fraction=fraction,

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rung.levers import Candidate, Measurement, Scores, Spectrum
-from rung.metrics import Written
-from rung.search.strategy import Heat
+from rung.search.strategy import Stage
+from rung.types import Candidate, Generation, Measurement, RankUse, Scores
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class StepProgress:
     """A sign of life, after each training step.
 
     `tokens` have been trained on in the step, over all candidates, and `tokens_left` are still to come in the heat.
@@ -48,7 +47,7 @@ class Runner(Protocol):
         """The untuned model on the validation rows."""
         ...
 
-    def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
+    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
         """Train the heat's candidates to its end and measure them, in the heat's order."""
         ...
 
@@ -62,12 +61,12 @@ class Runner(Protocol):
         """
         ...
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
         """What candidates that are trained to their end, or the untuned model, write after the prompts of `validation`
         or `test`: for each of them, a text for each row. Nothing, where there is nothing to write after.
         """
         ...
 
-    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
         """How much of its rank a candidate uses that was trained to its end, also when it is cut down to `ranks`."""
         ...

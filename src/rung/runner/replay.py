@@ -25,10 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rung.errors import DataError
-from rung.levers import Candidate, LeverSpace, Measurement, Scores, Spectrum
-from rung.metrics import Written
-from rung.runner.protocol import Tick
-from rung.search.strategy import Heat
+from rung.runner.protocol import StepProgress
+from rung.search.strategy import Stage
+from rung.types import Candidate, Generation, LeverSpace, Measurement, RankUse, Scores
 
 TABLE = Path(__file__).with_name("replay.parquet")
 
@@ -83,8 +82,14 @@ class Table:
     @cached_property
     def settings(self) -> tuple[Candidate, ...]:
         """Those that have been recorded in full with every seed, with seed 0."""
-        whole = [replace(c, seed=0) for c, points in self.runs.items() if 1.0 in points or _diverged(points)]
-        return tuple(setting for setting in dict.fromkeys(whole) if whole.count(setting) == len(self.seeds))
+        whole = [
+            replace(c, seed=0)
+            for c, points in self.runs.items()
+            if 1.0 in points or _diverged(points)
+        ]
+        return tuple(
+            setting for setting in dict.fromkeys(whole) if whole.count(setting) == len(self.seeds)
+        )
 
     @property
     def space(self) -> LeverSpace:
@@ -94,7 +99,9 @@ class Table:
         return LeverSpace(
             tuple(sorted({c.rank for c in settings})),
             tuple(sorted({c.learning_rate for c in settings})),
-            tuple(sorted({c.targets for c in settings}, key=lambda targets: (len(targets), targets))),
+            tuple(
+                sorted({c.targets for c in settings}, key=lambda targets: (len(targets), targets))
+            ),
             tuple(f"{ratio:g}r" for ratio in alphas),
             pinned=True,
         )
@@ -160,9 +167,9 @@ class ReplayRunner:
     def baseline(self) -> Scores:
         return self._scores(self.table.baseline)
 
-    def run(self, heat: Heat, tick: Callable[[Tick], None]) -> list[Measurement]:
-        found = [self._measure(candidate, heat.until) for candidate in heat.candidates]
-        tick(Tick(sum(m.spent for m in found), len(found), len(found), 0))
+    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
+        found = [self._measure(candidate, stage.fraction) for candidate in stage.candidates]
+        tick(StepProgress(sum(m.spent for m in found), len(found), len(found), 0))
         return found
 
     def test(self, candidate: Candidate | None) -> Scores:
@@ -176,30 +183,32 @@ class ReplayRunner:
     def restore(self, candidate: Candidate) -> bool:
         return False
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Written]]:
+    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
         """A table holds no texts."""
         return [[] for _ in who]
 
-    def spectrum(self, candidate: Candidate, ranks: Sequence[int]) -> Spectrum:
+    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
         """A table holds no weights."""
-        return Spectrum(math.nan, {})
+        return RankUse(math.nan, {})
 
     def _recorded(self, candidate: Candidate) -> Candidate:
         """The recorded candidate that plays this one."""
         setting = self.table.nearest(replace(candidate, seed=0))
         return replace(setting, seed=self._seeds[setting][candidate.seed % len(self.table.seeds)])
 
-    def _measure(self, candidate: Candidate, until: float) -> Measurement:
+    def _measure(self, candidate: Candidate, fraction: float) -> Measurement:
         points = self.table.runs[self._recorded(candidate)]
-        kept = points.get(until) or next((m for m in points.values() if not m.scores), None)
+        kept = points.get(fraction) or next((m for m in points.values() if not m.scores), None)
         if kept is None:
-            raise DataError(f"The table has no judgement at {until:g} of the budget; it has {sorted(points)}.")
+            raise DataError(
+                f"The table has no judgement at {fraction:g} of the budget; it has {sorted(points)}."
+            )
         # What goes on later does so from where the cooling began.
         spent = kept.tokens - self._reached.get(candidate, 0)
         self._reached[candidate] = round(kept.tokens * (1 - self.table.cooldown))
         self.seconds += kept.seconds * spent / max(1, kept.spent)
         scores = self._scores(kept.scores.losses) if kept.scores else None
-        return replace(kept, candidate=candidate, fraction=until, spent=spent, scores=scores)
+        return replace(kept, candidate=candidate, fraction=fraction, spent=spent, scores=scores)
 
     def _scores(self, losses: Sequence[float]) -> Scores:
         if self._rows is None:
@@ -238,11 +247,16 @@ def load_table(task: str, path: Path = TABLE) -> Table:
                 0,
                 row["seconds"],
             )
-    return Table(task, runs, tokens, tuple(about[task]["baseline"]), about[task]["recipe"]["cooldown"])
+    return Table(
+        task, runs, tokens, tuple(about[task]["baseline"]), about[task]["recipe"]["cooldown"]
+    )
 
 
 def write_table(
-    path: Path, judged: Mapping[str, Sequence[Measurement]], baselines: Mapping[str, Scores], about: Mapping[str, Any]
+    path: Path,
+    judged: Mapping[str, Sequence[Measurement]],
+    baselines: Mapping[str, Scores],
+    about: Mapping[str, Any],
 ) -> None:
     """Write the judgements of some tasks, and what is to be said of each: its recipe, where and when it was made."""
     rows = [
@@ -251,7 +265,15 @@ def write_table(
             **{lever: getattr(m.candidate, lever) for lever in LEVERS},
             **{
                 name: getattr(m, name)
-                for name in ("fraction", "steps", "tokens", "spent", "status", "seconds", "parameters")
+                for name in (
+                    "fraction",
+                    "steps",
+                    "tokens",
+                    "spent",
+                    "status",
+                    "seconds",
+                    "parameters",
+                )
             },
             "losses": m.scores.losses if m.scores else (),
         }
@@ -259,7 +281,11 @@ def write_table(
         for m in measurements
     ]
     metadata = {
-        task: {**about[task], "row_tokens": baselines[task].tokens, "baseline": baselines[task].losses}
+        task: {
+            **about[task],
+            "row_tokens": baselines[task].tokens,
+            "baseline": baselines[task].losses,
+        }
         for task in judged
     }
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"rung": json.dumps(metadata)}))

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from rung.levers import Outcome, Scores
+from rung.types import Outcome, RequiredSample, Scores
 
 Losses = npt.NDArray[np.float64]
 
@@ -93,7 +93,9 @@ def loss_estimate(scores: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Est
     return Estimate(rows.mean, rows.variance + seeds)
 
 
-def gain_estimate(before: Sequence[Scores], to: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Estimate:
+def gain_estimate(
+    before: Sequence[Scores], to: Sequence[Scores], seeds: Variance = KNOWN_ZERO
+) -> Estimate:
     """How much lower the loss of `to` is than that of `before`, row by row; positive is better.
 
     Args:
@@ -153,7 +155,9 @@ def run_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
     return of_seeds.times(1 / settings) + alone.times(1 - 1 / settings)
 
 
-def _with_several_seeds(losses: Mapping[tuple[object, int], float]) -> dict[tuple[object, int], float]:
+def _with_several_seeds(
+    losses: Mapping[tuple[object, int], float],
+) -> dict[tuple[object, int], float]:
     """Those of the settings that have more than one seed."""
     seeds = Counter(setting for setting, _ in losses)
     return {(setting, seed): loss for (setting, seed), loss in losses.items() if seeds[setting] > 1}
@@ -203,17 +207,13 @@ def minimum_detectable(estimate: Estimate, confidence: float = 0.95, power: floa
     return (_quantile(0.5 + confidence / 2, freedom) + _quantile(power, freedom)) * estimate.error
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
-    """How many rows, or how many seeds, would decide an undecided comparison; None where that alone never would."""
-
-    rows: int | None
-    seeds: int | None
-
-
-def needed(
-    before: Sequence[Scores], to: Sequence[Scores], noise: Variance, margin: float, confidence: float = 0.95
-) -> Needed:
+def required_sample(
+    before: Sequence[Scores],
+    to: Sequence[Scores],
+    noise: Variance,
+    margin: float,
+    confidence: float = 0.95,
+) -> RequiredSample:
     """What would decide a comparison if its estimate stays where it is: more validation rows, or more seeds.
 
     The interval has to become so narrow that it lies above zero, for an estimate that reaches the margin, or below the
@@ -233,7 +233,10 @@ def needed(
         variance = from_rows + from_seeds
         return _quantile(0.5 + confidence / 2, variance.freedom) * math.sqrt(variance.value)
 
-    return Needed(_first(n, lambda rows: wide(rows, s) < reach), _first(s, lambda seeds: wide(n, seeds) < reach))
+    return RequiredSample(
+        _first(n, lambda rows: wide(rows, s) < reach),
+        _first(s, lambda seeds: wide(n, seeds) < reach),
+    )
 
 
 def _first(start: int, enough: Callable[[int], bool]) -> int | None:
@@ -268,7 +271,9 @@ def _ratio(values: Losses, like: Scores) -> Estimate:
     ratio = float(values.sum()) / total
     residuals = values - ratio * tokens
     if like.sources:
-        residuals = np.bincount(np.unique(like.sources, return_inverse=True)[1], residuals).astype(np.float64)
+        residuals = np.bincount(np.unique(like.sources, return_inverse=True)[1], residuals).astype(
+            np.float64
+        )
     n = len(residuals)
     if n < 2:
         raise ValueError("an interval needs at least two rows, of two sources")
@@ -277,4 +282,6 @@ def _ratio(values: Losses, like: Scores) -> Estimate:
 
 def _quantile(probability: float, freedom: float) -> float:
     """Student's t, which is the normal one where nothing had to be estimated."""
-    return float(special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability))
+    return float(
+        special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability)
+    )

@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rung.levers import Candidate, Scores
 from rung.search.stats import Estimate, Variance, rows_variance
+from rung.types import Scores, Setting
 
 Numbers = npt.NDArray[np.floating[Any]]
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """How many runs a coefficient's prior is worth, at one unit of its lever."""
-WEAK = 0.1
+INTERVAL_SHRINKAGE = 0.1
 """The shrinkage for intervals: as little as keeps a surface through fewer runs than coefficients in place."""
-FREE = 1e-4
+INTERCEPT_SHRINKAGE = 1e-4
 """The same for the level of the surface, of which nothing is known beforehand."""
-WORST = 0.7
+LOSS_CLIP = 0.7
 """Losses more than twice the best are all alike: how bad a bad setting is says nothing about the good ones."""
-LEAST = 1e-6
+MIN_LOSS = 1e-6
 """Nats a token under which a loss is taken for this one, so that it has a logarithm."""
-CAUTION = 1.0
+EXPLORATION = 1.0
 """How many standard errors below its expectation a setting is hoped to be."""
 
 
@@ -50,20 +50,27 @@ class Axes:
             scale, and to have a kind of target modules or not.
     """
 
-    def __init__(self, settings: Sequence[Candidate]) -> None:
+    def __init__(self, settings: Sequence[Setting]) -> None:
         self._parts = sorted({part for setting in settings for part in _parts_of(setting.targets)})
         raw = [self._raw(setting) for setting in settings]
         self._ranks = sorted({math.log2(setting.rank) for setting in settings})
         self._middle = [(min(lever) + max(lever)) / 2 for lever in zip(*raw, strict=True)]
-        self._rows: dict[Candidate, list[float]] = {}
+        self._rows: dict[Setting, list[float]] = {}
 
-    def __call__(self, settings: Sequence[Candidate]) -> Numbers:
+    def __call__(self, settings: Sequence[Setting]) -> Numbers:
         """The design matrix: a row for each setting, its first column all ones."""
         rows = self._rows
-        return np.array([rows.get(setting) or rows.setdefault(setting, self._row(setting)) for setting in settings])
+        return np.array(
+            [
+                rows.get(setting) or rows.setdefault(setting, self._row(setting))
+                for setting in settings
+            ]
+        )
 
-    def _row(self, setting: Candidate) -> list[float]:
-        levers = [value - middle for value, middle in zip(self._raw(setting), self._middle, strict=True)]
+    def _row(self, setting: Setting) -> list[float]:
+        levers = [
+            value - middle for value, middle in zip(self._raw(setting), self._middle, strict=True)
+        ]
         rate, _, scale, *_ = levers
         doublings = math.log2(setting.rank)
         rungs = [
@@ -72,9 +79,14 @@ class Axes:
         ]
         return [1.0, *levers, *(rate * lever for lever in levers), *rungs, scale * scale]
 
-    def _raw(self, setting: Candidate) -> list[float]:
+    def _raw(self, setting: Setting) -> list[float]:
         kinds = [float(part in _parts_of(setting.targets)) for part in self._parts]
-        return [math.log2(setting.learning_rate) / 2, math.log2(setting.rank) / 2, math.log2(setting.scale), *kinds]
+        return [
+            math.log2(setting.learning_rate) / 2,
+            math.log2(setting.rank) / 2,
+            math.log2(setting.scale),
+            *kinds,
+        ]
 
 
 @cache
@@ -82,7 +94,9 @@ def _parts_of(targets: str) -> frozenset[str]:
     return frozenset(re.split("[+,]", targets))
 
 
-def design(axes: Axes, pool: Sequence[Candidate], count: int, after: Sequence[Candidate] = ()) -> list[Candidate]:
+def design(
+    axes: Axes, pool: Sequence[Setting], count: int, after: Sequence[Setting] = ()
+) -> list[Setting]:
     """The settings of the pool to begin with, or to go on with after others: each the one that is known least about
     after those before it.
     """
@@ -95,7 +109,7 @@ def design(axes: Axes, pool: Sequence[Candidate], count: int, after: Sequence[Ca
 def _prior(rows: Numbers, shrinkage: float) -> Numbers:
     """How many runs the prior of each coefficient is worth."""
     worth = np.full(rows.shape[1], shrinkage)
-    worth[0] = FREE
+    worth[0] = INTERCEPT_SHRINKAGE
     return worth
 
 
@@ -123,7 +137,7 @@ class Surface:
     """
 
     axes: Axes
-    tried: tuple[Candidate, ...]
+    tried: tuple[Setting, ...]
     scores: tuple[Scores | None, ...]
     level: float
     coefficients: Numbers
@@ -132,17 +146,23 @@ class Surface:
 
     @classmethod
     def through(
-        cls, axes: Axes, tried: Sequence[Candidate], scores: Sequence[Scores | None], shrinkage: float | None = None
+        cls,
+        axes: Axes,
+        tried: Sequence[Setting],
+        scores: Sequence[Scores | None],
+        shrinkage: float | None = None,
     ) -> Surface:
         """Fit it, with the likeliest shrinkage if none is given. A setting without scores has diverged; not all have.
 
         What is shrunk is foretold better, and is off to one side: intervals hold the truth where little is shrunk.
         """
         losses = np.array([_log_loss(s) for s in scores])
-        losses = np.minimum(losses, losses.min() + WORST)
+        losses = np.minimum(losses, losses.min() + LOSS_CLIP)
         rows, level = axes(tried), float(losses.mean())
         found = losses - level
-        worth = _prior(rows, shrinkage or max(SHRINKAGES, key=lambda likely: _evidence(rows, found, likely)))
+        worth = _prior(
+            rows, shrinkage or max(SHRINKAGES, key=lambda likely: _evidence(rows, found, likely))
+        )
         inverse = np.linalg.inv(rows.T @ rows + np.diag(worth))
         coefficients = inverse @ rows.T @ found
         freedom = len(tried) - float(np.trace(rows @ inverse @ rows.T))
@@ -150,13 +170,13 @@ class Surface:
         noise = Variance(residual / max(1.0, freedom), max(1.0, freedom))
         return cls(axes, tuple(tried), tuple(scores), level, coefficients, inverse, noise)
 
-    def expected(self, settings: Sequence[Candidate]) -> Numbers:
+    def expected(self, settings: Sequence[Setting]) -> Numbers:
         """The log loss of each setting."""
         found: Numbers = self.level + self.axes(settings) @ self.coefficients
         return found
 
     @cached_property
-    def judged(self) -> dict[Candidate, float]:
+    def judged(self) -> dict[Setting, float]:
         """The log loss of what was tried, halfway between its run, which has been lucky or not, and the surface, which
         cannot follow everything. Infinite where it diverged.
         """
@@ -166,7 +186,9 @@ class Surface:
             for setting, scores, on_surface in zip(self.tried, self.scores, expected, strict=True)
         }
 
-    def next(self, pool: Sequence[Candidate], count: int, beside: Sequence[Candidate] = ()) -> list[Candidate]:
+    def next(
+        self, pool: Sequence[Setting], count: int, beside: Sequence[Setting] = ()
+    ) -> list[Setting]:
         """The settings of the pool that could be the best, and have neither been tried nor are about to be, `beside`
         these.
         """
@@ -174,13 +196,13 @@ class Surface:
         new = [setting for setting in pool if setting not in known]
         if not new or not count:
             return []
-        hope, inverse = CAUTION * math.sqrt(self.noise.value), self.inverse
+        hope, inverse = EXPLORATION * math.sqrt(self.noise.value), self.inverse
         if beside:
             rows = self.axes(beside)
             inverse = np.linalg.inv(np.linalg.inv(inverse) + rows.T @ rows)
         return [new[i] for i in _pick(self.axes(new), inverse, self.expected(new), hope, count)]
 
-    def gain(self, before: Candidate, to: Candidate) -> Estimate:
+    def gain(self, before: Setting, to: Setting) -> Estimate:
         """How much lower the loss of `to` is, in nats a token; for settings that need not have been tried.
 
         Its variance has the noise of the runs that say so, and of the rows that they were scored on.
@@ -188,19 +210,23 @@ class Surface:
         one, other = self.axes([before, to])
         across = one - other
         weights = self.axes(self.tried) @ self.inverse @ across
-        cut = min(map(_log_loss, self.scores)) + WORST
+        cut = min(map(_log_loss, self.scores)) + LOSS_CLIP
         like = next(s for s in self.scores if s)
         # Where a loss was cut to the worst that counts, its rows say nothing.
-        inside = [(w, s) for w, s in zip(weights, self.scores, strict=True) if s and _log_loss(s) < cut]
-        rows = np.sum([w * np.array(s.losses) / max(s.mean, LEAST) for w, s in inside], axis=0)
-        variance = self.noise.times(float(across @ self.inverse @ across)) + rows_variance(rows, like)
+        inside = [
+            (w, s) for w, s in zip(weights, self.scores, strict=True) if s and _log_loss(s) < cut
+        ]
+        rows = np.sum([w * np.array(s.losses) / max(s.mean, MIN_LOSS) for w, s in inside], axis=0)
+        variance = self.noise.times(float(across @ self.inverse @ across)) + rows_variance(
+            rows, like
+        )
         high, low = np.exp(self.expected([before, to]))
         return Estimate(float(high - low), variance.times(float(low) ** 2))
 
 
 def _log_loss(scores: Scores | None) -> float:
     """Infinite where there are none."""
-    return math.log(max(scores.mean, LEAST)) if scores else math.inf
+    return math.log(max(scores.mean, MIN_LOSS)) if scores else math.inf
 
 
 def _evidence(rows: Numbers, found: Numbers, shrinkage: float) -> float:

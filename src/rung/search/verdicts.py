@@ -1,129 +1,114 @@
-"""What a comparison showed, in numbers and in one sentence."""
+"""Judge a comparison: from an estimated gain to a `Verdict`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
-from rung.levers import Candidate, Scores, Verdict
-from rung.search.stats import Estimate, Needed, judge, minimum_detectable
+from rung.search.stats import Estimate, judge, minimum_detectable
+from rung.types import (
+    Lever,
+    Outcome,
+    Reason,
+    RequiredSample,
+    Scores,
+    Setting,
+    Verdict,
+    VerdictKind,
+)
 
-_NAMES = {
-    "learning_rate": "Learning rate",
-    "rank": "Rank",
-    "alpha": "Alpha",
-    "target_modules": "Target modules",
-    "setting": "Setting",
-    "adapter": "Adapter",
-}
+NATS = "nats a token"
+
+Difference = Lever | Literal["setting", "adapter"]
 
 
-def value_of(setting: Candidate, lever: str) -> object:
-    """What the setting has for the lever; its whole name where it is about several at once."""
+def lever_value(setting: Setting, lever: Difference) -> float | str:
+    """The setting's value of the lever; its label where several levers are meant."""
     if lever == "learning_rate":
         return setting.learning_rate
     if lever == "rank":
         return setting.rank
     if lever == "alpha":
         return f"{setting.alpha:g}{' rsLoRA' if setting.use_rslora else ''}"
-    return setting.targets if lever == "target_modules" else name_of(setting)
+    return setting.targets if lever == "targets" else setting.label
 
 
-def value_in_words(setting: Candidate, lever: str) -> str:
-    """`value_of`, as it is printed."""
-    value = value_of(setting, lever)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def difference(before: Setting, after: Setting) -> Difference:
+    """The one lever that two settings differ in, or `setting` where they differ in several.
 
-
-def name_of(setting: Candidate) -> str:
-    """Its levers, without a seed."""
-    return setting.id.removesuffix(f"-s{setting.seed}")
-
-
-def difference(before: Candidate, to: Candidate) -> str:
-    """The one lever that two settings differ in, beside the rate that goes with it; or that they differ in several."""
-    ratios = [s.scale for s in (before, to)]
-    unlike = [
-        lever
-        for lever, differs in (
-            ("rank", before.rank != to.rank),
-            ("target_modules", before.targets != to.targets),
-            ("alpha", not math.isclose(*ratios) and before.rank == to.rank),
-        )
-        if differs
-    ]
-    return unlike[0] if len(unlike) == 1 else "setting" if unlike else "learning_rate"
-
-
-def rates_apart(lever: str, before: Candidate, to: Candidate) -> str:
-    """The learning rates of a comparison of another lever, where they differ: in words, to stand behind it."""
-    if lever in ("learning_rate", "setting") or before.learning_rate == to.learning_rate:
-        return ""
-    return f" (learning rate {before.learning_rate:g} → {to.learning_rate:g})"
-
-
-NATS = "nats a token"
+    The learning rate may differ with any other lever: each value has a rate that suits it.
+    """
+    different: list[Lever] = []
+    if before.rank != after.rank:
+        different.append("rank")
+    if before.targets != after.targets:
+        different.append("targets")
+    # Under alpha = 2r the alpha follows the rank, so it counts as a lever only at one rank.
+    if before.rank == after.rank and not math.isclose(before.scale, after.scale):
+        different.append("alpha")
+    if not different:
+        return "learning_rate"
+    return different[0] if len(different) == 1 else "setting"
 
 
 def make_verdict(
-    lever: str,
-    values: tuple[object, object],
+    kind: VerdictKind,
+    lever: Difference,
+    before: Setting | None,
+    after: Setting,
+    fraction: float,
     gain: Estimate,
-    worth: float,
+    margin: float,
     confidence: float,
     scores: Sequence[Scores],
     noise_known: bool,
-    at: str,
-    more: Needed | None,
+    required: RequiredSample | None = None,
     unit: str = NATS,
 ) -> Verdict:
-    """A comparison, judged and put into a sentence.
+    """Judge a comparison.
 
     Args:
-        lever: what was compared, and `values` of what it had before and after.
-        gain: from before to after; `worth` is the smallest that is worth having, `confidence` that of the interval.
-        scores: one side's runs, which say how many rows and seeds there were.
-        noise_known: whether the seeds are in the gain's variance. If not, nothing is claimed.
-        at: how and where it was compared, as in ` at an eighth of the budget`.
-        more: what would decide it, if it stays undecided.
-        unit: of the gain.
+        kind, lever, before, after, fraction, unit: see `Verdict`.
+        gain: the estimate, in `unit`; positive is better.
+        margin: the smallest gain that is worth having, in `unit`.
+        confidence: of the interval.
+        scores: the runs of one side; they say how many rows and seeds there were.
+        noise_known: whether the noise of seeds is in the variance of `gain`. If not, nothing is
+            claimed.
+        required: what would decide the comparison, for the case that it stays undecided.
     """
     interval = gain.interval(confidence)
-    outcome = judge(interval, worth) if noise_known else "undecided"
-    what = " → ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    if not noise_known:
-        says = f"undecided: {gain.mean:+.3f} {unit} with one seed, which cannot tell a gain from its luck"
+    detectable = minimum_detectable(gain, confidence) if noise_known else None
+    outcome: Outcome = judge(interval, margin) if noise_known else "undecided"
+    reason: Reason
+    if detectable is None:
+        reason = "one_seed"
     elif outcome == "better":
-        says = f"better by {gain.mean:.3f} {unit} ({interval.low:.3f} to {interval.high:.3f})"
+        reason = "gain"
     elif interval.high < 0:
-        says = f"no worthwhile gain: worse by {-gain.mean:.3f} {unit} ({-interval.high:.3f} to {-interval.low:.3f})"
+        reason = "worse"
     elif outcome == "no_worthwhile_gain":
-        says = f"no worthwhile gain: at most {interval.high:.3f} {unit}, and {worth:.3f} would be worth it"
-    elif (seen := minimum_detectable(gain, confidence)) >= math.fsum(s.mean for s in scores) / len(scores) and (
-        unit == NATS
-    ):
-        says = f"undecided: nothing can be told, for any gain under {seen:.3g} {unit} would go unseen"
+        reason = "below_margin"
+    elif unit == NATS and detectable >= math.fsum(s.mean for s in scores) / len(scores):
+        reason = "no_information"
     else:
-        says = f"undecided: a gain of {interval.low:.3f} to {interval.high:.3f}, and {worth:.3f} would be worth it"
-        says += f"; {seen:.3f} would be seen in four of five studies like this"
-        says += _would_decide(more, len(scores[0].tokens), len(scores))
+        reason = "wide_interval"
     return Verdict(
-        lever,
-        *values,
-        gain.mean,
-        interval.low,
-        interval.high,
-        worth,
-        outcome,
-        len(scores[0].tokens),
-        len(scores),
-        f"{_NAMES[lever]} {what}{at}: {says}.",
+        kind=kind,
+        lever=lever,
+        before=before,
+        after=after,
+        fraction=fraction,
+        gain=gain.mean,
+        low=interval.low,
+        high=interval.high,
+        margin=margin,
+        outcome=outcome,
+        reason=reason,
+        rows=len(scores[0].tokens),
+        seeds=len(scores),
+        unit=unit,
+        detectable=detectable,
+        required=required if reason == "wide_interval" else None,
     )
-
-
-def _would_decide(more: Needed | None, rows: int, seeds: int) -> str:
-    """What would decide it, in words."""
-    wanted = [("validation row", more.rows - rows if more and more.rows else 0)]
-    wanted += [("seed", more.seeds - seeds if more and more.seeds else 0)]
-    found = [f"about {count:,} more {what}{'s' * (count > 1)}" for what, count in wanted if count > 0]
-    return f"; {' or '.join(found)} would decide it" if found else ""

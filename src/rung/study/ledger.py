@@ -19,14 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState
 
 from rung.atomic import make_folder
 from rung.errors import RungError, StudyError
-from rung.levers import ALPHAS, LARGEST_RANK, LOWEST_RATE, WORDS, Candidate, Measurement, Scores, Spectrum
-from rung.metrics import Written
-from rung.study.files import StudyFolder, read_scores, read_texts, write_scores, write_texts
+from rung.study.folder import StudyFolder, read_scores, read_texts, write_scores, write_texts
+from rung.types import (
+    ALPHA_RANGE,
+    MAX_RANK,
+    MIN_LEARNING_RATE,
+    TARGET_GROUPS,
+    Candidate,
+    Generation,
+    Measurement,
+    RankUse,
+    Scores,
+)
 
 _BASELINE = "baseline"
 
@@ -54,7 +68,9 @@ class Ledger:
             yield
         except RungError:
             raise
-        except Exception as error:  # a database that is broken breaks SQLAlchemy and Optuna in any way
+        except (
+            Exception
+        ) as error:  # a database that is broken breaks SQLAlchemy and Optuna in any way
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -76,7 +92,7 @@ class Ledger:
             if kind == "test":
                 self.test(rest)
             elif kind == "spectrum":
-                self.spectrum(rest)
+                self.rank_use(rest)
             elif kind == "written":
                 self.written(*rest.split(":", 1))
 
@@ -120,7 +136,7 @@ class Ledger:
             elif measurement.fraction == 1:
                 self._study.tell(trial, measurement.loss)
 
-    def record_left(self, candidate: Candidate) -> None:
+    def record_excluded(self, candidate: Candidate) -> None:
         """Keep that a candidate is not trained on."""
         with self._asking():
             trial = self._trials[candidate.id]
@@ -145,13 +161,13 @@ class Ledger:
         """What `record_test` kept."""
         return self._scores(self.folder.test_scores(who), self._kept().get(f"test:{who}"))
 
-    def record_written(self, split: str, who: str, rows: Sequence[Written]) -> None:
+    def record_generations(self, split: str, who: str, rows: Sequence[Generation]) -> None:
         """Keep the texts that `who` has written to the rows of a split."""
         path = self.folder.written(split, who)
         write_texts(path, rows)
         self._keep(f"written:{split}:{who}", hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def written(self, split: str, who: str) -> list[Written] | None:
+    def written(self, split: str, who: str) -> list[Generation] | None:
         """What `record_written` kept; nothing where the file is gone, which can be written again."""
         path, kept = self.folder.written(split, who), self._kept().get(f"written:{split}:{who}")
         if kept is None or not path.exists():
@@ -161,18 +177,18 @@ class Ledger:
                 raise ValueError("it has been changed since it was written")
             return read_texts(path)
 
-    def record_spectrum(self, who: str, spectrum: Spectrum) -> None:
+    def record_rank_use(self, who: str, rank_use: RankUse) -> None:
         """Keep how much of its rank a candidate uses."""
-        cut = {str(rank): loss for rank, loss in spectrum.cut.items()}
-        self._keep(f"spectrum:{who}", {"effective_rank": spectrum.effective_rank, "cut": cut})
+        cut = {str(rank): loss for rank, loss in rank_use.cut.items()}
+        self._keep(f"spectrum:{who}", {"effective_rank": rank_use.effective_rank, "cut": cut})
 
-    def spectrum(self, who: str) -> Spectrum | None:
+    def rank_use(self, who: str) -> RankUse | None:
         """What `record_spectrum` kept."""
         if (kept := self._kept().get(f"spectrum:{who}")) is None:
             return None
         with self._asking():
             cut = {int(rank): float(loss) for rank, loss in kept["cut"].items()}
-            return Spectrum(float(kept["effective_rank"]), cut)
+            return RankUse(float(kept["effective_rank"]), cut)
 
     def record_speed(self, tokens_per_second: float) -> None:
         """Keep what a pack trains in a second, so that a budget of time stays the same when the study goes on."""
@@ -211,17 +227,20 @@ class Ledger:
         if any("candidate" not in trial.user_attrs for trial in trials):
             raise ValueError("it has trials that are not of Rung's making")
         return {
-            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id) for trial in trials
+            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id)
+            for trial in trials
         }
 
     def _state(self, trial: Any) -> TrialState:
-        return next(t.state for t in self._study.get_trials(deepcopy=False) if t.number == trial.number)
+        return next(
+            t.state for t in self._study.get_trials(deepcopy=False) if t.number == trial.number
+        )
 
     def _begin(self, candidate: Candidate) -> Any:
         params = {
             "rank": candidate.rank,
             "alpha": float(candidate.alpha),
-            "target_modules": candidate.targets if candidate.targets in WORDS else "named",
+            "target_modules": candidate.targets if candidate.targets in TARGET_GROUPS else "named",
             "learning_rate": candidate.learning_rate,
             "use_rslora": candidate.use_rslora,
             "dropout": candidate.dropout,
@@ -281,7 +300,10 @@ def _opened(folder: StudyFolder) -> optuna.Study:
             raise ValueError(found)
         if orphan := database.execute("PRAGMA foreign_key_check").fetchone():
             raise ValueError(f"rows of {orphan[2]} are missing")
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name
+            for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
     begun = folder.manifest.exists()
     if begun and not tables:
         raise ValueError("it has no study in it")
@@ -297,16 +319,18 @@ def _opened(folder: StudyFolder) -> optuna.Study:
     # A study keeps its name when its folder gets another.
     if len(names) > 1 or (begun and not names) or (names and not begun and names != [folder.name]):
         raise ValueError(f"it has {', '.join(names) or 'no study'} in it")
-    return optuna.create_study(storage=storage, study_name=(names or [folder.name])[0], load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name=(names or [folder.name])[0], load_if_exists=True
+    )
 
 
 def _distribution(name: str) -> BaseDistribution:
     """The widest range that a lever can have: Optuna wants the same one for each trial."""
     ranges: dict[str, BaseDistribution] = {
-        "rank": IntDistribution(1, LARGEST_RANK, log=True),
-        "alpha": FloatDistribution(*ALPHAS, log=True),
-        "learning_rate": FloatDistribution(LOWEST_RATE, 1.0, log=True),
-        "target_modules": CategoricalDistribution([*WORDS, "named"]),
+        "rank": IntDistribution(1, MAX_RANK, log=True),
+        "alpha": FloatDistribution(*ALPHA_RANGE, log=True),
+        "learning_rate": FloatDistribution(MIN_LEARNING_RATE, 1.0, log=True),
+        "target_modules": CategoricalDistribution([*TARGET_GROUPS, "named"]),
         "use_rslora": CategoricalDistribution([False, True]),
         "dropout": FloatDistribution(0.0, 1.0),
         "seed": IntDistribution(0, 2**31 - 1),

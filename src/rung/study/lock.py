@@ -16,7 +16,7 @@ from typing import IO
 
 from rung.atomic import make_folder
 from rung.errors import StudyError
-from rung.study.files import StudyFolder
+from rung.study.folder import StudyFolder
 
 try:
     import fcntl
@@ -73,7 +73,9 @@ def _held(folder: StudyFolder) -> IO[str]:
         file.close()
     file.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}) + "\n")
+    file.write(
+        json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}) + "\n"
+    )
     file.flush()
     return file
 

@@ -1,0 +1,1 @@
+"""What `rung inspect`, `rung plan` and `rung data` compute; `rung.report` shows it."""

@@ -1,0 +1,1 @@
+"""How people write amounts, numbers and YAML, and how that is read."""

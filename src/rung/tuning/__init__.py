@@ -1,0 +1,1 @@
+"""A study from its recipe to its answer: set-up, the loop of stages, generated texts, result."""
