@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.errors import RecipeError
-from rung.formats.amounts import parse_budget, parse_bytes
-from rung.recipe import Recipe, laid_over, read_kept, read_recipe
+from rung.formats.amounts import Budget, parse_budget, parse_bytes
+from rung.recipe import Recipe, with_options, read_kept, read_recipe
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -50,7 +50,7 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("alphas: [2r, twice]\n", "'twice' is no alpha; write a multiple of the rank such as 2r"),
         (
             "levers: [rank, width]\n",
-            "line 1, 'levers': input should be 'learning_rate', 'target_modules', 'rank' or",
+            "line 1, 'levers': input should be 'learning_rate', 'targets', 'rank' or",
         ),
         ("margin: 2\n", "line 1, 'margin': input should be less than 1, but it says 2"),
         ("ranks: [16, 8]\n", "write the ranks from small to large"),
@@ -67,10 +67,10 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("levers: [rnak]\n", "(did you mean rank?)"),
         ("margin:\n", "'margin': input should be a valid number, but it says nothing"),
         ("margin: 0,05\n", "unable to parse string as a number, but it says 0,05"),
-        ("ranks: []\n", "'ranks': there is nothing in it; write one value or more"),
+        ("ranks: []\n", "'ranks': it is empty; write one value or more"),
         (
             "ranks: [8, eight]\n",
-            "'eight' is no list of numbers; write them with commas, such as 8,16,32",
+            "'eight' is not a list of numbers; write them with commas, such as 8,16,32",
         ),
         ("ranks: [8, null]\n", "input should be a valid integer, but it says nothing"),
         ("ranks: 8.5\n", "input should be a valid integer"),
@@ -82,9 +82,9 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("fields: {8: x}\n", "write name=field, where a name is one of prompt, "),
         (
             "fields: prompt\n",
-            "'prompt' is no list of names; write prompt=question,completion=answer.",
+            "'prompt' is not a list of names; write prompt=question,completion=answer.",
         ),
-        ("fields: prompt=a,prompt=b\n", "is no list of names"),
+        ("fields: prompt=a,prompt=b\n", "is not a list of names"),
         ("data: ''\n", "write a name, without control characters, but it says ''"),
         ('data: "a\\0b"\n', "write a name, without control characters"),
         ("data: ~nobody-of-that-name/x\n", "there is no such home folder"),
@@ -124,7 +124,7 @@ def test_a_wrong_recipe_is_answered_with_its_line_and_the_remedy(
         ("ranks", "0", "greater than 0"),
         ("learning_rates", "1", "between 0 and 1"),
         ("learning_rates", "nan", "finite"),
-        ("learning_rates", "1e-12", "nothing moves at a learning rate below 1e-09"),
+        ("learning_rates", "1e-12", "nothing is learned at a learning rate below 1e-09"),
         ("alphas", "0.0001", "alphas from 0.001 to 1,000,000"),
         ("alphas", "100000r", "which 100000r at rank 16 is not"),
         ("alphas", "9" * 400, "alphas from 0.001 to 1,000,000"),
@@ -167,8 +167,8 @@ def test_an_option_may_be_a_number_of_python(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"--rnak: .*did you mean ranks\?"):
         read_recipe(None, rnak=8)
     with pytest.raises(RecipeError, match="--budget: 'm' may be minutes"):
-        laid_over(Recipe(), budget="90m")
-    assert read_recipe(None, budget=90_000, seed=2**32 - 1).budget == "90000"
+        with_options(Recipe(), budget="90m")
+    assert read_recipe(None, budget=90_000, seed=2**32 - 1).budget == Budget(90_000, "tokens")
 
 
 def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
         write(tmp_path, "ranks: ['015']\nmargin: '1e-2'\nskip_bad_rows: on\nbudget: 1_000_000\n")
     )
     assert (recipe.ranks, recipe.margin, recipe.skip_bad_rows) == ((15,), 0.01, True)
-    assert parse_budget(recipe.budget or "") == (1_000_000, "tokens")
+    assert recipe.budget == Budget(1_000_000, "tokens")
 
 
 def test_what_could_be_read_as_something_else_is_the_text_that_it_is(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_list_of_names_may_be_meant_as_one_set_and_is_asked_about(tmp_path: Pa
         read_recipe(None, targets=("q_proj", "v_proj"))
     kept = read_recipe(None, targets=[["q_proj"], ["v_proj"]])
     assert kept.targets == ("q_proj", "v_proj")
-    assert laid_over(kept, passes=2).targets == kept.targets
+    assert with_options(kept, passes=2).targets == kept.targets
     assert read_kept(write(tmp_path, kept.as_yaml())) == kept
 
 
@@ -328,7 +328,7 @@ def test_a_number_too_long_to_be_written_out_is_one_sentence(key: str) -> None:
     for value in (10**5000, [8, -(10**5000)], [[10**5000]]):
         with pytest.raises(
             RecipeError,
-            match=f"--{key.replace('_', '-')}: there is a number of thousands of digits",
+            match=f"--{key.replace('_', '-')}: a number has thousands of digits",
         ):
             read_recipe(None, **{key: value})
 
@@ -393,9 +393,8 @@ def test_no_value_of_any_key_is_a_traceback(key: str, value: object) -> None:
             said.append(str(error))
         else:
             assert Recipe(**recipe.model_dump()) == recipe
-    assert all(
-        text.startswith(f"--{key.replace('_', '-')}: ") and "\n" not in text for text in said
-    )
+    option = "--metric" if key == "metrics" else f"--{key.replace('_', '-')}"
+    assert all(text.startswith(f"{option}: ") and "\n" not in text for text in said)
 
 
 def test_a_long_name_of_data_gives_a_name_that_fits_and_is_its_own() -> None:
