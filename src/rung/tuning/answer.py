@@ -66,7 +66,7 @@ def make_result(
     """
     best = decision.recommended
     assert best is not None, "a strategy that asks for no stage recommends"
-    if runner.restore(best):
+    if runner.repair_adapter(best):
         observer.note(
             f"the adapter of {best.id} was not as it was trained; it is written again from its "
             "checkpoint"
@@ -85,14 +85,18 @@ def make_result(
         model_source=model_source,
         data=recipe.data,
         recommendation=_recommendation(
-            best, runs, ledger, untuned, tuned, generations.evaluator, _rank_use(best, recipe, runner, ledger)
+            best,
+            runs,
+            ledger,
+            untuned,
+            tuned,
+            generations.evaluator,
+            _rank_use(best, recipe, runner, ledger),
         ),
         baseline=_baseline(baseline, untuned, generations.evaluator),
         verdicts=decision.verdicts,
         standings=standings,
-        ladder=rank_ladder(
-            recipe.ranks, best.setting, settings, standings, decision.verdicts
-        ),
+        ladder=rank_ladder(recipe.ranks, best.setting, settings, standings, decision.verdicts),
         metrics=_metrics(history, best, generations),
         noise=seed_noise_of(noise),
         untried=decision.untried,

@@ -55,9 +55,7 @@ def _sample(rows: Examples) -> list[Texts]:
     return [rows.texts(row) for row in range(0, len(rows), step)]
 
 
-def tell_cut_generations(
-    data: Data, positions: int | None, tell: Callable[[str], None]
-) -> None:
+def tell_cut_generations(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
     """Tell where the model has too few positions after a prompt for the longest completion."""
     for name in ("validation", "test"):
         if short := rows_short_of_room(data.splits[name], positions):

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rung.atomic import write_text
-from rung.data.audit import Finding, asks_for_head, audit
+from rung.data.audit import Finding, audit, suggests_lm_head
 from rung.data.prepare import Data, prepare
 from rung.engine.preflight import preflight
 from rung.errors import DataError
 from rung.formats.documents import to_json
-from rung.metrics.evaluate import Evaluator, judge_metric
+from rung.metrics.evaluate import judge_metric
 from rung.metrics.metric import Metric
 from rung.model.load import Base, check_files, end_tokens, load_base, load_tokenizer
 from rung.model.targets import folded, stacked_experts
@@ -96,7 +96,7 @@ def _audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) -> li
                 f"{finding.message.rstrip('.')}; take these rows out, or go on with "
                 "--allow-leakage."
             )
-        if finding.severity != "note" or asks_for_head([finding]):
+        if finding.severity != "note" or suggests_lm_head([finding]):
             observer.note(finding.message)
     return findings
 
@@ -111,7 +111,7 @@ def _space(
     """What may be tried; `user_recipe` is the recipe before anything was filled in."""
     frozen = runner.trainer.frozen
     pinned = user_recipe.learning_rates is not None
-    space = make_space(recipe, pinned, head=asks_for_head(findings))
+    space = make_space(recipe, pinned, head=suggests_lm_head(findings))
     named = "targets" in user_recipe.model_fields_set
     space = distinct_targets(space, frozen.targets, named, observer.note)
     check_ranks(space, frozen.parameters, runner.memory)
