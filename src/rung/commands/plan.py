@@ -1,8 +1,8 @@
 """What `rung plan` computes: what a study will take, by running its search without training.
 
-The strategy of the recipe is run on an `EstimateRunner`, so the plan is of the very stages and packs
-that the study will have. `here`, a few real steps tell the time of steps and the untuned model's
-losses tell which gains the validation rows can show. For a named device the steps are traced by
+The recipe's strategy is run on an `EstimateRunner`, so the plan has the very stages and packs that
+the study will have. `here`, a few real steps tell the time of steps, and the untuned model's losses
+tell which gains the validation rows can show. For a named device the steps are traced by
 their shapes, and its data sheet tells the time: an estimate, which says so.
 """
 
