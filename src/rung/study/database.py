@@ -40,10 +40,7 @@ def open_study(folder: StudyFolder) -> optuna.Study:
         storage = optuna.storages.RDBStorage(url)
     names = optuna.get_all_study_names(storage)
     # A study keeps its name when its folder is renamed.
-    if has_started:
-        belongs = len(names) == 1
-    else:
-        belongs = names in ([], [folder.name])
+    belongs = len(names) == 1 if has_started else names in ([], [folder.name])
     if not belongs:
         raise ValueError(f"it holds {', '.join(names) or 'no study'}")
     name = (names or [folder.name])[0]

@@ -131,7 +131,7 @@ def _test(
 def _rank_use(best: Candidate, recipe: Recipe, runner: Runner, ledger: Ledger) -> RankUse:
     if (rank_use := ledger.rank_use(best.id)) is None:
         lower = [rank for rank in recipe.ranks if rank < best.rank]
-        ledger.record_rank_use(best.id, rank_use := runner.rank_use(best, lower))
+        ledger.record_rank_use(best.id, rank_use := runner.measure_rank_use(best, lower))
     return rank_use
 
 

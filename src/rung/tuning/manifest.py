@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import torch
 
+from rung import __version__
 from rung.data.batches import ORDER
 from rung.data.prepare import Data
 from rung.model.files import fingerprint
@@ -18,7 +19,6 @@ from rung.recipe import Recipe
 from rung.study.folder import FORMAT, SCHEMA
 
 LIBRARIES = (
-    "rung",
     "torch",
     "transformers",
     "peft",
@@ -70,6 +70,7 @@ def make_manifest(recipe: Recipe, base: Base, data: Data) -> Manifest:
         format=FORMAT,
         versions={
             "python": platform.python_version(),
+            "rung": __version__,
             **{name: version(name) for name in LIBRARIES},
         },
         machine=Machine(platform.platform(), os.cpu_count(), torch.get_num_threads(), device),

@@ -120,8 +120,8 @@ def check_budget(tokens: float, full_tokens: int) -> None:
     """
     if tokens < full_tokens:
         raise RecipeError(
-            f"The budget is {tokens:,.0f} training tokens, and one candidate takes {full_tokens:,}; "
-            "give a larger --budget, or fewer --passes."
+            f"The budget is {tokens:,.0f} training tokens, and one candidate takes "
+            f"{full_tokens:,}; give a larger --budget, or fewer --passes."
         )
 
 
