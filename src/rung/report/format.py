@@ -1,4 +1,4 @@
-"""How numbers, durations, sizes, settings and tables look, in all that Rung prints."""
+"""How numbers, durations, sizes and settings are written, in all that Rung prints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from rung.metrics.registry import SHARES
 from rung.search.verdicts import NATS
+from rung.tuning.result import StudyResult
 from rung.types import Lever, Setting
 
 LEVER_NAMES: dict[Lever, str] = {
@@ -45,12 +42,28 @@ def decimals_for(margin: float) -> int:
     return min(MAX_DECIMALS, max(0, 1 - math.floor(math.log10(2.5 * margin))))
 
 
+def loss_decimals(result: StudyResult) -> int:
+    """The decimals of all losses of a study."""
+    best = result.recommendation
+    loss = best.validation_loss.mean if best.validation_loss else best.adapter_validation_loss
+    return decimals_for(abs(loss) / 100)
+
+
 def fixed(value: float, decimals: int = 3) -> str:
     """A number with a typographic minus, and none before a zero: `−0.010`, `1,250.0`."""
     text = f"{value:,.{decimals}f}"
     if not any(digit in text for digit in "123456789"):
         text = text.lstrip("-")
     return text.replace("-", "−")
+
+
+def plus_minus(mean: float | None, half_width: float | None, decimals: int) -> str:
+    """`1.363 ± 0.030`."""
+    if mean is None:
+        return "–"
+    if half_width is None:
+        return fixed(mean, decimals)
+    return f"{fixed(mean, decimals)} ± {fixed(half_width, decimals)}"
 
 
 def count(number: int, noun: str) -> str:
@@ -174,7 +187,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def rate_words(learning_rate: float) -> str:
-    return f"{learning_rate:.4g}"
+    return f"{learning_rate:g}"
 
 
 def alpha_words(setting: Setting) -> str:
@@ -221,48 +234,3 @@ def lever_words(setting: Setting, lever: Lever, alpha_per_rank: bool = False) ->
         multiple = f"{setting.alpha / setting.rank:.4g}"
         return "r" if multiple == "1" else f"{multiple}r"
     return alpha_words(setting)
-
-
-# Tables.
-
-
-def plain_table(*columns: str | Text, left: int = 1) -> Table:
-    """A table without lines: the first `left` columns stand left, the others, of numbers, right."""
-    table = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False
-    )
-    for at, column in enumerate(columns):
-        if at < left:
-            table.add_column(column, overflow="fold")
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Items one after the other, in as many lines as they take; an item is broken only if it must.
-
-    Attributes:
-        items: none holds a line break.
-        separator: between two items of a line.
-    """
-
-    items: tuple[Text, ...]
-    separator: str = " · "
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text(overflow="fold")
-        for item in self.items:
-            if line and cell_len(f"{line.plain}{self.separator}{item.plain}") > options.max_width:
-                yield line
-                line = Text(overflow="fold")
-            if line:
-                line.append(self.separator, "dim")
-            line.append_text(item)
-        yield line
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        widths = [cell_len(item.plain) for item in self.items] or [0]
-        whole = sum(widths) + cell_len(self.separator) * (len(widths) - 1)
-        return Measurement(max(widths), whole).with_maximum(options.max_width)

@@ -1,59 +1,34 @@
-"""What each lever was worth, and the rank ladder: two parts of the summary of a study."""
+"""What each lever was worth: a part of the summary of a study."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rung.report.format import (
-    LEVER_NAMES,
-    Flow,
-    Unit,
-    alphas_follow_rank,
-    count,
-    decimals_for,
-    fixed,
-    fraction_figures,
-    lever_words,
-    plain_table,
-)
+from rung.report.format import LEVER_NAMES, alphas_follow_rank, lever_words
+from rung.report.ladder_sentences import verdict_above
+from rung.report.layout import CHOSEN, Flow, marked
 from rung.report.sentences import (
-    ladder_sentence,
     lever_verdict,
-    race_loss_sentence,
     race_sentence,
-    rank_use_sentence,
     standing_values,
     untried_words,
 )
-from rung.search.verdicts import NATS
-from rung.tuning.result import LadderStep, SettingResult, StudyResult
-from rung.types import Lever, Outcome, Verdict
-
-MARKS: dict[Outcome, tuple[str, str]] = {
-    "better": ("▲", "green"),
-    "no_worthwhile_gain": ("■", "yellow"),
-    "undecided": ("?", "cyan"),
-}
-"""The sign and the colour of an outcome."""
-OUTCOMES: dict[Outcome, str] = {
-    "better": "better",
-    "no_worthwhile_gain": "no worthwhile gain",
-    "undecided": "undecided",
-}
-CHOSEN = "▸ "
-"""Stands before what is recommended."""
+from rung.tuning.result import SettingResult, StudyResult
+from rung.types import Lever, Verdict
 
 
 def levers_part(result: StudyResult) -> Iterator[RenderableType]:
     """For each lever the values with their losses, and under them what was shown of them.
 
-    What was shown of two ranks in full stands in the ladder instead.
+    What the ladder shows is left out here.
     """
-    shown = [v for v in result.verdicts if v.lever != "adapter" and not _in_ladder(v)]
+    in_ladder = _ladder_verdicts(result)
+    shown = [v for v in result.verdicts if v.lever != "adapter" and v not in in_ladder]
     if not (result.standings or shown or result.untried):
         return
     yield Text("What each lever was worth", style="bold")
@@ -75,8 +50,17 @@ def levers_part(result: StudyResult) -> Iterator[RenderableType]:
     yield grid
 
 
-def _in_ladder(verdict: Verdict) -> bool:
-    return verdict.kind == "confirmation" and verdict.lever == "rank"
+def _ladder_verdicts(result: StudyResult) -> list[Verdict]:
+    """The verdicts that the ladder's table and its sentence show."""
+    steps, best = result.ladder, result.recommendation.setting
+    pairs = [(before.setting, after.setting) for before, after in itertools.pairwise(steps)]
+    verdicts = [
+        verdict
+        for verdict in result.verdicts
+        if verdict.kind == "confirmation" and (verdict.before, verdict.after) in pairs
+    ]
+    above = verdict_above(steps, result.verdicts, best)
+    return [*verdicts, above] if above else verdicts
 
 
 def _values(result: StudyResult, lever: Lever) -> Iterator[RenderableType]:
@@ -91,13 +75,20 @@ def _values(result: StudyResult, lever: Lever) -> Iterator[RenderableType]:
     )
     chosen = lever_words(recommended, lever, per_rank)
     diverged = _diverged_values(result.settings, lever, per_rank)
-    items = []
+    losses: dict[str, str] = {}
     for value, loss in standing_values(standing, per_rank):
-        mark, style = (CHOSEN, "bold green") if value == chosen else ("", "")
-        if value not in diverged:
-            items.append(Text.assemble((f"{mark}{value}:", style), f" {loss}"))
-    items += [Text.assemble(f"{value}: ", ("diverged", "red")) for value in diverged]
-    yield Flow(tuple(items))
+        # Several settings may have one alpha as a multiple of the rank; the best is the first.
+        losses.setdefault(value, "diverged" if value in diverged else loss)
+    losses |= dict.fromkeys(diverged, "diverged")
+    if len(losses) > 1:
+        yield Flow(tuple(_value(value, loss, value == chosen) for value, loss in losses.items()))
+
+
+def _value(value: str, loss: str, chosen: bool) -> Text:
+    mark, style = (CHOSEN, "bold green") if chosen else ("", "")
+    return Text.assemble(
+        (f"{mark}{value}:", style), (f" {loss}", "red" if loss == "diverged" else "")
+    )
 
 
 def _diverged_values(
@@ -113,102 +104,3 @@ def _verdict_line(verdict: Verdict, result: StudyResult) -> RenderableType:
     untold = verdict.kind != "confirmation" and verdict.outcome == "undecided"
     text = lever_verdict(verdict, result.recommendation.setting)
     return marked(verdict.outcome, text, "dim" if untold else "")
-
-
-def marked(outcome: Outcome, text: str, style: str = "") -> RenderableType:
-    """A text behind the sign of an outcome."""
-    mark, colour = MARKS[outcome]
-    return hanging(Text(mark, style=style or colour), Text(text, style=style))
-
-
-def hanging(mark: Text, text: Text) -> RenderableType:
-    """A text whose further lines are indented under the first, behind the mark."""
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=1)
-    grid.add_column(overflow="fold")
-    grid.add_row(mark, text)
-    return grid
-
-
-# The rank ladder.
-
-
-def ladder_part(result: StudyResult) -> Iterator[RenderableType]:
-    """The ladder as a table, where its returns diminish, and how much of its rank is used."""
-    best = result.recommendation
-    unit = _ladder_unit(result.ladder)
-    gains = "" if unit.name == NATS else f", with gains in {unit.words.removeprefix('in ')}"
-    yield Text(f"The rank ladder{gains}", style="bold")
-    if len(result.ladder) > 1:
-        yield _ladder_table(result, unit)
-        if fractions := {step.fraction for step in result.ladder if step.fraction} - {1.0}:
-            yield Text(race_loss_sentence(max(fractions)), style="dim")
-    yield Text(ladder_sentence(result.ladder, result.verdicts, best.setting))
-    yield Text(rank_use_sentence(best))
-
-
-def _ladder_unit(steps: Sequence[LadderStep]) -> Unit:
-    """The unit of the steps that were judged."""
-    names = {step.unit for step in steps if step.outcome} - {NATS}
-    return Unit.of(names.pop() if names else NATS, 0.0)
-
-
-def _ladder_table(result: StudyResult, unit: Unit) -> Table:
-    table = plain_table("rank", "trained", "loss", "gain of the step", left=0)
-    table.columns[1].justify = "left"
-    table.add_column("", no_wrap=True)
-    intervals = {
-        s.setting: s.validation_loss for s in result.settings if s.fraction == 1 and s.seeds
-    }
-    decimals = loss_decimals(result)
-    for step in result.ladder:
-        chosen = step.setting == result.recommendation.setting
-        interval = intervals.get(step.setting) if step.setting and step.fraction == 1 else None
-        table.add_row(
-            f"{CHOSEN if chosen else ''}{step.rank}",
-            _trained(step),
-            plus_minus(step.loss, interval.half_width if interval else None, decimals),
-            _gain(step, unit if unit.name != NATS else Unit(NATS, decimals)),
-            _outcome(step),
-            style="bold green" if chosen else "" if step.fraction == 1 else "dim",
-        )
-    return table
-
-
-def _trained(step: LadderStep) -> str:
-    if step.fraction is None:
-        return "not tried"
-    if step.fraction < 1:
-        return f"race, {fraction_figures(step.fraction)}"
-    return count(step.seeds, "seed")
-
-
-def plus_minus(mean: float | None, half_width: float | None, decimals: int) -> str:
-    """`1.363 ± 0.030`."""
-    if mean is None:
-        return "–"
-    if half_width is None:
-        return fixed(mean, decimals)
-    return f"{fixed(mean, decimals)} ± {fixed(half_width, decimals)}"
-
-
-def _gain(step: LadderStep, unit: Unit) -> str:
-    if step.gain is None or step.unit != unit.name:
-        return ""
-    if step.low is None or step.high is None:
-        return unit.number(step.gain)
-    return f"{unit.number(step.gain)} ({unit.interval(step.low, step.high)})"
-
-
-def _outcome(step: LadderStep) -> Text:
-    if step.outcome is None:
-        return Text()
-    mark, colour = MARKS[step.outcome]
-    return Text.assemble((f"{mark} ", colour), OUTCOMES[step.outcome])
-
-
-def loss_decimals(result: StudyResult) -> int:
-    """The decimals of all losses of a study."""
-    best = result.recommendation
-    loss = best.validation_loss.mean if best.validation_loss else best.adapter_validation_loss
-    return decimals_for(abs(loss) / 100)

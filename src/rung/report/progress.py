@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from rung.report.format import alpha_words, count, duration, fraction_words, rate_words
-from rung.report.levers import hanging, marked
+from rung.report.layout import hanging, marked
 from rung.report.sentences import exclusion_sentence, standing_sentence, verdict_sentence
 from rung.runner.protocol import StepProgress
 from rung.search.strategy import Exclusion, LeverStanding, Stage

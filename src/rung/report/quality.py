@@ -16,15 +16,15 @@ from rung.report.format import (
     fixed,
     gigabytes,
     is_share,
+    loss_decimals,
     metric_decimals,
     metric_name,
     metric_value,
     parameter_count,
-    plain_table,
-    rate_words,
+    plus_minus,
     shortened,
 )
-from rung.report.levers import CHOSEN, loss_decimals, plus_minus
+from rung.report.layout import CHOSEN, plain_table
 from rung.report.sentences import disagreement_sentence
 from rung.search.verdicts import NATS
 from rung.tuning.result import SettingResult, StudyResult
@@ -35,6 +35,8 @@ MAX_METRICS = 2
 MAX_NAME = 24
 """Cells of a metric's name."""
 MAX_TRIVIAL_TEXT = 40
+MAX_SETTINGS = 16
+"""Rows of the table of settings."""
 
 
 def quality_part(result: StudyResult) -> Iterator[RenderableType]:
@@ -113,13 +115,28 @@ def _bounds(name: str, bounds: MetricBounds) -> str:
     return f"{value} ± {metric_value(name, reach, like=bounds.mean)}"
 
 
-def settings_table(result: StudyResult) -> Table:
+def settings_part(result: StudyResult) -> Iterator[RenderableType]:
     """The settings that were trained in full, the best first; under them the others, each at the
     learning rate that was best as far as it came.
     """
+    shown = _shown(result.settings)
+    rest = len(shown) - MAX_SETTINGS
+    yield Text(f"The best {MAX_SETTINGS} settings" if rest > 0 else "All settings", style="bold")
+    yield _all_settings_table(shown[:MAX_SETTINGS], result)
+    if any(own.fraction < 1 for own in shown[:MAX_SETTINGS]):
+        yield Text(
+            "Trained: the share of the training, × seeds. Below 100 % a setting was only raced, "
+            "and is shown at its best learning rate.",
+            style="dim",
+        )
+    if rest > 0:
+        yield Text(f"{count(rest, 'more setting')} in result.json.", style="dim")
+
+
+def _all_settings_table(settings: Sequence[SettingResult], result: StudyResult) -> Table:
     table = _settings_table("trained", "loss", "size", "memory", "time")
     decimals = loss_decimals(result)
-    for own in _shown(result.settings):
+    for own in settings:
         chosen = own.setting == result.recommendation.setting
         loss = own.validation_loss
         table.add_row(
@@ -145,7 +162,7 @@ def _settings_table(*columns: str) -> Table:
 def _setting_cells(setting: Setting, chosen: bool) -> list[str]:
     mark = CHOSEN if chosen else ""
     alpha = f"{setting.alpha:g}{'√' if setting.use_rslora else ''}"
-    return [f"{mark}{setting.rank}", alpha, setting.targets, rate_words(setting.learning_rate)]
+    return [f"{mark}{setting.rank}", alpha, setting.targets, f"{setting.learning_rate:.3g}"]
 
 
 def _shown(settings: Sequence[SettingResult]) -> list[SettingResult]:

@@ -1,7 +1,8 @@
-"""The sentences about what a study has found: verdicts, exclusions, standings, the rank ladder.
+"""The sentences about what a study has found: verdicts, exclusions, standings, cost and limits.
 
-All of them are made here, and from data alone. No sentence claims more than its verdict: what is
-undecided is never called equal, and what one seed shows is never called a gain.
+All sentences are made from data alone, here and, for the rank ladder, in `ladder_sentences`. None
+claims more than its verdict: what is undecided is never called equal, and what one seed shows is
+never called a gain.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rung.report.format import (
 )
 from rung.search.strategy import Exclusion, LeverStanding
 from rung.search.verdicts import NATS
-from rung.tuning.result import Cost, LadderStep, Recommendation, SeedNoise
+from rung.tuning.result import Cost, SeedNoise
 from rung.types import Candidate, Lever, Setting, Verdict
 
 # Verdicts.
@@ -88,17 +89,12 @@ def _conclusion(verdict: Verdict, unit: str) -> str:
     if verdict.reason == "below_margin":
         return f"no worthwhile gain, at most {high}{unit} ({margin} would be worth it)"
     if verdict.reason == "one_seed":
-        seeds = "one seed cannot" if verdict.seeds == 1 else "these runs cannot"
-        return f"undecided, {_signed(verdict)}{unit}, but {seeds} tell a gain from luck"
+        runs = "one seed" if verdict.seeds == 1 else "these runs"
+        return f"undecided, since {runs} cannot tell a gain of {gain}{unit} from luck"
     if verdict.reason == "no_information":
-        detectable = own.number(verdict.detectable or 0.0)
+        detectable = f"{verdict.detectable:.3g}"
         return f"undecided, since even a gain of {detectable}{unit} would not show in so few runs"
     return f"undecided, a gain of {low} to {high}{unit} ({margin} would be worth it)"
-
-
-def _signed(verdict: Verdict) -> str:
-    amount = unit_of(verdict).number(abs(verdict.gain))
-    return f"{amount} {'better' if verdict.gain >= 0 else 'worse'}"
 
 
 def _subject(verdict: Verdict) -> str:
@@ -114,7 +110,7 @@ def _sides(verdict: Verdict) -> tuple[str, str]:
     before, after = verdict.before, verdict.after
     if before is None:
         return "untuned", setting_words(after)
-    if verdict.lever in ("setting", "adapter"):
+    if verdict.lever == "setting" or verdict.lever == "adapter":
         return contrast(before, after)
     return lever_words(before, verdict.lever), lever_words(after, verdict.lever)
 
@@ -255,108 +251,6 @@ def _leader(standings: Sequence[LeverStanding]) -> Setting | None:
 
 def untried_words(values: Sequence[str]) -> str:
     return f"not tried: {', '.join(values)}"
-
-
-# The rank ladder.
-
-
-def ladder_sentence(
-    steps: Sequence[LadderStep], verdicts: Sequence[Verdict], recommended: Setting
-) -> str:
-    """Where the returns of a higher rank diminish, and how sure that is."""
-    if len(steps) < 2:
-        return f"Only rank {recommended.rank} was tried."
-    if verdict := _verdict_above(verdicts, recommended):
-        return _judged_ladder(verdict)
-    above = [step for step in steps if step.rank > recommended.rank]
-    return _unjudged_ladder(above[0], recommended) if above else _whole_ladder(steps)
-
-
-def _verdict_above(verdicts: Sequence[Verdict], recommended: Setting) -> Verdict | None:
-    """The verdict on the recommended rank and the next one above it that was compared in full."""
-    higher = [
-        verdict
-        for verdict in verdicts
-        if verdict.kind == "confirmation"
-        and verdict.lever == "rank"
-        and verdict.before == recommended
-        and verdict.after.rank > recommended.rank
-    ]
-    return min(higher, key=lambda verdict: verdict.after.rank, default=None)
-
-
-def _judged_ladder(verdict: Verdict) -> str:
-    assert verdict.before is not None
-    unit, rank, higher = unit_of(verdict), verdict.before.rank, verdict.after.rank
-    number = unit.number
-    words = "" if verdict.unit == NATS else f" {unit.words}"
-    worth = f"{number(verdict.margin)} would be worth it"
-    if verdict.reason == "gain":
-        return f"Returns do not diminish at rank {rank}: rank {higher} is {conclusion(verdict)}."
-    if verdict.reason == "worse":
-        loss, interval = -verdict.gain, unit.interval(-verdict.high, -verdict.low)
-        return (
-            f"Returns diminish at rank {rank}, and that is shown: rank {higher} is worse by "
-            f"{number(loss)}{words} ({interval})."
-        )
-    if verdict.reason == "below_margin":
-        return (
-            f"Returns diminish at rank {rank}, and that is shown: rank {higher} gains at most "
-            f"{number(verdict.high)}{words}, and {worth}."
-        )
-    text = f"Whether returns diminish at rank {rank} is undecided: "
-    if verdict.reason != "wide_interval":
-        runs = "one seed" if verdict.seeds == 1 else "so few runs"
-        return f"{text}{runs} cannot tell rank {higher} from rank {rank}."
-    gain = unit.interval(verdict.low, verdict.high)
-    text += f"rank {higher} gains {gain}{words}, and {worth}."
-    if more := more_needed(verdict):
-        text += f" {more.capitalize()} would decide it."
-    if verdict.detectable is not None:
-        detectable = number(verdict.detectable)
-        text += f" Four of five such comparisons would show a gain of {detectable}."
-    return text
-
-
-def _whole_ladder(steps: Sequence[LadderStep]) -> str:
-    rank = steps[-1].rank
-    text = f"The ladder ends at rank {rank}, so nothing is known of higher ranks."
-    if steps[-1].outcome == "better":
-        text += f" The step to {rank} was still worth it: try higher ones with --ranks."
-    return text
-
-
-def _unjudged_ladder(step: LadderStep, recommended: Setting) -> str:
-    rank, higher = recommended.rank, step.rank
-    text = f"Whether returns diminish at rank {rank} is not shown"
-    if step.fraction != 1:
-        return f"{text}: rank {higher} was not trained in full."
-    if step.seeds == 1:
-        return f"{text}: one seed cannot tell rank {higher} from rank {rank}."
-    return f"{text}: rank {higher} was trained in full, but not compared with rank {rank}."
-
-
-def race_loss_sentence(fraction: float) -> str:
-    """What a race's loss in the ladder is."""
-    return (
-        f"race: estimated after {fraction_words(fraction)} of the training, so not comparable with "
-        "the others."
-    )
-
-
-def rank_use_sentence(recommendation: Recommendation) -> str:
-    """How much of its rank the adapter uses."""
-    use, rank = recommendation.rank_use, recommendation.setting.rank
-    text = f"The adapter uses {use.effective_rank:.1f} of its {rank} ranks (effective rank)"
-    if not use.truncated_losses:
-        return f"{text}."
-    own = recommendation.adapter_validation_loss
-    decimals = decimals_for(abs(own) / 100)
-    losses = [
-        f"{fixed(loss, decimals)} at rank {lower}"
-        for lower, loss in sorted(use.truncated_losses.items(), reverse=True)
-    ]
-    return f"{text}. Cut down, its loss of {fixed(own, decimals)} becomes {', '.join(losses)}."
 
 
 # Quality, cost and limits.

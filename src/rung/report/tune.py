@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from rung.report.format import fixed, setting_words
-from rung.report.levers import ladder_part, levers_part, loss_decimals, marked
-from rung.report.quality import quality_part, settings_table
+from rung.report.format import fixed, loss_decimals, setting_words
+from rung.report.ladder import ladder_part
+from rung.report.layout import marked
+from rung.report.levers import levers_part
+from rung.report.quality import quality_part, settings_part
 from rung.report.sentences import (
     conclusion,
     cost_sentence,
@@ -37,7 +39,7 @@ def summary(result: StudyResult, folder: Path) -> RenderableType:
         levers_part(result),
         ladder_part(result),
         quality_part(result),
-        _settings(result),
+        settings_part(result),
         _notes(result),
         _code(best),
         _paths(best, folder),
@@ -59,17 +61,6 @@ def _answer(result: StudyResult) -> Iterator[RenderableType]:
     for verdict in result.verdicts:
         if verdict.kind == "untuned":
             yield marked(verdict.outcome, f"Against the untuned model: {conclusion(verdict)}.")
-
-
-def _settings(result: StudyResult) -> Iterator[RenderableType]:
-    yield Text("All settings", style="bold")
-    yield settings_table(result)
-    if any(own.fraction < 1 for own in result.settings):
-        yield Text(
-            "Trained: the share of the training, × seeds. Below 100 % a setting was only raced, "
-            "and is shown at its best learning rate.",
-            style="dim",
-        )
 
 
 def _notes(result: StudyResult) -> Iterator[RenderableType]:
