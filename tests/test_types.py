@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rung.types import Candidate, LeverSpace, Scores, Setting, read_alpha, shared_sources
 
-candidates = st.builds(
-    Candidate,
+settings = st.builds(
+    Setting,
     rank=st.integers(1, 512),
     alpha=st.integers(1, 1024),
     targets=st.sampled_from(
@@ -27,8 +27,8 @@ candidates = st.builds(
     ),
     learning_rate=st.sampled_from([1e-4, 2e-4, 1.5e-4, 1e-3, 1.0000001e-3]),
     use_rslora=st.booleans(),
-    seed=st.integers(0, 9),
 )
+candidates = st.builds(Candidate, settings, seed=st.integers(0, 9))
 
 
 @given(candidates, candidates)
@@ -92,8 +92,8 @@ def test_scores_without_rows_or_of_unlike_length_are_refused(
 
 
 def test_alpha_is_twice_the_rank_unless_told_otherwise() -> None:
-    assert LeverSpace((8,), (1e-3,), ("mlp",)).candidate(8, 1e-3).alpha == 16
-    assert LeverSpace((8,), (1e-3,), ("mlp",), ("0.5r",)).candidate(8, 1e-3).alpha == 4
+    assert LeverSpace((8,), (1e-3,), ("mlp",)).setting(8, 1e-3).alpha == 16
+    assert LeverSpace((8,), (1e-3,), ("mlp",), ("0.5r",)).setting(8, 1e-3).alpha == 4
 
 
 def test_a_space_has_every_combination_once() -> None:
@@ -109,7 +109,7 @@ def test_one_setting_by_two_names_is_in_a_space_once_by_the_first() -> None:
     ]  # fmt: skip
     assert space.combinations == 6
     # 16 / √64 is 128 / 64.
-    assert len(LeverSpace((64,), (1e-3,), ("mlp",), ("2r", "rslora")).candidates()) == 1
+    assert len(LeverSpace((64,), (1e-3,), ("mlp",), ("2r", "rslora")).settings()) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,11 @@ from rung.search.climb import Climb
 from rung.search.effort import Effort, choose_race_fraction, rate_grid
 from rung.search.race import LM_HEAD_LOSS_THRESHOLD
 from rung.search.strategy import Decision
-from rung.types import Candidate, LeverSpace, Measurement, Scores
+from rung.search.verdicts import NATS
+from rung.types import LeverSpace, Measurement, Scores, Setting
+
+IN_FULL = ("confirmation", "untuned")
+"""The kinds of verdicts on what was trained in full."""
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
@@ -64,10 +68,10 @@ def test_it_climbs_while_doubling_is_worth_it_and_no_further() -> None:
 def test_a_rank_that_is_behind_at_the_look_is_not_given_up_for_it() -> None:
     """Short training favours small ranks: here the larger ones only win in full."""
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        doublings = round(math.log2(candidate.rank / 8))
+    def world(setting: Setting, fraction: float) -> float:
+        doublings = round(math.log2(setting.rank / 8))
         slow = 0.05 * doublings if fraction < 1 else -0.05 * doublings
-        return hill(2e-3)(candidate, fraction) + slow
+        return hill(2e-3)(setting, fraction) + slow
 
     decision, stages, _ = run(Climb(RANKS), world)
     assert decision.recommended is not None
@@ -80,11 +84,11 @@ def test_a_rank_that_is_behind_at_the_look_is_not_given_up_for_it() -> None:
 def test_the_semifinal_finds_what_wins_in_full_alone() -> None:
     """At the look the attention is better than all layers, and in full it is much worse."""
 
-    def world(candidate: Candidate, fraction: float) -> float:
+    def world(setting: Setting, fraction: float) -> float:
         attention = (
-            {True: -0.2, False: 0.2}[fraction < 1] if candidate.targets == "attention" else 0.0
+            {True: -0.2, False: 0.2}[fraction < 1] if setting.targets == "attention" else 0.0
         )
-        return hill(2e-3)(candidate, fraction) + attention
+        return hill(2e-3)(setting, fraction) + attention
 
     space = replace(SPACE, targets=("attention", "all-linear"), alphas=("2r",))
     effort = Effort(semifinalists=0, finalists=2)
@@ -115,30 +119,32 @@ def test_the_leader_is_in_the_semifinal_where_dearer_ones_stand_before_it() -> N
 
 
 def test_who_leaves_is_told_by_the_last_judgement_it_had() -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        diverges = fraction == 1 and candidate.learning_rate == 4e-3
-        return math.inf if diverges else hill(2e-3, steep=0.05)(candidate, fraction)
+    def world(setting: Setting, fraction: float) -> float:
+        diverges = fraction == 1 and setting.learning_rate == 4e-3
+        return math.inf if diverges else hill(2e-3, steep=0.05)(setting, fraction)
 
     decision, stages, _ = run(Climb(SPACE, effort=Effort(semifinalists=8)), world)
     semifinal = next(set(stage.candidates) for stage in stages if stage.phase == "semifinal")
-    why = {setting: reason for setting, reason in decision.left if setting.seed == 0}
-    told = {
-        why[setting].partition(" ")[2] if setting.learning_rate < 4e-3 else why[setting]
-        for setting in semifinal & why.keys()
+    excluded = {c: why for c, why in decision.excluded.items() if c.seed == 0}
+    in_full = {c: excluded[c] for c in semifinal & excluded.keys()}
+    assert {(c.learning_rate >= 4e-3, why.reason, why.fraction) for c, why in in_full.items()} == {
+        (True, "diverged", None),
+        (False, "behind", 1.0),
     }
-    assert {text.partition(" the leader")[0] for text in told} == {"it diverged", "in full, and"}
-    assert any(
-        "at a quarter, and the leader" in reason
-        for setting, reason in why.items()
-        if setting not in semifinal
-    )
+    assert {(why.reason, why.fraction) for c, why in excluded.items() if c not in semifinal} == {
+        ("behind", 1 / 4)
+    }
+    for why in excluded.values():
+        if why.reason == "behind":
+            assert why.loss is not None
+            assert why.best_loss is not None
 
 
 def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        if candidate.targets != "all-linear":
-            return hill(2e-3)(candidate, fraction)
-        return math.inf if fraction == 1 else hill(2e-3)(candidate, fraction) - 0.5
+    def world(setting: Setting, fraction: float) -> float:
+        if setting.targets != "all-linear":
+            return hill(2e-3)(setting, fraction)
+        return math.inf if fraction == 1 else hill(2e-3)(setting, fraction) - 0.5
 
     decision, stages, _ = run(Climb(SPACE, effort=Effort(semifinalists=3)), world)
     assert {
@@ -149,7 +155,7 @@ def test_a_semifinal_in_which_everything_diverges_is_not_the_end() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 10.0])
-@pytest.mark.parametrize("plan", [Effort(semifinalists=0), Effort(semifinalists=6)])
+@pytest.mark.parametrize("effort", [Effort(semifinalists=0), Effort(semifinalists=6)])
 def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(
     shift: float, effort: Effort
 ) -> None:
@@ -177,10 +183,11 @@ def test_what_is_judged_in_full_may_be_a_metric_and_below_zero(
     assert plain.recommended is not None
     # A margin is relative, and so wider where numbers are larger.
     assert shift or decision.recommended.targets == plain.recommended.targets
-    in_full = [verdict for verdict in decision.verdicts if "of the budget" not in verdict.says]
+    in_full = [verdict for verdict in decision.verdicts if verdict.kind in IN_FULL]
     assert all(verdict.margin > 0 for verdict in in_full)
-    assert "of score" in in_full[-1].says
-    assert "nats" not in "".join(verdict.says for verdict in in_full)
+    assert {verdict.unit for verdict in in_full} == {"of score"}
+    assert {v.unit for v in decision.verdicts if v.kind not in IN_FULL} == {NATS}
+    assert in_full[-1].kind == "untuned"
     assert in_full[-1].outcome == "better"
 
 
@@ -196,8 +203,8 @@ def test_the_confirmation_uses_seeds_that_the_race_has_not_seen_the_same_for_eac
         for c in stage.candidates
     ]
     assert race == {0}
-    for setting in {replace(c, seed=0) for c in confirmation}:
-        assert {c.seed for c in confirmation if replace(c, seed=0) == setting} == {1, 2, 3, 4}
+    for setting in {c.setting for c in confirmation}:
+        assert {c.seed for c in confirmation if c.setting == setting} == {1, 2, 3, 4}
 
 
 def test_a_gain_that_is_sure_but_not_worthwhile_does_not_buy_a_rank() -> None:
@@ -208,31 +215,36 @@ def test_a_gain_that_is_sure_but_not_worthwhile_does_not_buy_a_rank() -> None:
 
 def test_what_the_seeds_do_not_tell_apart_is_undecided_and_says_what_would_decide_it() -> None:
     decision, _, _ = run(Climb(RANKS), hill(2e-3, (0.02, 0.0, 0.0)), seeds=0.05)
-    full = [v for v in decision.verdicts if v.lever == "rank" and "of the budget" not in v.says]
+    full = [v for v in decision.verdicts if v.lever == "rank" and v.kind == "confirmation"]
     assert {v.outcome for v in full} == {"undecided"}
-    assert any("more seeds would decide it" in v.says for v in full)
-    assert all("would be seen in four of five studies" in v.says for v in full)
+    assert {v.reason for v in full} == {"wide_interval"}
+    assert any(v.required and v.required.seeds and v.required.seeds > v.seeds for v in full)
+    assert all(v.detectable and v.detectable > v.margin for v in full)
     assert {v.seeds for v in full} == {4}
 
 
 def test_each_lever_that_was_tried_gets_its_verdict() -> None:
     decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.1, 0.0, 0.0)))
-    at_race_fraction = [v for v in decision.verdicts if "at a quarter of the budget" in v.says]
+    at_race_fraction = [v for v in decision.verdicts if v.fraction == 1 / 4]
+    assert {v.kind for v in at_race_fraction} == {"race", "matched_parameters"}
     assert {v.lever for v in at_race_fraction} == {
         "learning_rate",
-        "target_modules",
+        "targets",
         "rank",
         "alpha",
     }
     assert {v.seeds for v in at_race_fraction} == {1}
     last = decision.verdicts[-1]
-    assert (last.lever, last.before, last.outcome) == ("adapter", "untuned", "better")
+    assert (last.kind, last.lever, last.before) == ("untuned", "adapter", None)
+    assert (last.outcome, last.reason) == ("better", "gain")
 
 
 def test_a_large_difference_is_called_better_and_a_large_loss_no_gain() -> None:
     decision, _, _ = run(Climb(RANKS), hill(2e-3, (0.2, 0.0, 0.0)), rows=0.02, seeds=0.001)
     ranks = {
-        (v.before, v.to): v.outcome for v in decision.verdicts if "of the budget" not in v.says
+        (v.before.rank, v.after.rank): v.outcome
+        for v in decision.verdicts
+        if v.before and v.kind == "confirmation"
     }
     assert ranks[8, 16] == "better"
     assert ranks[16, 32] == "no_worthwhile_gain"
@@ -242,9 +254,9 @@ def test_in_full_nothing_is_claimed_with_one_seed() -> None:
     decision, _, _ = run(
         Climb(RANKS, effort=Effort(finalists=2, seeds=(1,))), hill(2e-3, (0.2, 0.0, 0.0))
     )
-    full = [v for v in decision.verdicts if v.lever != "adapter" and "of the budget" not in v.says]
-    assert {v.outcome for v in full} == {"undecided"}
-    assert any("with one seed" in v.says for v in full)
+    full = [v for v in decision.verdicts if v.kind == "confirmation"]
+    assert {(v.outcome, v.reason, v.seeds) for v in full} == {("undecided", "one_seed", 1)}
+    assert {(v.detectable, v.required) for v in full} == {(None, None)}
 
 
 def test_a_large_difference_at_the_look_is_called_better_and_a_small_one_is_not() -> None:
@@ -252,9 +264,7 @@ def test_a_large_difference_at_the_look_is_called_better_and_a_small_one_is_not(
         decision, _, _ = run(
             Climb(SPACE), lambda c, f: 1.5 - gain * (c.targets != "attention"), 0.02, noise
         )
-        found = next(
-            v for v in decision.verdicts if v.lever == "target_modules" and "matched" not in v.says
-        )
+        found = next(v for v in decision.verdicts if v.lever == "targets" and v.kind == "race")
         assert found.low <= gain <= found.high
         return found.outcome
 
@@ -291,10 +301,10 @@ def test_a_grid_that_never_turns_ends_all_the_same() -> None:
 
 
 def test_a_rank_whose_best_rate_is_lower_is_not_held_to_the_rate_of_the_first_rung() -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        best = 2e-3 if candidate.rank == 8 else 1e-3
-        gain = 0.2 if candidate.rank >= 16 else 0.0
-        return 1.5 - gain + 0.5 * math.log2(candidate.learning_rate / best) ** 2 + (1 - fraction)
+    def world(setting: Setting, fraction: float) -> float:
+        best = 2e-3 if setting.rank == 8 else 1e-3
+        gain = 0.2 if setting.rank >= 16 else 0.0
+        return 1.5 - gain + 0.5 * math.log2(setting.learning_rate / best) ** 2 + (1 - fraction)
 
     decision, _, _ = run(Climb(RANKS), world)
     assert decision.recommended is not None
@@ -363,10 +373,13 @@ def test_wider_models_get_lower_rates() -> None:
 
 def test_modules_that_lead_are_also_compared_at_matched_parameter_count() -> None:
     decision, _, _ = run(Climb(SPACE), hill(2e-3, (0.2, 0.2, 0.0), 0.05))
-    says = [v.says for v in decision.verdicts if v.lever == "target_modules"]
-    assert any(
-        "attention → all-linear at matched parameter count at a quarter" in text for text in says
-    )
+    (matched,) = [v for v in decision.verdicts if v.kind == "matched_parameters"]
+    assert matched.before is not None
+    assert (matched.lever, matched.fraction) == ("targets", 1 / 4)
+    assert (matched.before.targets, matched.after.targets) == ("attention", "all-linear")
+    sizes = {"attention": 10, "all-linear": 25}
+    before, after = (s.rank * sizes[s.targets] for s in (matched.before, matched.after))
+    assert before == pytest.approx(after, rel=0.1)
 
 
 def test_two_alphas_that_are_one_scale_are_tried_once() -> None:
@@ -384,8 +397,8 @@ def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
     """Rank 8 leads under rsLoRA; on the rung above, 16 under rsLoRA is the same training as 64, which is near too."""
     space = LeverSpace((8, 16, 32), (2e-3,), alphas=("2r", "4r", "rslora"), pinned=True)
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        return 1.5 + 0.1 * abs(math.log2(candidate.scale / 5))
+    def world(setting: Setting, fraction: float) -> float:
+        return 1.5 + 0.1 * abs(math.log2(setting.scale / 5))
 
     _, _, history = run(Climb(space, effort=Effort(finalists=4)), world, rows=0.001, seeds=0.0001)
     confirmed = [m.candidate for m in history if m.candidate.seed == 1]
@@ -396,9 +409,9 @@ def test_two_alphas_that_are_one_scale_are_confirmed_once() -> None:
 def test_the_ladder_keeps_to_rslora_beyond_a_rung_where_another_alpha_is_the_same() -> None:
     space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("4r", "rslora"), pinned=True)
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        rank = 0.1 * math.log2(candidate.rank) * (-1 if fraction == 1 else 1)
-        return 2 + rank + (0 if candidate.use_rslora or candidate.rank == 16 else 1)
+    def world(setting: Setting, fraction: float) -> float:
+        rank = 0.1 * math.log2(setting.rank) * (-1 if fraction == 1 else 1)
+        return 2 + rank + (0 if setting.use_rslora or setting.rank == 16 else 1)
 
     decision, _, _ = run(Climb(space, effort=Effort(finalists=2)), world, rows=0.001, seeds=0.0001)
     assert decision.recommended is not None
@@ -415,10 +428,10 @@ def test_an_alpha_that_is_a_number_is_that_number_on_every_rung() -> None:
 def test_the_ladder_goes_on_where_the_topmost_rung_is_there_with_two_alphas() -> None:
     """The larger ranks only win in full, and the finalists have two alphas at the topmost of their rungs."""
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        doublings = round(math.log2(candidate.rank / 8))
+    def world(setting: Setting, fraction: float) -> float:
+        doublings = round(math.log2(setting.rank / 8))
         rank = -0.1 * doublings if fraction == 1 else 0.03 * doublings
-        return 1.5 + rank + 0.001 * abs(math.log2(candidate.scale / 4))
+        return 1.5 + rank + 0.001 * abs(math.log2(setting.scale / 4))
 
     space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), pinned=True)
     decision, stages, _ = run(
@@ -441,9 +454,7 @@ def test_undecided_comparisons_get_more_seeds_where_those_can_decide_them() -> N
             c.seed for stage in stages if stage.phase == "confirmation" for c in stage.candidates
         }
         assert seeds <= set(range(1, 9))
-        found = [
-            v for v in decision.verdicts if "of the budget" not in v.says and v.lever != "adapter"
-        ]
+        found = [v for v in decision.verdicts if v.kind == "confirmation"]
         if len(seeds) > 3:
             decided += any(v.outcome != "undecided" and v.seeds > 3 for v in found)
     assert decided
@@ -459,9 +470,9 @@ def test_a_further_seed_that_diverges_takes_its_setting_out_of_all_comparisons()
     assert {c.rank for c in stages[-1].candidates} == {8, 16}
     decision, _, _ = run(climb, world, seeds=0.01, lost=lambda c: (c.rank, c.seed) == (16, 6))
     in_full = {
-        (v.before, v.to)
+        (v.before.rank, v.after.rank)
         for v in decision.verdicts
-        if v.lever == "rank" and "of the budget" not in v.says
+        if v.before and v.lever == "rank" and v.kind == "confirmation"
     }
     assert in_full
     assert 16 not in {rank for pair in in_full for rank in pair}
@@ -473,18 +484,18 @@ def test_where_every_finalist_loses_a_further_seed_the_nearest_other_stands_in()
     world, climb = hill(2e-3, (0.04, 0.0, 0.0)), Climb(RANKS, effort=replace(UNSURE, rungs=0))
     decision, stages, _ = run(climb, world, seeds=0.01, lost=lambda c: c.seed == 6)
     assert {c.seed for c in stages[-2].candidates} == {4, 5, 6, 7, 8}, "this world asks for more"
-    (other,) = {replace(c, seed=0) for c in stages[-1].candidates}
+    (other,) = {c.setting for c in stages[-1].candidates}
     assert decision.recommended is not None
-    assert replace(decision.recommended, seed=0) == other
+    assert decision.recommended.setting == other
 
 
 def test_the_doubling_of_the_best_rank_is_trained_in_full_where_it_was_passed_over() -> None:
     """At the look ranks 8 and 64 lead and 32 is nowhere; in full 16 is the best that the race has left."""
 
-    def world(candidate: Candidate, fraction: float) -> float:
+    def world(setting: Setting, fraction: float) -> float:
         at_race_fraction = {8: 0.0, 16: 0.4, 32: 0.5, 64: 0.02}
         in_full = {8: 0.2, 16: 0.1, 32: 0.0, 64: 0.2}
-        return 1.5 + (at_race_fraction if fraction < 1 else in_full)[candidate.rank]
+        return 1.5 + (at_race_fraction if fraction < 1 else in_full)[setting.rank]
 
     space = LeverSpace((8, 16, 32, 64), (2e-3,), pinned=True)
     decision, stages, _ = run(
@@ -494,7 +505,7 @@ def test_the_doubling_of_the_best_rank_is_trained_in_full_where_it_was_passed_ov
     assert {c.rank for c in first.candidates} == {8, 16, 64}
     assert {c.rank for c in second.candidates} == {32}
     assert ("rank", 16, 32, "better") in {
-        (v.lever, v.before, v.to, v.outcome) for v in decision.verdicts
+        (v.lever, v.before.rank, v.after.rank, v.outcome) for v in decision.verdicts if v.before
     }
     assert decision.recommended is not None
     assert decision.recommended.rank == 32
@@ -540,4 +551,4 @@ def test_a_small_budget_goes_to_rates_and_ranks_and_to_the_best_of_them_in_full(
         "nothing is said of the others"
     )
     assert {v.outcome for v in decision.verdicts if v.lever != "adapter"} == {"undecided"}
-    assert decision.untried == ("target modules attention, mlp", "alpha r, 4r, rslora")
+    assert decision.untried == {"targets": ("attention", "mlp"), "alpha": ("r", "4r", "rslora")}

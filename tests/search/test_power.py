@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rung.search.power import RUNS_DIFFER, detectable_gain
-from rung.types import Scores
+from rung.types import Candidate, Scores
 
 
 def untuned(rows: int, deviation: float = 0.3) -> Scores:
@@ -37,17 +37,13 @@ def test_the_rows_alone_hide_less_than_everything() -> None:
 
 def test_what_is_foreseen_of_the_rows_is_what_the_recorded_tasks_showed() -> None:
     """The rule it rests on: the relative error of a difference of two good settings is that of the untuned model."""
-    from dataclasses import replace
-
     from rung.runner.replay import load_table
     from rung.search.stats import gain_estimate, loss_estimate, seed_noise
 
     for task in ("pronounce", "price"):
         table = load_table(task)
         best = sorted(table.settings, key=table.loss)[:16]
-        results = {
-            s: [table.results[replace(s, seed=seed)][1.0] for seed in table.seeds] for s in best
-        }
+        results = {s: [table.runs[Candidate(s, seed)][1.0] for seed in table.seeds] for s in best}
         errors = []
         for one in best[:10]:
             for other in best[:10]:

@@ -10,7 +10,8 @@ import pytest
 from tests.search.worlds import BASELINE, SPACE, World, hill, measure
 
 from rung.search.race import Race
-from rung.types import Candidate, LeverSpace, Scores
+from rung.search.verdicts import lever_value
+from rung.types import Candidate, Lever, LeverSpace, Scores, Setting
 
 RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
 
@@ -21,18 +22,20 @@ def raced(
     rounds: Sequence[int],
     seeds: float = 0.005,
     baseline: Scores = BASELINE,
-) -> tuple[Race, list[list[Candidate]]]:
+) -> tuple[Race, list[list[Setting]]]:
     """A race over these rounds, and what each of them tried."""
     race, tried = Race(space, 0.01, baseline), []
     for number, count in enumerate(rounds):
         tried.append(race.next(count) if number else race.first(count))
-        race.see([measure(world, setting, 0.25, seeds=seeds) for setting in tried[-1]])
+        race.see([measure(world, Candidate(setting), 0.25, seeds=seeds) for setting in tried[-1]])
     return race, tried
 
 
-@pytest.mark.parametrize(("count", "untried"), [(4, ["alpha 4r"]), (6, ["alpha 4r"]), (10, [])])
+@pytest.mark.parametrize(
+    ("count", "untried"), [(4, {"alpha": ("4r",)}), (6, {"alpha": ("4r",)}), (10, {})]
+)
 def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(
-    count: int, untried: list[str]
+    count: int, untried: dict[Lever, tuple[str, ...]]
 ) -> None:
     race, (_, second) = raced(SPACE, hill(2e-3), (9, count))
     assert len(set(second)) == count
@@ -45,13 +48,12 @@ def test_nothing_is_said_of_an_alpha_that_nobody_has_tried(count: int, alphas: s
     """With six settings more r and rsLoRA are tried, and with ten 4r is too, which at rank 16 is rsLoRA's scale."""
     race, _ = raced(SPACE, hill(2e-3, (0.1, 0.0, 0.0)), (9, count))
     assert (race.leader.rank, race.leader.alpha) == (16, 32)
-    (said,) = [text for text in race.says(1 / 4) if text.startswith("alpha")]
-    assert {words.rpartition(" ")[0] for words in said.split(": ")[1].split(", ")} == {
-        "32",
-        *alphas,
-    }
+    (standing,) = [standing for standing in race.standings(1 / 4) if standing.lever == "alpha"]
+    assert {lever_value(setting, "alpha") for setting, _ in standing.losses} == {"32", *alphas}
     (verdict,) = [v for v in race.verdicts(1 / 4, 0.005) if v.lever == "alpha"]
-    assert {verdict.before, verdict.to} <= {"32", *alphas}
+    assert verdict.before is not None
+    sides = {lever_value(verdict.before, "alpha"), lever_value(verdict.after, "alpha")}
+    assert sides <= {"32", *alphas}
 
 
 def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
@@ -98,9 +100,9 @@ def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_o
 ):
     """The best rate falls fourfold with each doubling: what is four steps away is a guess."""
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        best = 4e-3 / 4 ** math.log2(candidate.rank / 8)
-        return 1.5 + 0.05 * math.log2(candidate.learning_rate / best) ** 2
+    def world(setting: Setting, fraction: float) -> float:
+        best = 4e-3 / 4 ** math.log2(setting.rank / 8)
+        return 1.5 + 0.05 * math.log2(setting.learning_rate / best) ** 2
 
     race, _ = raced(RANKS, world, (9,))
     rungs = [race.at_rank(race.leader, rank) for rank in RANKS.ranks if rank != race.leader.rank]
@@ -110,8 +112,10 @@ def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_o
     )
 
 
-def ended(race: Race, ends: dict[Candidate, float]) -> None:
-    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
+def ended(race: Race, ends: dict[Setting, float]) -> None:
+    race.see_in_full(
+        [measure(lambda s, f: ends[s], Candidate(setting), 1.0, 0, 0) for setting in ends]
+    )
 
 
 def test_a_rung_that_ran_in_full_keeps_the_rate_that_was_best_there() -> None:
@@ -152,6 +156,5 @@ def test_where_the_runs_are_too_few_or_too_noisy_to_tell_anything_of_a_lever_it_
     hopeless = [v for v in race.verdicts(0.25, 0.005) if v.high - v.low > 5]
     assert hopeless
     assert {v.outcome for v in hopeless} == {"undecided"}
-    for verdict in hopeless:
-        assert "nothing can be told, for any gain under" in verdict.says
-        assert "would be worth it" not in verdict.says
+    assert {v.reason for v in hopeless} == {"no_information"}
+    assert {v.required for v in hopeless} == {None}

@@ -8,18 +8,15 @@ from tests.search.worlds import measure
 from rung.search.results import Results
 from rung.types import Candidate, Setting
 
-ONE, OTHER = Candidate(Setting(8, 16, "mlp", 1e-3)), Candidate(Setting(16, 32, "mlp", 1e-3))
+ONE, OTHER = Setting(8, 16, "mlp", 1e-3), Setting(16, 32, "mlp", 1e-3)
 
 
-def runs_of(losses: dict[Candidate, dict[int, float]]) -> Results:
+def runs_of(losses: dict[Setting, dict[int, float]]) -> Results:
     """The settings' runs in full, by seed; the seeds from 1 on confirm."""
     results = Results((1, 2, 3, 4))
     for setting, by_seed in losses.items():
         for seed, loss in by_seed.items():
-            run = Candidate(
-                Setting(setting.rank, setting.alpha, setting.targets, setting.learning_rate),
-                seed=seed,
-            )
+            run = Candidate(setting, seed)
             results.keep({run: measure(lambda c, f, x=loss: x, run, 1.0, 0, 0)}, 1.0)  # type: ignore[misc]
     return results
 

@@ -17,7 +17,7 @@ from rung.search.effort import Effort
 from rung.search.grid import Grid, Random
 from rung.search.strategy import Strategy
 from rung.search.tpe import Tpe
-from rung.types import Candidate, LeverSpace
+from rung.types import Candidate, LeverSpace, Setting
 
 SMALL = LeverSpace((8, 16), (1e-3, 2e-3), ("attention", "mlp"), ("2r", "r"))
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
@@ -73,8 +73,8 @@ def test_any_prefix_of_the_history_leads_on_to_the_same_end(make: Callable[[], S
 
 @every
 def test_candidates_that_diverge_are_passed_over(make: Callable[[], Strategy]) -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        return math.inf if candidate.learning_rate > 1.5e-3 else hill()(candidate, fraction)
+    def world(setting: Setting, fraction: float) -> float:
+        return math.inf if setting.learning_rate > 1.5e-3 else hill()(setting, fraction)
 
     decision, _, _ = run(make(), world)
     assert decision.recommended is not None
@@ -91,9 +91,9 @@ def test_where_everything_diverges_it_says_so(make: Callable[[], Strategy]) -> N
     "name", [name for name in STRATEGIES if name != "random"]
 )  # what is drawn may all diverge
 def test_candidates_that_diverge_late_are_passed_over_too(name: str) -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        late = candidate.rank >= 16 and fraction == 1
-        return math.inf if late else hill(gains=(0.1, 0.1, 0.1))(candidate, fraction)
+    def world(setting: Setting, fraction: float) -> float:
+        late = setting.rank >= 16 and fraction == 1
+        return math.inf if late else hill(gains=(0.1, 0.1, 0.1))(setting, fraction)
 
     decision, _, _ = run(STRATEGIES[name](), world)
     assert decision.recommended is not None
@@ -116,7 +116,7 @@ def test_tpe_keeps_to_its_budget_and_finds_the_hill() -> None:
 
 def test_a_grid_trains_everything_once() -> None:
     _, stages, history = run(Grid.of(SMALL), hill())
-    assert [stage.candidates for stage in stages] == [SMALL.candidates()]
+    assert [stage.candidates for stage in stages] == [tuple(map(Candidate, SMALL.settings()))]
     assert len(history) == 16
 
 

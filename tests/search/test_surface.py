@@ -10,27 +10,27 @@ import pytest
 from tests.search.worlds import SPACE, World, hill, measure
 
 from rung.search.surface import INTERVAL_SHRINKAGE, LOSS_CLIP, Axes, Surface, design
-from rung.types import Candidate, LeverSpace, Scores
+from rung.types import Candidate, LeverSpace, Scores, Setting
 
 LADDER = LeverSpace(
     (8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3), ("attention", "all-linear"), ("2r", "r")
 )
-POOL = LADDER.candidates()
+POOL = LADDER.settings()
 
 
 def through(
     world: World,
-    settings: list[Candidate],
+    settings: list[Setting],
     rows: float = 0.02,
     seeds: float = 0.0,
     shrinkage: float | None = None,
 ) -> Surface:
-    scores = [measure(world, setting, 1.0, rows, seeds).scores for setting in settings]
+    scores = [measure(world, Candidate(setting), 1.0, rows, seeds).scores for setting in settings]
     return Surface.through(Axes(POOL), settings, scores, shrinkage)
 
 
 def test_the_first_settings_differ_in_every_lever_and_come_out_the_same_each_time() -> None:
-    pool = SPACE.candidates()
+    pool = SPACE.settings()
     first = design(Axes(pool), pool, 12)
     assert len(set(first)) == 12
     for lever, values in (("rank", 4), ("targets", 3), ("learning_rate", 2)):
@@ -65,8 +65,8 @@ def test_a_setting_that_nobody_tried_is_foretold() -> None:
 def test_all_runs_say_something_of_a_lever_and_not_two_alone() -> None:
     noise = 0.1
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        return 1.5 - 0.3 * (candidate.targets == "all-linear")
+    def world(setting: Setting, fraction: float) -> float:
+        return 1.5 - 0.3 * (setting.targets == "all-linear")
 
     surface = through(world, design(Axes(POOL), POOL, 20), 0.001, noise, INTERVAL_SHRINKAGE)
     before = POOL[0]
@@ -81,7 +81,7 @@ def test_its_intervals_hold_the_truth() -> None:
     held, tokens = [], (5,) * 50
     settings = design(Axes(POOL), POOL, 20)
 
-    def loss(setting: Candidate) -> float:
+    def loss(setting: Setting) -> float:
         return 2.0 - 0.2 * (setting.rank > 8) + 0.05 * math.log2(setting.learning_rate / 2e-3) ** 2
 
     for _ in range(150):
@@ -89,15 +89,15 @@ def test_its_intervals_hold_the_truth() -> None:
         scores = [Scores(tuple(5 * run + rng.normal(0, 0.1, 50)), tokens) for run in results]
         surface = Surface.through(Axes(POOL), settings, scores, INTERVAL_SHRINKAGE)
         for low, high in ((8, 16), (16, 32)):
-            one, other = (LADDER.candidate(rank, 2e-3) for rank in (low, high))
+            one, other = (LADDER.setting(rank, 2e-3) for rank in (low, high))
             interval = surface.gain(one, other).interval()
             held.append(interval.low <= loss(one) - loss(other) <= interval.high)
     assert np.mean(held) > 0.92
 
 
 def test_one_that_diverged_is_as_bad_as_can_be_and_no_worse() -> None:
-    def world(candidate: Candidate, fraction: float) -> float:
-        return math.inf if candidate.learning_rate == 8e-3 else 1.5
+    def world(setting: Setting, fraction: float) -> float:
+        return math.inf if setting.learning_rate == 8e-3 else 1.5
 
     settings = design(Axes(POOL), POOL, 20)
     surface = through(world, settings)

@@ -6,7 +6,7 @@ import pytest
 
 from rung.search.stats import Estimate, Variance
 from rung.search.verdicts import NATS, make_verdict
-from rung.types import Scores
+from rung.types import Scores, Setting
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,9 @@ def test_only_of_losses_it_says_that_nothing_can_be_told(
 ) -> None:
     scores = Scores((loss,) * 200, (1,) * 200)
     gain = Estimate(0.0, Variance(error**2, 10))
-    verdict = make_verdict("rank", (8, 16), gain, 0.001, 0.95, [scores], True, "", None, unit)
+    before, after = (Setting(rank, 2 * rank, "mlp", 1e-3) for rank in (8, 16))
+    verdict = make_verdict(
+        "confirmation", "rank", before, after, 1.0, gain, 0.001, 0.95, [scores], True, unit=unit
+    )
     assert verdict.outcome == "undecided"
-    assert ("would be seen in four of five" in verdict.says) == told
-    assert ("nothing can be told" in verdict.says) != told
+    assert verdict.reason == ("wide_interval" if told else "no_information")

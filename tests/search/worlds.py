@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rung.search.strategy import Decision, Stage, Strategy
-from rung.types import Candidate, LeverSpace, Measurement, Scores
+from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting
 
 ROWS = 200
 TOKENS = 5
@@ -21,7 +21,7 @@ SPACE = LeverSpace(
 )
 BASELINE = Scores(tuple(3.0 * TOKENS for _ in range(ROWS)), (TOKENS,) * ROWS)
 
-World = Callable[[Candidate, float], float]
+World = Callable[[Setting, float], float]
 """The true loss of a setting at a fraction of the budget; infinite where it diverges."""
 
 _HARD = [random.Random("rows").gauss(0, 0.3) for _ in range(ROWS)]
@@ -36,7 +36,7 @@ def measure(
     before: float = 0.0,
 ) -> Measurement:
     """`rows` is the deviation of a row's own noise from candidate to candidate, `seeds` that of a run; in nats."""
-    truth, scores = world(replace(candidate, seed=0), fraction), None
+    truth, scores = world(candidate.setting, fraction), None
     if math.isfinite(truth):
         own = random.Random(f"{candidate.id}@{fraction}")
         truth += own.gauss(0, seeds)
@@ -79,7 +79,7 @@ def run(
             return decision, stages, history
         assert decision.recommended is None
         check(decision.stage, history)
-        assert not set(decision.stage.candidates) & dict(decision.left).keys(), (
+        assert not set(decision.stage.candidates) & decision.excluded.keys(), (
             "who has left is not trained on"
         )
         stages.append(decision.stage)
@@ -112,11 +112,11 @@ def hill(
     `alpha` is by how much the loss falls with each doubling of the scale, at the same scale · rate.
     """
 
-    def world(candidate: Candidate, fraction: float) -> float:
-        doublings = round(math.log2(candidate.rank / 8))
-        away = math.log2(candidate.learning_rate * candidate.scale / (2 * best_rate))
-        targets = {"attention": 0.0, "mlp": -0.02, "all-linear": -0.05}.get(candidate.targets, 0.05)
-        own = alpha * math.log2(candidate.scale / 2)
+    def world(setting: Setting, fraction: float) -> float:
+        doublings = round(math.log2(setting.rank / 8))
+        away = math.log2(setting.learning_rate * setting.scale / (2 * best_rate))
+        targets = {"attention": 0.0, "mlp": -0.02, "all-linear": -0.05}.get(setting.targets, 0.05)
+        own = alpha * math.log2(setting.scale / 2)
         return 1.5 + steep * away**2 - sum(gains[:doublings]) + targets - own + 0.5 * (1 - fraction)
 
     return world

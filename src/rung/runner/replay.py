@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 from rung.errors import DataError
 from rung.runner.protocol import StepProgress
 from rung.search.strategy import Stage
-from rung.types import Candidate, Generation, LeverSpace, Measurement, RankUse, Scores
+from rung.types import Candidate, Generation, LeverSpace, Measurement, RankUse, Scores, Setting
 
 TABLE = Path(__file__).with_name("replay.parquet")
 
-LEVERS = ("rank", "alpha", "targets", "learning_rate", "use_rslora", "dropout", "seed")
+LEVERS = ("rank", "alpha", "targets", "learning_rate", "use_rslora", "dropout")
 
 SCHEMA = pa.schema(
     [
@@ -80,13 +80,9 @@ class Table:
         return tuple(sorted({fraction for points in self.runs.values() for fraction in points}))
 
     @cached_property
-    def settings(self) -> tuple[Candidate, ...]:
-        """Those that have been recorded in full with every seed, with seed 0."""
-        whole = [
-            replace(c, seed=0)
-            for c, points in self.runs.items()
-            if 1.0 in points or _diverged(points)
-        ]
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that were recorded in full, or to where they diverged, with every seed."""
+        whole = [c.setting for c, points in self.runs.items() if 1.0 in points or _diverged(points)]
         return tuple(
             setting for setting in dict.fromkeys(whole) if whole.count(setting) == len(self.seeds)
         )
@@ -95,12 +91,12 @@ class Table:
     def space(self) -> LeverSpace:
         """The grid, as a strategy may search it."""
         settings = self.settings
-        alphas = sorted({c.alpha / c.rank for c in settings}, reverse=True)
+        alphas = sorted({s.alpha / s.rank for s in settings}, reverse=True)
         return LeverSpace(
-            tuple(sorted({c.rank for c in settings})),
-            tuple(sorted({c.learning_rate for c in settings})),
+            tuple(sorted({s.rank for s in settings})),
+            tuple(sorted({s.learning_rate for s in settings})),
             tuple(
-                sorted({c.targets for c in settings}, key=lambda targets: (len(targets), targets))
+                sorted({s.targets for s in settings}, key=lambda targets: (len(targets), targets))
             ),
             tuple(f"{ratio:g}r" for ratio in alphas),
             pinned=True,
@@ -111,21 +107,21 @@ class Table:
         """The training tokens of one candidate's full budget."""
         return max(m.tokens for points in self.runs.values() for m in points.values())
 
-    def loss(self, setting: Candidate) -> float:
+    def loss(self, setting: Setting) -> float:
         """The mean loss over the seeds at the full budget, over all rows; infinite where one diverged."""
-        ends = [self.runs[replace(setting, seed=seed)].get(1.0) for seed in self.seeds]
+        ends = [self.runs[Candidate(setting, seed)].get(1.0) for seed in self.seeds]
         return math.fsum(end.loss if end else math.inf for end in ends) / len(ends)
 
-    def best(self) -> Candidate:
+    def best(self) -> Setting:
         """The setting with the lowest loss."""
         return min(self.settings, key=self.loss)
 
-    def nearest(self, setting: Candidate) -> Candidate:
+    def nearest(self, setting: Setting) -> Setting:
         """The recorded setting that is nearest: of the same targets, then in rank, scale and rate, by ratio."""
         if setting in self.settings:
             return setting
 
-        def distance(other: Candidate) -> tuple[bool, float, float, float]:
+        def distance(other: Setting) -> tuple[bool, float, float, float]:
             return (
                 other.targets != setting.targets,
                 abs(math.log(other.rank / setting.rank)),
@@ -193,8 +189,8 @@ class ReplayRunner:
 
     def _recorded(self, candidate: Candidate) -> Candidate:
         """The recorded candidate that plays this one."""
-        setting = self.table.nearest(replace(candidate, seed=0))
-        return replace(setting, seed=self._seeds[setting][candidate.seed % len(self.table.seeds)])
+        setting = self.table.nearest(candidate.setting)
+        return Candidate(setting, self._seeds[setting][candidate.seed % len(self.table.seeds)])
 
     def _measure(self, candidate: Candidate, fraction: float) -> Measurement:
         points = self.table.runs[self._recorded(candidate)]
@@ -233,7 +229,7 @@ def load_table(task: str, path: Path = TABLE) -> Table:
     runs: dict[Candidate, dict[float, Measurement]] = {}
     for row in found.to_pylist():
         if row["task"] == task:
-            candidate = Candidate(**{lever: row[lever] for lever in LEVERS})
+            candidate = Candidate(Setting(**{lever: row[lever] for lever in LEVERS}), row["seed"])
             runs.setdefault(candidate, {})[row["fraction"]] = Measurement(
                 candidate,
                 row["fraction"],
@@ -262,7 +258,8 @@ def write_table(
     rows = [
         {
             "task": task,
-            **{lever: getattr(m.candidate, lever) for lever in LEVERS},
+            **{lever: getattr(m.candidate.setting, lever) for lever in LEVERS},
+            "seed": m.candidate.seed,
             **{
                 name: getattr(m, name)
                 for name in (

@@ -306,7 +306,13 @@ class _Climber:
         for pair in (*pairs, *self._doubling(best_one, finalists)):
             if all(self.results.lasted(setting, 1.0) for setting in pair):
                 one, other = sorted(
-                    pair, key=lambda s: (s.rank, self.results.parameters(s, 1.0), s.alpha, s.label)
+                    pair,
+                    key=lambda s: (
+                        s.rank,
+                        self.results.parameters(s, 1.0),
+                        s.alpha,
+                        Candidate(s).id,
+                    ),
                 )
                 found.append((one, other))
         return list(dict.fromkeys(found))

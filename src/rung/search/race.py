@@ -12,6 +12,7 @@ from rung.search.strategy import LeverStanding, best
 from rung.search.surface import INTERVAL_SHRINKAGE, Axes, Surface, design
 from rung.search.verdicts import lever_value, make_verdict
 from rung.types import (
+    Candidate,
     Lever,
     LeverSpace,
     Measurement,
@@ -144,10 +145,13 @@ class Race:
     def _stand(self, judged: Mapping[Setting, float], reach: float) -> None:
         """Order the settings; those within `reach` of the best are near, and the cheapest of them leads."""
         self.standing = sorted(
-            (s for s in judged if math.isfinite(judged[s])), key=lambda s: (judged[s], s.label)
+            (s for s in judged if math.isfinite(judged[s])),
+            key=lambda s: (judged[s], Candidate(s).id),
         )
         near = [s for s in self.standing if judged[s] <= judged[self.standing[0]] + reach]
-        self.leader = min(near, key=lambda s: (self._runs[s].parameters, judged[s], s.label))
+        self.leader = min(
+            near, key=lambda s: (self._runs[s].parameters, judged[s], Candidate(s).id)
+        )
 
     def _through(self, shrinkage: float | None = None) -> Surface:
         return Surface.through(
@@ -298,7 +302,7 @@ class Race:
         for lever, values in self._values().items() if self._surface else ():
             settings = [self.leader, *values]
             losses = dict(zip(settings, self.surface.expected(settings), strict=True))
-            order = sorted(settings, key=lambda s: (losses[s], s.label))
+            order = sorted(settings, key=lambda s: (losses[s], Candidate(s).id))
             standings.append(
                 LeverStanding(lever, race_fraction, tuple((s, math.exp(losses[s])) for s in order))
             )

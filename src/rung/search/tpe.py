@@ -43,7 +43,7 @@ class Tpe:
         return replay(self._script, history)
 
     def _script(self, conclusions: Conclusions) -> Script:
-        optuna.logging.set_verbosity(optuna.logging.FAMILY_ERROR)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
