@@ -102,7 +102,7 @@ def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) ->
     seconds = ground.loading + around + sum(stage.seconds for stage in runner.stages)
     tokens = sum(stage.tokens for stage in runner.stages)
     chosen = (
-        Effort(race_fraction) if budget is None else Effort.within(space, budget, race_fraction)
+        Effort(race_fraction) if budget is None else Effort.within_budget(space, budget, race_fraction)
     )
     return {
         "schema": 1,

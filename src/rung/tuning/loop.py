@@ -149,14 +149,14 @@ def make_strategy(
     Raises:
         RecipeError: see `check_grid`.
     """
-    plan = Effort(race_fraction) if budget is None else Effort.within(space, budget, race_fraction)
+    plan = Effort(race_fraction) if budget is None else Effort.within_budget(space, budget, race_fraction)
     cost = plan.cost(space)
     if recipe.strategy == "climb":
         if budget is not None and cost > budget:
             observer.note(
                 f"the budget is {budget:.1f} full trainings and a climb takes {cost:.1f} at the least"
             )
-        if not plan.decides:
+        if not plan.can_decide:
             observer.note(
                 "this budget is too small for a verdict: the answer will be a guess, marked undecided"
             )
@@ -197,8 +197,8 @@ def answer(
         return ledger.add_seconds(more)
 
     baseline = ledger.baseline() or _first_baseline(runner, ledger, observer)
-    if isinstance(strategy, Climb) and strategy.plan.decides and not written.judge:
-        _tell_what_would_show(baseline, recipe.margin, strategy.plan, observer)
+    if isinstance(strategy, Climb) and strategy.effort.can_decide and not written.judge:
+        _tell_what_would_show(baseline, recipe.margin, strategy.effort, observer)
     heard: set[object] = set()
     while True:
         decision = strategy.decide(baseline, written.judge_by(ledger.history()))
@@ -281,9 +281,9 @@ def _tell_what_would_show(
 ) -> None:
     """Before anything is trained, say what these rows and seeds cannot tell apart."""
     seen = detectable_gain_of_climb(baseline, margin, plan)
-    if seen.shown > margin:
+    if seen.detectable > margin:
         observer.note(
-            f"{seen.rows} validation rows and {seen.seeds} seeds would show a gain of {seen.shown:.1%} of the loss in "
+            f"{seen.rows} validation rows and {seen.seeds} seeds would show a gain of {seen.detectable:.1%} of the loss in "
             f"four of five studies; smaller ones, the margin of {margin:.1%} too, mostly stay undecided"
         )
 

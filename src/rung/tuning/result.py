@@ -19,7 +19,7 @@ from rung.metrics.evaluate import Evaluator
 from rung.model.files import fingerprint
 from rung.model.load import Base
 from rung.recipe import Recipe
-from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, run_noise
+from rung.search.stats import NO_SEED_NOISE, Variance, gain_estimate, loss_estimate, run_noise
 from rung.search.strategy import Decision
 from rung.study.folder import FORMAT, SCHEMA
 from rung.study.ledger import Ledger
@@ -129,7 +129,7 @@ def document(
         "metrics": tested.metrics,
         "noise": None
         if noise is None
-        else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.freedom},
+        else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.degrees_of_freedom},
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
         "candidates": [
             {
@@ -207,7 +207,7 @@ def _levers(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _bounds(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> dict[str, float] | None:
+def _bounds(scores: Sequence[Scores], noise: Variance = NO_SEED_NOISE) -> dict[str, float] | None:
     """The mean over the seeds and its bounds at 95 %; `noise` is that of one run."""
     if not scores:
         return None
@@ -233,7 +233,7 @@ def _furthest(runs: Sequence[Measurement]) -> list[Measurement]:
 def _loss(runs: Sequence[Measurement], noise: Variance | None) -> dict[str, float] | None:
     """Of runs of one setting that came equally far, with the noise of a run where it applies; none if one diverged."""
     scores = [m.scores for m in runs if m.scores]
-    in_full = noise if noise and runs[0].fraction == 1 else KNOWN_ZERO
+    in_full = noise if noise and runs[0].fraction == 1 else NO_SEED_NOISE
     return _bounds(scores, in_full) if len(scores) == len(runs) else None
 
 
