@@ -17,7 +17,7 @@ from rung.formats.numbers import Column, Convention
 from rung.metrics.custom import metric
 from rung.metrics.text import OF_NUMBERS, SHARES, CompletionStats, Metric, measure, propose
 from rung.search.stats import (
-    KNOWN_ZERO,
+    NO_SEED_NOISE,
     Interval,
     Variance,
     gain_estimate,
@@ -137,7 +137,7 @@ class Evaluator:
                     values = [measure(one, runs[run], self.known).value for run in members]
                     found[setting][one.name] = {"mean": math.fsum(values) / len(values)}
                     continue
-                interval = loss_estimate(own, (noise or KNOWN_ZERO).times(1 / len(own))).interval()
+                interval = loss_estimate(own, (noise or NO_SEED_NOISE).times(1 / len(own))).interval()
                 found[setting][one.name] = _bounds(one, interval)
                 if setting != home:
                     sides = _paired(scored, settings[home], members)
@@ -206,7 +206,7 @@ def _comparable(
 
 def _compared(before: Sequence[Scores], to: Sequence[Scores], noise: Variance | None) -> Interval:
     """How much better one side is, over its runs; `noise` is that of one run."""
-    added = (noise or KNOWN_ZERO).times(1 / len(before) + 1 / len(to))
+    added = (noise or NO_SEED_NOISE).times(1 / len(before) + 1 / len(to))
     return gain_estimate(before, to, added).interval()
 
 
