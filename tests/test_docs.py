@@ -10,7 +10,7 @@ from typing import Any, get_args
 import rung.commands.data
 import rung.data.audit
 import rung.data.schema
-from rung.metrics.text import METRICS
+from rung.metrics.registry import METRICS
 from rung.report.data import _SHAPES
 
 ROOT = Path(__file__).parents[1]

@@ -78,7 +78,7 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("learning_rates: [1e-3, 0.001]\n", "each once"),
         ("alphas: [2r, 2.0r]\n", "write each alpha once"),
         ("skip_bad_rows: maybe\n", "input should be a valid boolean"),
-        ("fields: {prompt: a, prompt: b}\n", "'prompt' stands there twice"),
+        ("fields: {prompt: a, prompt: b}\n", "the key 'prompt' is given twice"),
         ("fields: {8: x}\n", "write name=field, where a name is one of prompt, "),
         (
             "fields: prompt\n",

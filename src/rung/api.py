@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.jupyter import JupyterMixin
 
 from rung.errors import RecipeError
-from rung.types import ALPHA_RANGE, MAX_RANK, Candidate, Setting, read_alpha
+from rung.types import ALPHA_RANGE, MAX_RANK, Setting, read_alpha
 
 if TYPE_CHECKING:
     from rung.recipe import Recipe
@@ -262,5 +262,5 @@ def inspect(
         raise RecipeError(
             f"--alpha: {alpha} is out of bounds; give one from {ALPHA_RANGE[0]:g} to {ALPHA_RANGE[1]:,.0f}."
         )
-    candidate = Candidate(Setting(rank, number, targets, 1e-3, use_rslora or written))
-    return Inspection(inspection(anatomy(model), candidate), explain)
+    setting = Setting(rank, number, targets, 1e-3, use_rslora or written)
+    return Inspection(inspection(anatomy(model), setting), explain)

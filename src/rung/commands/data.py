@@ -74,8 +74,11 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         "ends": [{"token": token, "text": tokenizer.decode([token])} for token in facts.ends],
         "lengths": _lengths(facts.lengths, recipe.max_tokens),
         "metrics": [one.name for one in quality.metrics],
-        "numbers": asdict(quality.known.numbers),
-        "trivial": {"writes": quality.known.always, **quality.trivial(validation)}
+        "numbers": asdict(quality.completion_stats.numbers),
+        "trivial": {
+            "writes": quality.completion_stats.trivial_text,
+            **quality.trivial_values(validation),
+        }
         if validation
         else None,
         "untuned": {"validation_loss": scores.mean, "rows": len(scores.tokens)} if scores else None,

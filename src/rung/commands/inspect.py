@@ -6,25 +6,25 @@ from dataclasses import asdict
 from typing import Any
 
 from rung.model.anatomy import Adapter, Anatomy
-from rung.model.serving import serving
-from rung.model.targets import HEAD, folded, stacked_experts
-from rung.types import Candidate, Setting
+from rung.model.serving import server_support
+from rung.model.targets import HEAD, stacked_experts, star_numbers
+from rung.types import Setting
 
 RANKS = (8, 16, 32, 64, 128)
 """The ladder that is shown beside the rank that was asked for."""
 
 
-def inspection(model: Anatomy, candidate: Candidate) -> dict[str, Any]:
+def inspection(model: Anatomy, setting: Setting) -> dict[str, Any]:
     """Everything about a model and one adapter of it, ready for JSON. Sizes are in bytes.
 
     Raises:
         TargetError: the model has no such target modules.
     """
-    adapter, footprint, groups = model.adapter(candidate), model.footprint(), model.groups()
+    adapter, footprint, groups = model.adapter(setting), model.footprint(), model.groups()
     config = model.config
-    on_head = any(share.kind == "head" for share in adapter.shares)
-    served = serving(candidate, model.model_type, model.architecture, on_head, model.tied)
-    ranks = sorted({*RANKS, candidate.rank})
+    on_head = any(module.kind == "head" for module in adapter.modules)
+    served = server_support(setting, model.model_type, model.architecture, on_head, model.tied)
+    ranks = sorted({*RANKS, setting.rank})
     return {
         "schema": 1,
         "model": model.name,
@@ -39,24 +39,24 @@ def inspection(model: Anatomy, candidate: Candidate) -> dict[str, Any]:
             "attention_heads": getattr(config, "num_attention_heads", None),
             "key_value_heads": getattr(config, "num_key_value_heads", None),
         },
-        "footprint_bytes": footprint.printed,
-        "held_bytes": footprint.held,
-        "modules": [_renamed(asdict(part)) for part in model.parts],
+        "footprint_bytes": footprint.reported,
+        "held_bytes": footprint.with_scales,
+        "modules": [_renamed(asdict(module)) for module in model.modules],
         "target_groups": {word: list(names) for word, names in groups.items()},
-        "products": model.products("all-linear"),
+        "products": model.multiply_adds("all-linear"),
         "products_by_targets": {
-            word: model.products(word) for word in groups if word != "all-linear"
+            word: model.multiply_adds(word) for word in groups if word != "all-linear"
         },
         "head": {"name": model.head, "tied": model.tied},
         "adapter": _adapter(adapter),
         "parameters_by_rank": {
             targets: {
                 str(rank): model.adapter(
-                    Candidate(Setting(rank, 2 * rank, targets, candidate.learning_rate))
+                    Setting(rank, 2 * rank, targets, setting.learning_rate)
                 ).parameters
                 for rank in ranks
             }
-            for targets in dict.fromkeys((*groups, candidate.targets))
+            for targets in dict.fromkeys((*groups, setting.targets))
         },
         "servers": [asdict(one) for one in served],
         "notes": _notes(model),
@@ -64,19 +64,19 @@ def inspection(model: Anatomy, candidate: Candidate) -> dict[str, Any]:
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
-    candidate, parameters = adapter.candidate, adapter.parameters
+    setting, parameters = adapter.setting, adapter.parameters
     return {
-        "rank": candidate.rank,
-        "alpha": candidate.alpha,
-        "scale": candidate.scale,
-        "use_rslora": candidate.use_rslora,
-        "targets": candidate.targets,
+        "rank": setting.rank,
+        "alpha": setting.alpha,
+        "scale": setting.scale,
+        "use_rslora": setting.use_rslora,
+        "targets": setting.targets,
         "target_modules": list(adapter.target_modules),
         "parameters": parameters,
         "bytes": {"float32": 4 * parameters, "bfloat16": 2 * parameters},
         "modules": [
-            {**_renamed(asdict(share)), "arithmetic": adapter.arithmetic(share)}
-            for share in adapter.shares
+            {**_renamed(asdict(module)), "arithmetic": adapter.arithmetic(module)}
+            for module in adapter.modules
         ],
     }
 
@@ -93,8 +93,8 @@ def _notes(model: Anatomy) -> list[str]:
         found.append(
             f"{', '.join(experts)}: experts kept as one stacked parameter. No adapter goes on them, and no 4 bits."
         )
-    for why in dict.fromkeys(model.closed.values()):
-        names = folded(name for name, own in model.closed.items() if own == why)
+    for why in dict.fromkeys(model.unsupported_layers.values()):
+        names = star_numbers(name for name, own in model.unsupported_layers.items() if own == why)
         found.append(f"{', '.join(names)}: {why}, so none goes on them.")
     if model.head and model.tied:
         found.append(

@@ -175,7 +175,7 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
         head = another_language(data.train, tokenizer) is not None
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
-    widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
+    widest = _widest(recipe, lambda candidate: len(model.adapter(candidate.setting).modules))
     costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=False)
     longest = max(data.train.lengths)
     if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):

@@ -10,7 +10,7 @@ from rung.data.limits import rows_short_of_room
 from rung.data.prepare import Data
 from rung.errors import MetricError
 from rung.metrics.evaluate import Evaluator
-from rung.metrics.text import CompletionStats, Metric
+from rung.metrics.metric import CompletionStats, Metric
 from rung.recipe import Recipe
 from rung.runner.protocol import Runner
 from rung.study.ledger import Ledger

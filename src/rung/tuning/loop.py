@@ -19,10 +19,12 @@ from rung.data.prepare import Data, prepare
 from rung.engine.preflight import preflight
 from rung.errors import DataError, RecipeError, StudyError, TargetError
 from rung.formats.amounts import parse_budget
-from rung.metrics.evaluate import in_words, judged_by
+from rung.metrics.evaluate import judge_metric as judged_by
+from rung.metrics.metric import humanize as in_words
 from rung.model.files import fingerprint
 from rung.model.load import PRECISIONS, Base, check_files, end_tokens, load_base, load_tokenizer
-from rung.model.targets import folded, stacked_experts
+from rung.model.targets import stacked_experts
+from rung.model.targets import star_numbers as folded
 from rung.recipe import Recipe, read_kept
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import Runner, StepProgress
