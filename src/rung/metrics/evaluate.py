@@ -263,7 +263,8 @@ def _compare(before: Sequence[Scores], after: Sequence[Scores], noise: Variance 
 def _runs_of_settings(runs: Runs) -> dict[Setting, list[Candidate]]:
     """The candidates of each setting, by seed: of the confirmation, if there are any.
 
-    Those have seeds above 0. Seed 0 raced: it selected what was confirmed, and so flatters its setting.
+    Those have seeds above 0. Seed 0 raced: it selected what was confirmed, so its result flatters
+    the setting.
     """
     # By the id and not by the label: `-s0` behind a label changes the order of some.
     ordered = sorted(runs, key=lambda run: (Candidate(run.setting).id, run.seed))

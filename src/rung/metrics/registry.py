@@ -23,9 +23,11 @@ NEED_NUMBERS = tuple(metric.name for metric in NUMBER_METRICS)
 MAX_SHORT_WORDS = 5
 """Words of a completion that can be expected to match exactly."""
 
-_VOWELS = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
-"""The vowels of ARPAbet. Texts of single letters have none of them."""
-_PHONEMES = _VOWELS | frozenset(["B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH"])
+_ARPABET_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+_ARPABET_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
+_VOWELS = frozenset(_ARPABET_VOWELS.split())
+"""Texts of single letters have none of them."""
+_PHONEMES = _VOWELS | frozenset(_ARPABET_CONSONANTS.split())
 
 
 def find_metric(name: str) -> Metric:

@@ -50,8 +50,8 @@ def find_model(model_name: str) -> Path | str:
         if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
             raise ModelError(
                 f"The folder '{model_name}' has an adapter (adapter_config.json) and no model; "
-                f"give the model that the adapter is for{_base_of(path / 'adapter_config.json')}, or "
-                "merge the two and save them."
+                f"give the model that the adapter is for{_base_of(path / 'adapter_config.json')}, "
+                "or merge the two and save them."
             )
         if not (path / "config.json").is_file():
             raise ModelError(

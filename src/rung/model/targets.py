@@ -146,7 +146,7 @@ def is_stacked(module: nn.Module) -> bool:
 
 
 def stacked_experts(model: nn.Module) -> list[str]:
-    """The modules whose weights are stacked parameters, by `star_numbers`; no adapter goes there."""
+    """The modules whose weights are stacked parameters, with stars; no adapter goes on them."""
     return star_numbers(name for name, module in model.named_modules() if is_stacked(module))
 
 

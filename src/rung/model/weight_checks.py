@@ -39,8 +39,8 @@ def check_stored_dtypes(model_name: str, folder: Path, model: nn.Module) -> None
             if is_weight and dtype not in _FLOATS:
                 raise ModelError(
                     f"The model '{model_name}' stores {name} in {dtype}, and its config.json has "
-                    "no quantization_config that says how to read it; give the model that it was made "
-                    "from."
+                    "no quantization_config that says how to read it; give the model that it was "
+                    "made from."
                 )
 
 
