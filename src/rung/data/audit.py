@@ -473,7 +473,7 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     ]
     kinds = [
         numbers.decimal,
-        *(("either",) if given != "auto" or not column.asked else ()),
+        *(("either",) if given != "auto" or not column.is_ambiguous else ()),
         *words,
         "negative",
     ]
@@ -487,13 +487,13 @@ def _numbers(column: Column, given: str) -> Iterator[Finding]:
     says = ""
     if values:
         says = f"The completions are numbers with a decimal {numbers.decimal}: {', '.join(values)}."
-    if column.asked and given == "auto":
+    if column.is_ambiguous and given == "auto":
         text, severity = shown["either"], "warning"
         says += (
             f" {_quoted(text)} is {POINT.read(text):.10g} with a decimal point and {COMMA.read(text):.10g} with a "
             f"decimal comma, and no completion tells which; {numbers.read(text):.10g} is assumed."
         )
-    if column.listed and given == "auto":
+    if column.may_be_pairs and given == "auto":
         severity = "warning"
         says += f" Each may be a list of two; if {_quoted(shown['pairs'])} is one, put brackets around all of them."
     if says:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.atomic import folder_beside, write_text
+from rung.atomic import temporary_folder, write_text
 from rung.data.arrow_store import Examples, Writer
 from rung.data.builtin import TASKS
 from rung.data.read import find_files, read_file
@@ -228,7 +228,7 @@ def _make(
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     _sweep(folder)
-    made = folder_beside(folder)
+    made = temporary_folder(folder)
     try:
         facts = _write(made, recipe, files, renderer, told, tell)
         write_text(made / "facts.json", json.dumps(asdict(facts)))

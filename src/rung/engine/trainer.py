@@ -31,7 +31,7 @@ from rung.engine.memory import (
 from rung.engine.pack import FrozenModel, Pack, freeze
 from rung.errors import ModelError, TrainingError
 from rung.model.load import Base
-from rung.model.positions import positions_of
+from rung.model.positions import max_positions
 from rung.model.targets import decoder_of
 from rung.types import Scores, shared_sources
 
@@ -71,7 +71,7 @@ class Trainer:
                 f"The model {base.source} has no linear layers, so LoRA cannot adapt it."
             )
         config = self.model.config.get_text_config()
-        self.positions = positions_of(config)
+        self.positions = max_positions(config)
         self.head = Head(
             self.frozen.layers[self.frozen.head],
             factor=_first(config, FACTORS) or 1 / (getattr(config, "logits_scaling", None) or 1),
