@@ -62,7 +62,7 @@ def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
     found = [examples[i] for examples in data.splits.values() for i in range(len(examples))]
     assert len(found) == 1500
     one, other = (
-        {(e.ids, e.prompt, e.learned, e.given) for e in some if isinstance(e, Example)}
+        {(e.ids, e.prompt_length, e.learned_spans, e.separate_prompt) for e in some if isinstance(e, Example)}
         for some in (found, wanted)
     )
     assert one == other
