@@ -78,7 +78,7 @@ def test_the_base_of_a_rehearsal_is_what_is_really_held(tiny_folder: Path) -> No
         with rehearsal(found.model.config, quantization, "bf16") as (_, watch):
             held = watch.held
         kind = {"nf4": "nf4", "bf16": "bfloat16"}[quantization]
-        assert held == pytest.approx(found.footprint().held[kind], rel=0.01)
+        assert held == pytest.approx(found.footprint().with_scales[kind], rel=0.01)
 
 
 def test_a_rehearsed_step_holds_what_the_same_step_holds(tiny_base: Base) -> None:

@@ -27,7 +27,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from rung.engine.pack import FACTORS, MOMENTS, AdapterState, FrozenModel
 from rung.engine.trainer import Trainer
 from rung.model.load import PRECISIONS, Base
-from rung.model.silence import quiet
+from rung.model.silence import silence_libraries
 from rung.types import Candidate
 
 
@@ -111,7 +111,7 @@ def rehearsal(config: Any, quantization: str, precision: str) -> Iterator[tuple[
         quantization, precision: see `rung.model.load.load_base`; `nf4` stands for `nf4-single` too, but for its scales.
     """
     dtype = PRECISIONS[precision]
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
+    with silence_libraries(), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         model, attention = _made(config, PRECISIONS.get(quantization, dtype))
         left_out = get_keys_to_not_convert(model)
         for name, module in list(model.named_modules()):
