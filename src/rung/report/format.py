@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -206,6 +207,16 @@ def setting_words(setting: Setting) -> str:
     if setting.dropout:
         parts.append(f"dropout {setting.dropout:g}")
     return ", ".join(parts)
+
+
+def targets_cell(targets: str, width: int = 18) -> str:
+    """Target modules for a narrow column: broken into lines behind plus signs and commas."""
+    lines = [""]
+    for name in re.findall(r"[^+,]+[+,]?|[+,]", targets):
+        if lines[-1] and len(lines[-1]) + len(name.rstrip("+,")) > width:
+            lines.append("")
+        lines[-1] += name
+    return "\n".join(lines)
 
 
 def alphas_follow_rank(settings: Sequence[Setting]) -> bool:

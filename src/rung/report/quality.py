@@ -23,6 +23,7 @@ from rung.report.format import (
     parameter_count,
     plus_minus,
     shortened,
+    targets_cell,
 )
 from rung.report.layout import CHOSEN, plain_table
 from rung.report.sentences import disagreement_sentence
@@ -162,7 +163,8 @@ def _settings_table(*columns: str) -> Table:
 def _setting_cells(setting: Setting, chosen: bool) -> list[str]:
     mark = CHOSEN if chosen else ""
     alpha = f"{setting.alpha:g}{'√' if setting.use_rslora else ''}"
-    return [f"{mark}{setting.rank}", alpha, setting.targets, f"{setting.learning_rate:.3g}"]
+    rate = f"{setting.learning_rate:.3g}"
+    return [f"{mark}{setting.rank}", alpha, targets_cell(setting.targets), rate]
 
 
 def _shown(settings: Sequence[SettingResult]) -> list[SettingResult]:
