@@ -26,6 +26,10 @@ class Budget(NamedTuple):
     amount: float
     unit: Literal["tokens", "seconds"]
 
+    def __str__(self) -> str:
+        """The budget as `parse_budget` reads it back."""
+        return f"{self.amount:.15g} {self.unit}"
+
 
 def parse_bytes(text: str) -> int:
     """`8GB`, `512 MB`, `6GiB` ─▶ bytes.
