@@ -157,7 +157,7 @@ def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_the
 ) -> None:
     model = Path(shutil.copytree(recipe.model, tmp_path / "model"))
     (model / "generation_config.json").write_text("[]")
-    with pytest.raises(ModelError, match="is no JSON object"):
+    with pytest.raises(ModelError, match="is not a JSON object"):
         plan(recipe.model_copy(update={"model": str(model)}), "t4", None, Listener())
 
 
