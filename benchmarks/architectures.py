@@ -31,7 +31,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.checkpoint import save_adapter
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.preflight import preflight

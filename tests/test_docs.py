@@ -20,9 +20,9 @@ DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 def findings() -> set[str]:
     """Every kind of finding, from the code that makes them."""
     kinds = set()
-    for module in (rung.data.audit, rung.commands.data):
-        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-        for call in ast.walk(tree):
+    audit = Path(str(rung.data.audit.__file__)).parent.glob("*.py")
+    for path in (*audit, Path(str(rung.commands.data.__file__))):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(call, ast.Call)
                 and isinstance(call.func, ast.Name)

@@ -54,9 +54,9 @@ def test_a_row_in_two_splits_is_an_error_with_both_places(tmp_path: Path) -> Non
     leaked = {"prompt": train[7]["prompt"].upper() + " !", "completion": train[7]["completion"]}
     finding = found(tmp_path, train, [*validation, leaked], [*test, validation[3]])["leakage"]
     assert finding.severity == "error"
-    assert finding.says.startswith("2 rows stand in two splits")
-    assert f"{tmp_path}/a.jsonl, line 8 = {tmp_path}/v.jsonl, line 121" in finding.says
-    assert f"{tmp_path}/v.jsonl, line 4 = {tmp_path}/t.jsonl, line 121" in finding.says
+    assert finding.message.startswith("2 rows stand in two splits")
+    assert f"{tmp_path}/a.jsonl, line 8 = {tmp_path}/v.jsonl, line 121" in finding.message
+    assert f"{tmp_path}/v.jsonl, line 4 = {tmp_path}/t.jsonl, line 121" in finding.message
 
 
 def test_the_same_prompt_with_another_answer_is_a_warning(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_same_prompt_with_another_answer_is_a_warning(tmp_path: Path) -> Non
     finding = found(tmp_path, train, validation, rows(120, 3))
     assert "leakage" not in finding
     assert finding["same_prompt"].severity == "warning"
-    assert "line 1 ~ " in finding["same_prompt"].says
+    assert "line 1 ~ " in finding["same_prompt"].message
 
 
 def test_a_row_that_is_nearly_another_is_a_warning_with_both_places(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_a_row_that_is_nearly_another_is_a_warning_with_both_places(tmp_path: Pa
     validation.append({"prompt": " ".join(words), "completion": " something else"})
     finding = found(tmp_path, train, validation, rows(120, 3, words=60))
     assert set(finding) == {"near_duplicates"}
-    assert finding["near_duplicates"].says.startswith(
+    assert finding["near_duplicates"].message.startswith(
         "1 training row is nearly a row that is judged by"
     )
     assert (
         f"{tmp_path}/a.jsonl, line 10 ≈ {tmp_path}/v.jsonl, line 121"
-        in finding["near_duplicates"].says
+        in finding["near_duplicates"].message
     )
 
 
@@ -99,7 +99,7 @@ def test_a_frame_that_all_rows_share_makes_no_two_of_them_alike(tmp_path: Path) 
 def test_rows_that_stand_twice_in_training_are_noted(tmp_path: Path) -> None:
     train = rows(300, 1)
     finding = found(tmp_path, [*train, *train[:5]], rows(120, 2), rows(120, 3))["duplicates"]
-    assert (finding.severity, finding.says[:12]) == ("note", "5 of 305 tra")
+    assert (finding.severity, finding.message[:12]) == ("note", "5 of 305 tra")
 
 
 def test_empty_and_identical_completions(tmp_path: Path) -> None:
@@ -108,17 +108,17 @@ def test_empty_and_identical_completions(tmp_path: Path) -> None:
         row["completion"] = " I do not know."
     train[200]["completion"] = ""
     finding = found(tmp_path, train, rows(120, 2), rows(120, 3))
-    assert "1 of 300 training rows have an empty completion" in finding["empty"].says
-    assert "line 201" in finding["empty"].says
+    assert "1 of 300 training rows have an empty completion" in finding["empty"].message
+    assert "line 201" in finding["empty"].message
     assert (
         "33.3% of the training rows have the same completion, 'I do not know.'"
-        in finding["identical"].says
+        in finding["identical"].message
     )
     for row in train:
         row["completion"] = " x"
     assert (
         "Every completion is 'x'"
-        in found(tmp_path, train, rows(120, 2), rows(120, 3))["identical"].says
+        in found(tmp_path, train, rows(120, 2), rows(120, 3))["identical"].message
     )
 
 
@@ -129,7 +129,7 @@ def test_labels_and_their_imbalance(tmp_path: Path) -> None:
             row["completion"] = " yes" if i % 10 else " no"
     assert (
         "90.0% of the training rows have the label 'yes'"
-        in found(tmp_path, *parts)["imbalance"].says
+        in found(tmp_path, *parts)["imbalance"].message
     )
     for part in parts:
         for i, row in enumerate(part):
@@ -141,13 +141,13 @@ def test_labels_and_their_imbalance(tmp_path: Path) -> None:
 def test_long_rows_and_malformed_ones_and_few_of_them(tmp_path: Path) -> None:
     train = [*rows(300, 1), {"prompt": "p"}, {"prompt": "p " * 300, "completion": "c"}]
     finding = found(tmp_path, train, rows(50, 2), rows(120, 3), skip_bad_rows=True)
-    assert "1 malformed row is left out" in finding["malformed"].says
-    assert "line 301" in finding["malformed"].says
+    assert "1 malformed row is left out" in finding["malformed"].message
+    assert "line 301" in finding["malformed"].message
     assert (
         "1 of 471 rows (0.2%) are longer than max_tokens; the longest has 602 tokens"
-        in finding["long"].says
+        in finding["long"].message
     )
-    assert "There are 50 validation rows" in finding["few_rows"].says
+    assert "There are 50 validation rows" in finding["few_rows"].message
 
 
 def test_a_completion_that_runs_into_its_prompt(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_completion_that_runs_into_its_prompt(tmp_path: Path) -> None:
         [{**row, "completion": row["completion"].strip()} for row in rows(200, seed)]
         for seed in (1, 2, 3)
     ]
-    assert "nothing parts prompt and completion" in found(tmp_path, *parts)["separator"].says
+    assert "nothing parts prompt and completion" in found(tmp_path, *parts)["separator"].message
 
 
 def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None:
@@ -180,13 +180,13 @@ def test_what_rows_say_and_their_texts_do_not_is_counted(tmp_path: Path) -> None
     train[4]["messages"][3]["reasoning_content"] = "let me see"
     finding = found(tmp_path, train, chats(120, "b"), chats(120, "c"), template=str(template))
     assert set(finding) == {"not_learnt", "not_shown", "left_out", "unused"}
-    assert "others follow (540 in 540 rows, the first " in finding["not_learnt"].says
+    assert "others follow (540 in 540 rows, the first " in finding["not_learnt"].message
     assert (
         f"'reasoning_content' in turns of 'assistant' (in 1 row, the first {tmp_path}/a.jsonl, line 5)"
-        in (finding["not_shown"].says)
+        in (finding["not_shown"].message)
     )
-    assert "come into no row: 'images' (in 270 rows, the first " in finding["left_out"].says
-    assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].says
+    assert "come into no row: 'images' (in 270 rows, the first " in finding["left_out"].message
+    assert "Neither given nor learnt: 'id' (in 540 rows" in finding["unused"].message
     severities = {kind: one.severity for kind, one in finding.items()}
     assert severities == {
         "not_learnt": "warning",
@@ -209,7 +209,7 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
         for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))
     }
     assert (
-        "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].says
+        "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].message
     )
 
 
@@ -232,7 +232,7 @@ def test_completions_that_the_tokenizer_cannot_write_are_a_warning(tmp_path: Pat
             assert "lossy" not in findings, "bytes write everything"
             continue
         assert findings["lossy"].severity == "warning"
-        assert findings["lossy"].says == (
+        assert findings["lossy"].message == (
             f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 8: "
             f"'{spoiled.strip()}' comes back as '{back}'."
         )
@@ -245,7 +245,7 @@ def test_prompts_with_letters_that_the_tokenizer_does_not_know_are_a_warning_too
     files = [write(tmp_path / f"{name}.jsonl", train) for name in "avt"]
     data = prepare(Recipe(data=files[0], validation=files[1], test=files[2]), tiny_tokenizer())
     findings = {finding.kind: finding for finding in audit(data, tiny_tokenizer())}
-    assert findings["lossy"].says == (
+    assert findings["lossy"].message == (
         f"Of 60 rows the tokenizer cannot write 1 as they are: {tmp_path}/a.jsonl, line 4: "
         "'row 3 달:' is read as 'row 3 :'."
     )
@@ -272,7 +272,7 @@ def test_a_template_that_leaves_the_tokenizers_first_token_out_is_noted(tmp_path
         kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
         assert ("first_token" in kinds) == noted
         if noted:
-            assert kinds["first_token"].says.startswith(
+            assert kinds["first_token"].message.startswith(
                 "The tokenizer begins a text with '<s>' and the chat template"
             )
 
@@ -297,7 +297,7 @@ def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> Non
         assert ("end_token" in kinds) == warned
         if warned:
             assert kinds["end_token"].severity == "warning"
-            assert kinds["end_token"].says.startswith(
+            assert kinds["end_token"].message.startswith(
                 "What is learnt ends with '~', which neither the tokenizer nor"
             )
 
@@ -328,10 +328,10 @@ def test_conversations_that_go_on_in_training_have_leaked(tmp_path: Path) -> Non
     ]
     finding = found(tmp_path, train, validation, test, template="plain")["leakage"]
     assert finding.severity == "error"
-    assert finding.says.startswith(
+    assert finding.message.startswith(
         "12 rows to judge by stand in conversations of the training split"
     )
-    assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.says
+    assert f"{tmp_path}/t.jsonl, line 1 ⊂ {tmp_path}/a.jsonl, line 1;" in finding.message
 
 
 def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
@@ -344,13 +344,13 @@ def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
     }
     finding = found(tmp_path, train, validation, test)
     assert "leakage" not in finding
-    assert finding["same_prompt"].says.startswith(
+    assert finding["same_prompt"].message.startswith(
         "2 rows have all of another split's row in the prompt"
     )
     assert (
-        f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].says
+        f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].message
     )
-    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].says
+    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].message
 
 
 def test_labels_that_differ_by_case_or_a_full_stop(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_labels_that_differ_by_case_or_a_full_stop(tmp_path: Path) -> None:
             row["completion"] = (" Yes", " No", " yes", " no.")[i % 4 if i < 40 else i % 2]
     finding = found(tmp_path, *parts)["variants"]
     assert finding.severity == "warning"
-    assert "'Yes' (140) and 'yes' (10); 'No' (140) and 'no.' (10)" in finding.says
+    assert "'Yes' (140) and 'yes' (10); 'No' (140) and 'no.' (10)" in finding.message
     for part in parts:
         for i, row in enumerate(part):
             row["completion"] = (" C", " C++", " -1", " 1")[i % 4]
@@ -374,13 +374,13 @@ def test_what_a_format_leaves_behind_in_texts(tmp_path: Path) -> None:
     train[7]["completion"] = " São Paulo, «Ça va»"
     finding = found(tmp_path, train, validation, test)
     assert set(finding) == {"missing", "garbled"}
-    assert finding["missing"].says.startswith("2 of 300 training rows have 'nan'")
-    assert finding["garbled"].says.startswith("2 training rows have letters that were lost")
+    assert finding["missing"].message.startswith("2 of 300 training rows have 'nan'")
+    assert finding["garbled"].message.startswith("2 training rows have letters that were lost")
     for row in train:
         row["completion"] = f'"{row["completion"]}"'
     assert (
         "In 300 of 300 training rows the completion stands in quotes"
-        in found(tmp_path, train, validation, test)["quoted"].says
+        in found(tmp_path, train, validation, test)["quoted"].message
     )
 
 
@@ -426,7 +426,7 @@ def test_how_numbers_are_read_is_shown(tmp_path: Path) -> None:
     assert finding
     assert finding.severity == "note"
     says = "numbers with a decimal comma: '3,14' is 3.14, '200k' is 200000, '(5)' is -5. To have them read otherwise"
-    assert says in finding.says
+    assert says in finding.message
 
 
 def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
@@ -435,15 +435,15 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
     assert finding.severity == "warning"
     assert (
         "'1,234' is 1234 with a decimal point and 1.234 with a decimal comma, and no completion tells"
-        in finding.says
+        in finding.message
     )
     assert (
         "1234 is assumed. To have them read otherwise, give --numbers point or --numbers comma."
-        in finding.says
+        in finding.message
     )
     told = numbered(tmp_path, ["1,234", "2,345"], "comma")
     assert told
-    assert (told.severity, "'1,234' is 1.234" in told.says) == ("note", True)
+    assert (told.severity, "'1,234' is 1.234" in told.message) == ("note", True)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_what_cannot_be_told_of_numbers_is_asked(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be_compared(tmp_path: Path, values: list[str], says: str) -> None:
     finding = numbered(tmp_path, values)
     assert finding
-    assert (finding.severity, says in finding.says) == ("warning", True), finding.says
+    assert (finding.severity, says in finding.message) == ("warning", True), finding.message
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_a_unit_is_told(tmp_path: Path) -> None:
     ):
         finding = numbered(tmp_path, values)
         assert finding
-        assert says in finding.says
+        assert says in finding.message
 
 
 def test_numbers_that_may_be_lists_are_asked_about(tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ def test_numbers_that_may_be_lists_are_asked_about(tmp_path: Path) -> None:
     assert finding.severity == "warning"
     assert (
         "'3,4' is 3.4. Each may be a list of two; if '3,4' is one, put brackets around all of them."
-        in finding.says
+        in finding.message
     )
     told = numbered(tmp_path, ["3,4", "1,2"], "comma")
     assert told
@@ -522,8 +522,8 @@ def test_held_out_numbers_that_are_written_otherwise_are_told(tmp_path: Path) ->
     assert finding.severity == "warning"
     assert (
         "60 of 240 held-out completions are no such number, such as '12.34'; no error is worked out there"
-        in (finding.says)
+        in (finding.message)
     )
     other = numbered(tmp_path, ["5 kg"], held=["5 g"])
     assert other
-    assert "several units ('kg', 'g')" in other.says
+    assert "several units ('kg', 'g')" in other.message

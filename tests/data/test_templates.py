@@ -10,8 +10,9 @@ import pytest
 import trl
 from tests.odd_tokenizers import byte_level
 
+from rung.data.example import Example
 from rung.data.schema import Reader
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 
 TEMPLATES = sorted(
     path
@@ -104,7 +105,7 @@ def test_what_a_row_says_is_in_its_text_or_told_or_refused(path: Path, kind: str
     tokenizer = byte_level(eos="<|im_end|>", bos="<s>")
     tokenizer.chat_template = path.read_text()
     row = Reader().row(ROWS[kind], "line 1")
-    (example,) = Renderer(tokenizer).render([row])
+    (example,) = RowTokenizer(tokenizer).tokenize([row])
     if not isinstance(example, Example):
         assert str(example).startswith("the chat template refuses this row (")
         return
@@ -114,10 +115,10 @@ def test_what_a_row_says_is_in_its_text_or_told_or_refused(path: Path, kind: str
         for own in texts([row.prompt, row.completion, row.tools, row.variables])
         if bare(own) not in shown
     ]
-    kinds = {told for told, _ in example.told}
+    kinds = {told for told, _ in example.remarks}
     assert not lost or kinds & {"not_shown", "unused"}, lost
     learnt = bare(
-        "".join(tokenizer.decode(example.ids[first:end]) for first, end in example.learned)
+        "".join(tokenizer.decode(example.ids[first:end]) for first, end in example.learned_spans)
     )
     said = [message for message in [*row.prompt, *row.completion] if isinstance(message, dict)]
     # Some templates open the thoughts where they ask for an answer.
@@ -135,10 +136,10 @@ def test_of_a_plain_conversation_most_templates_show_all_and_nothing_is_told() -
     for path in TEMPLATES:
         tokenizer = byte_level(eos="<|im_end|>", bos="<s>")
         tokenizer.chat_template = path.read_text()
-        (example,) = Renderer(tokenizer).render(
+        (example,) = RowTokenizer(tokenizer).tokenize(
             [Reader().row({"messages": [ASKS, SAYS]}, "line 1")]
         )
-        whole += isinstance(example, Example) and {kind for kind, _ in example.told} <= {
+        whole += isinstance(example, Example) and {kind for kind, _ in example.remarks} <= {
             "not_asked"
         }
     assert whole == len(TEMPLATES)

@@ -21,8 +21,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from rung.data.example import Example
 from rung.data.schema import Reader
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 from rung.model.load import load_tokenizer
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -150,7 +151,7 @@ def of_rung(
     tokenizer: Any, rows: list[dict[str, Any]], **options: Any
 ) -> list[tuple[list[int], list[int]]]:
     reader = Reader()
-    found = Renderer(tokenizer, **options).render(
+    found = RowTokenizer(tokenizer, **options).tokenize(
         [reader.row(row, f"row {i}") for i, row in enumerate(rows)]
     )
     assert all(isinstance(example, Example) for example in found)
@@ -206,8 +207,8 @@ def test_what_is_too_long_is_cut_as_trl_cuts_it(tmp_path: Path) -> None:
     settings = {"max_length": 6}
     rows = prompts_and_completions()
     reader = Reader()
-    found = Renderer(tokenizer).render([reader.row(row, "") for row in rows])
-    cut = [example.cut(6) for example in found if isinstance(example, Example)]
+    found = RowTokenizer(tokenizer).tokenize([reader.row(row, "") for row in rows])
+    cut = [example.truncate(6) for example in found if isinstance(example, Example)]
     model = tiny_llama(layers=1)
     model.resize_token_embeddings(len(tokenizer))
     args = trl.SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False, **settings)

@@ -354,7 +354,7 @@ def real_base(precision: str = "bf16") -> Any:
 
 def rows_of(length: int, count: int, vocabulary: int, seed: int = 0) -> list[Any]:
     """Rows of exactly so many tokens; the second half is the completion."""
-    from rung.data.tokenize import Example
+    from rung.data.example import Example
 
     draw = random.Random(seed)
     return [

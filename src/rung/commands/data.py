@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rung.data.audit import Finding, asks_for_head, audit, worst_first
+from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
 from rung.data.limits import check_rows
 from rung.data.prepare import Data, fits, prepare
@@ -54,7 +54,7 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
         except DataError as error:
             findings.append(Finding("limits", "error", str(error)))
         else:
-            findings += _far(scores, data, recipe, asks_for_head(findings))
+            findings += _far(scores, data, recipe, suggests_lm_head(findings))
     facts, held = data.facts, data.validation
     rows = range(len(held)) if facts.shape != "text" else range(0)
     validation = [

@@ -21,7 +21,7 @@ from rung.costs.probes import (
     measured,
     rehearsed,
 )
-from rung.data.languages import another_language
+from rung.data.foreign_language import find_foreign_language
 from rung.data.limits import check_rows
 from rung.data.prepare import Data, prepare
 from rung.engine.loss import CHUNK
@@ -150,7 +150,7 @@ def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
     vocabulary, head = (
         trainer.head.layer.out_features,
-        another_language(data.train, tokenizer) is not None,
+        find_foreign_language(data.train, tokenizer) is not None,
     )
     return _Ground(recipe, costs, memory, vocabulary, data, baseline, loading, head, [])
 
@@ -172,7 +172,7 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
         data, head = prepare(recipe, _Characters(), tell), False
     else:
         data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
-        head = another_language(data.train, tokenizer) is not None
+        head = find_foreign_language(data.train, tokenizer) is not None
     memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))

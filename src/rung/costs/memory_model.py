@@ -24,7 +24,7 @@ import torch
 from scipy.optimize import nnls
 
 from rung.data.batches import Batch, collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.loss import CHUNK
 from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
 from rung.engine.pack import FrozenModel, Pack, fresh_state
@@ -204,7 +204,7 @@ def probe_batch(
     for i in range(max(1, round(tokens / length))):
         example = longest[i % len(longest)]
         ids = (example.ids * -(-length // len(example.ids)))[:length]
-        rows.append(Example(ids, max(1, min(example.prompt, length - 1))))
+        rows.append(Example(ids, max(1, min(example.prompt_length, length - 1))))
     return collate(rows, device)
 
 

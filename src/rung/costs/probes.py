@@ -18,7 +18,7 @@ from rung.costs.devices import Device
 from rung.costs.memory_model import MemoryModel, fit, longest_rows, measure, need, probe_batch
 from rung.costs.time_model import Load, Sizes, Speed, adapter_numbers
 from rung.costs.trace import Watch, blank_state, rehearsal
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.pack import FrozenModel, Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting

@@ -102,7 +102,7 @@ class ExampleWriter:
         values = (
             example.ids,
             example.prompt_length,
-            [end for span in example.spans for end in span],
+            [place for span in example.spans for place in span],
             example.separate_prompt,
             hashlib.blake2b(row.source.encode(), digest_size=8).hexdigest(),
             location,

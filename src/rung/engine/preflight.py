@@ -27,7 +27,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.checkpoint import save_adapter
 from rung.engine.lora import FrozenLinear
 from rung.engine.memory import TokenLimit

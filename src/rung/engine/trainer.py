@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
+from rung.data.example import Example
 from rung.data.limits import room_to_write
-from rung.data.tokenize import Example
 from rung.engine.activation_checkpointing import checkpoint_blocks
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.loss import Head, HeadAdapter, completion_loss
@@ -157,7 +157,7 @@ class Trainer:
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.losses(pack, batch).cpu()
         tokens, sources = (
-            tuple(example.completion for example in examples),
+            tuple(example.loss_tokens for example in examples),
             shared_sources([example.source for example in examples]),
         )
         return [Scores(tuple(row), tokens, sources) for row in totals.tolist()]
@@ -201,7 +201,7 @@ class Trainer:
             TrainingError: memory ran out with one row of each candidate.
         """
         limit, width = room_to_write(examples), len(pack) if pack else 1
-        lengths = [len(example.written_after) for example in examples]
+        lengths = [len(example.prompt_ids) for example in examples]
         rooms = [
             min(limit, self.positions - length) if self.positions else limit for length in lengths
         ]
@@ -217,7 +217,7 @@ class Trainer:
                     continue
                 try:
                     written = self._written(
-                        [examples[row].written_after for row in rows], width, room, ends
+                        [examples[row].prompt_ids for row in rows], width, room, ends
                     )
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):

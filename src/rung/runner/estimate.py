@@ -15,7 +15,7 @@ from rung.costs.memory_model import MEMORY_HEADROOM, CandidateMemory, need
 from rung.costs.probes import DeviceCosts
 from rung.costs.time_model import Load, adapter_numbers
 from rung.data.batches import Steps, by_length
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.optimizer import Schedule
 from rung.engine.trainer import SCORED_ROWS
 from rung.recipe import Recipe
@@ -104,7 +104,7 @@ class EstimateRunner:
         return width * self.full_tokens / seconds
 
     def baseline(self) -> Scores:
-        tokens = tuple(example.completion for example in self.validation)
+        tokens = tuple(example.loss_tokens for example in self.validation)
         return Scores(tuple(2 * LOSS * count for count in tokens), tokens)
 
     def scoring_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
@@ -117,9 +117,9 @@ class EstimateRunner:
         numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
         sizes, limit = (
             self.costs.sizes,
-            max(len(example.ids) - example.prompt for example in rows) * 1.25,
+            max(len(example.ids) - example.prompt_length for example in rows) * 1.25,
         )
-        prompts, count = sum(example.prompt for example in rows), len(rows)
+        prompts, count = sum(example.prompt_length for example in rows), len(rows)
         load = sizes.scoring(numbers, prompts + limit * count, limit * count)
         return self.costs.scoring.seconds(
             Load(limit * math.ceil(count / 200), load.frozen, load.adapters)
@@ -167,7 +167,7 @@ class EstimateRunner:
             batches = [self._steps.rows(seed)[step] for seed in seeds]
             longest = max(self._steps.lengths[row] for rows in batches for row in rows)
             padded = max(map(len, batches)) * longest
-            completion = max(sum(self.train[row].completion for row in rows) for rows in batches)
+            completion = max(sum(self.train[row].loss_tokens for row in rows) for rows in batches)
             load += self.costs.sizes.training(numbers, padded, completion)
         return self.costs.training.seconds(load)
 
@@ -181,7 +181,7 @@ class EstimateRunner:
         for rows in by_length(lengths, max(1, SCORED_ROWS // len(numbers))):
             padded = len(rows) * max(lengths[row] for row in rows)
             load += self.costs.sizes.scoring(
-                numbers, padded, sum(examples[row].completion for row in rows)
+                numbers, padded, sum(examples[row].loss_tokens for row in rows)
             )
         return load
 
@@ -194,7 +194,7 @@ class EstimateRunner:
             - LARGER * math.log2(self.costs.frozen.parameters(candidate.setting))
             + draw.uniform(0, SPREAD)
         )
-        counts = tuple(example.completion for example in self.validation)
+        counts = tuple(example.loss_tokens for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
         tokens, numbers = (
             sum(self._steps.tokens(candidate.seed)[:steps]),

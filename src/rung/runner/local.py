@@ -19,9 +19,9 @@ from rung.costs.memory_model import (
     need,
 )
 from rung.data.batches import Batch, Steps, collate
+from rung.data.example import Example
 from rung.data.limits import check_rows
 from rung.data.prepare import Data
-from rung.data.tokenize import Example
 from rung.engine.checkpoint import (
     adapter_holds,
     can_be_read,
@@ -268,7 +268,7 @@ class LocalRunner:
 
     def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
         examples = self.data.splits[split]
-        rows = [row for row in range(len(examples)) if examples[row].written_after]
+        rows = [row for row in range(len(examples)) if examples[row].prompt_ids]
         if not rows:
             return [[] for _ in who]
         count = min(len(rows), self.written_rows.get(split, len(rows)))

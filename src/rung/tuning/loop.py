@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rung.atomic import write_text
-from rung.data.audit import Finding, asks_for_head, audit
+from rung.data.audit import Finding, audit, suggests_lm_head
 from rung.data.batches import ORDER
 from rung.data.prepare import Data, prepare
 from rung.engine.preflight import preflight
@@ -98,7 +98,7 @@ def _tune(
     _check_same(recipe, folder, data, base)
     runner = LocalRunner(base, data, recipe, folder)
     space = make_space(
-        recipe, pinned=asked.learning_rates is not None, head=asks_for_head(findings)
+        recipe, pinned=asked.learning_rates is not None, head=suggests_lm_head(findings)
     )
     named = "targets" in asked.model_fields_set
     space = distinct_targets(space, runner.trainer.frozen.targets, named, observer)
@@ -261,10 +261,10 @@ def _tell_audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) 
     for finding in findings:
         if finding.severity == "error" and not recipe.allow_leakage:
             raise DataError(
-                f"{finding.says.rstrip('.')}; take them out, or go on with --allow-leakage."
+                f"{finding.message.rstrip('.')}; take them out, or go on with --allow-leakage."
             )
-        if finding.severity != "note" or asks_for_head([finding]):
-            observer.note(finding.says)
+        if finding.severity != "note" or suggests_lm_head([finding]):
+            observer.note(finding.message)
     return findings
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from tests.tiny import tiny_tokenizer
 
+from rung.data.example import Example
 from rung.data.schema import Reader
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 
 ASK = "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + eos_token }}{% endfor %}" + ASK
@@ -25,11 +26,11 @@ def rendered(
     """The text, what of it is learnt, and what is told."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
-    (example,) = Renderer(tokenizer, **options).render([Reader().row(record, "line 1")])
+    (example,) = RowTokenizer(tokenizer, **options).tokenize([Reader().row(record, "line 1")])
     assert isinstance(example, Example), example
     letters = tokenizer.convert_ids_to_tokens(list(example.ids))
     learnt = "".join(a for a, on in zip(letters, example.mask, strict=True) if on)
-    return "".join(letters), learnt, set(example.told)
+    return "".join(letters), learnt, set(example.remarks)
 
 
 def user(text: str, **more: Any) -> dict[str, Any]:

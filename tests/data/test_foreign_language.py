@@ -12,8 +12,8 @@ import pytest
 from tests.odd_tokenizers import byte_level
 from tests.tiny import tiny_tokenizer
 
-from rung.data.audit import Finding, asks_for_head, audit
-from rung.data.languages import Foreign, another_language, own_scripts, script
+from rung.data.audit import Finding, audit, suggests_lm_head
+from rung.data.foreign_language import Foreign, find_foreign_language, own_scripts, script
 from rung.data.prepare import Data, prepare
 from rung.recipe import Recipe
 
@@ -54,7 +54,7 @@ def prepared(tmp_path: Path, rows: list[Any], tokenizer: Any) -> Data:
 def found(tmp_path: Path, prompts: Sequence[str], completions: Sequence[str]) -> Foreign | None:
     tokenizer = byte_level()
     rows = [{"prompt": p, "completion": f" {c}"} for p, c in zip(prompts, completions, strict=True)]
-    return another_language(prepared(tmp_path, rows, tokenizer).train, tokenizer)
+    return find_foreign_language(prepared(tmp_path, rows, tokenizer).train, tokenizer)
 
 
 @pytest.mark.parametrize("name", ALPHABETS)
@@ -150,7 +150,7 @@ def test_nothing_else_is_another_language(tmp_path: Path, control: str) -> None:
 @pytest.mark.parametrize("task", ["pronounce", "price"])
 def test_the_built_in_tasks_are_not(task: str) -> None:
     tokenizer = byte_level()
-    assert another_language(prepare(Recipe(data=task), tokenizer).train, tokenizer) is None
+    assert find_foreign_language(prepare(Recipe(data=task), tokenizer).train, tokenizer) is None
 
 
 def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
         }
         for a, b in zip(ENGLISH, KOREAN, strict=True)
     ]
-    foreign = another_language(prepared(tmp_path, chats, tokenizer).train, tokenizer)
+    foreign = find_foreign_language(prepared(tmp_path, chats, tokenizer).train, tokenizer)
     assert foreign is not None
     assert foreign.scripts == ("Hangul",)
 
@@ -172,7 +172,7 @@ def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
 def test_of_texts_without_prompts_the_vocabulary_tells(tmp_path: Path) -> None:
     tokenizer = byte_level()
     for texts, scripts in ((KOREAN, ("Hangul",)), (ENGLISH, None)):
-        foreign = another_language(
+        foreign = find_foreign_language(
             prepared(tmp_path, [{"text": text} for text in texts], tokenizer).train, tokenizer
         )
         assert (foreign and foreign.scripts) == scripts
@@ -188,16 +188,16 @@ def test_the_audit_names_the_script_the_share_and_the_head(tmp_path: Path) -> No
     }
     finding = findings["language"]
     assert finding.severity == "note"
-    assert finding.says.startswith(
+    assert finding.message.startswith(
         "In 100% of the training rows the completion is in a script that neither the prompts nor the vocabulary's "
         "words have, Hangul: another language."
     )
     assert (
         "The output head (lm_head) may be worth adapting there, and a climb over several sets"
-        in finding.says
+        in finding.message
     )
-    assert asks_for_head(findings.values())
-    assert not asks_for_head([Finding("far", "note", "")])
+    assert suggests_lm_head(findings.values())
+    assert not suggests_lm_head([Finding("far", "note", "")])
 
 
 def test_letters_and_their_scripts() -> None:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rung.data.contained
+import rung.data.contained_rows
 from rung.data.arrow_store import Examples, Writer
-from rung.data.contained import ANYWHERE, FIRST, FIRST_LINES, contained
+from rung.data.contained_rows import ANYWHERE, FIRST, FIRST_LINES, find_contained_rows
+from rung.data.example import Example
 from rung.data.schema import Row
-from rung.data.tokenize import Example
 
 Pairs = list[tuple[str, str]]
 
@@ -24,7 +24,7 @@ def stored(path: Path, rows: Pairs) -> Examples:
 
 def all_found(folder: Path, *parts: Pairs) -> set[tuple[int, int, bool]]:
     stores = [stored(folder / f"{number}.arrow", rows) for number, rows in enumerate(parts)]
-    pairs = contained(stores)
+    pairs = find_contained_rows(stores)
     return set(zip(pairs.rows.tolist(), pairs.inside.tolist(), pairs.partly.tolist(), strict=True))
 
 
@@ -100,7 +100,7 @@ def test_the_pairs_are_those_of_plain_comparison(
     ]
     folder = tmp_path_factory.mktemp("c")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rung.data.contained, "_PIECE", data.draw(st.sampled_from([1, 50, 1000])))
+        patch.setattr(rung.data.contained_rows, "_PIECE", data.draw(st.sampled_from([1, 50, 1000])))
         assert all_found(folder, rows[:2], rows[2:]) == plainly(rows)
 
 
