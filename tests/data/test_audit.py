@@ -209,7 +209,8 @@ def test_a_prompt_whose_last_token_merges_with_the_completion(tmp_path: Path) ->
         for f in audit(prepare(Recipe(data=data), load_tokenizer("smollm2-135m-instruct")))
     }
     assert (
-        "In 400 rows the prompt's last token merges with the completion" in kinds["boundary"].message
+        "In 400 rows the prompt's last token merges with the completion"
+        in kinds["boundary"].message
     )
 
 
@@ -292,7 +293,7 @@ def test_an_end_that_only_the_template_knows_is_a_warning(tmp_path: Path) -> Non
         data = prepare(
             Recipe(data=files[0], validation=files[1], test=files[2]), tokenizer, ends=ends
         )
-        assert data.facts.ends == [1, end]
+        assert data.stats.end_tokens == [1, end]
         kinds = {finding.kind: finding for finding in audit(data, tokenizer)}
         assert ("end_token" in kinds) == warned
         if warned:
@@ -348,9 +349,12 @@ def test_prompts_that_show_another_splits_row_are_told(tmp_path: Path) -> None:
         "2 rows have all of another split's row in the prompt"
     )
     assert (
-        f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5" in finding["same_prompt"].message
+        f"{tmp_path}/v.jsonl, line 10 ~ {tmp_path}/a.jsonl, line 5"
+        in finding["same_prompt"].message
     )
-    assert f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].message
+    assert (
+        f"{tmp_path}/t.jsonl, line 3 ~ {tmp_path}/a.jsonl, line 8" in finding["same_prompt"].message
+    )
 
 
 def test_labels_that_differ_by_case_or_a_full_stop(tmp_path: Path) -> None:

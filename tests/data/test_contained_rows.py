@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rung.data.contained_rows
-from rung.data.arrow_store import Examples, Writer
+from rung.data.arrow_store import Examples, ExampleWriter
 from rung.data.contained_rows import ANYWHERE, FIRST, FIRST_LINES, find_contained_rows
 from rung.data.example import Example
-from rung.data.schema import Row
+from rung.data.rows import Row
 
 Pairs = list[tuple[str, str]]
 
 
 def stored(path: Path, rows: Pairs) -> Examples:
-    with Writer(path) as writer:
+    with ExampleWriter(path) as writer:
         for prompt, answer in rows:
             writer.add(Example((1, 2), 1), Row(prompt, answer), ("", answer), "")
     return Examples(path)

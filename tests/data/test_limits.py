@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.tiny import tiny_tokenizer
 
-from rung.data.limits import check_rows, room_to_write, rows_short_of_room
+from rung.data.model_limits import check_model_limits, count_possible_truncations, max_new_tokens
 from rung.data.prepare import Data, prepare
 from rung.errors import DataError
 from rung.recipe import Recipe
@@ -29,13 +29,13 @@ def data(tmp_path: Path) -> Data:
 
 
 def test_rows_that_fit_are_let_pass(data: Data) -> None:
-    check_rows(data, 31, 97, tiny_tokenizer())
-    check_rows(data, None, 97, tiny_tokenizer())
+    check_model_limits(data, 31, 97, tiny_tokenizer())
+    check_model_limits(data, None, 97, tiny_tokenizer())
 
 
 def test_a_row_beyond_the_positions_is_counted_with_the_remedy(data: Data) -> None:
     with pytest.raises(DataError) as caught:
-        check_rows(data, 30, 97, tiny_tokenizer())
+        check_model_limits(data, 30, 97, tiny_tokenizer())
     assert str(caught.value) == (
         "1 of 120 rows have more tokens than the model has positions, 30, and the longest has 31; give --max-tokens 30."
     )
@@ -45,17 +45,17 @@ def test_a_token_beyond_the_embedding_is_named_with_its_row(data: Data) -> None:
     with pytest.raises(
         DataError, match=r"train\.jsonl, line 41 has the token '.+', number 96 in the tokenizer"
     ):
-        check_rows(data, None, 96, tiny_tokenizer())
+        check_model_limits(data, None, 96, tiny_tokenizer())
 
 
 def test_the_room_to_write_is_a_quarter_more_than_the_longest_completion(data: Data) -> None:
-    assert room_to_write(data.train) == 18 + 4
-    assert room_to_write(data.validation) == 3
+    assert max_new_tokens(data.train) == 18 + 4
+    assert max_new_tokens(data.validation) == 3
 
 
 def test_prompts_whose_texts_may_reach_the_end_of_the_positions_are_counted(data: Data) -> None:
     rows = data.train
-    assert rows_short_of_room(rows, None) == 0
-    assert rows_short_of_room(rows, 13 + 22) == 0
-    assert rows_short_of_room(rows, 13 + 21) == 1
-    assert rows_short_of_room(rows, 9 + 21) == 60
+    assert count_possible_truncations(rows, None) == 0
+    assert count_possible_truncations(rows, 13 + 22) == 0
+    assert count_possible_truncations(rows, 13 + 21) == 1
+    assert count_possible_truncations(rows, 9 + 21) == 60

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.data.read import find_files, is_hub_id, read_file
+from rung.data.read.files import find_files, is_hub_id, read_file
 from rung.errors import DataError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

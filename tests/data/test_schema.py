@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.data.schema import Reader, Row, normal
+from rung.data.rows import Row, normalize
+from rung.data.schema import RecordReader
 from rung.errors import DataError
 
 
 def read(record: Any, fields: dict[str, str] | None = None) -> tuple[Row, str | None]:
-    reader = Reader(fields)
+    reader = RecordReader(fields)
     return reader.row(record, "a.jsonl, line 1"), reader.shape
 
 
@@ -224,7 +225,7 @@ def test_a_field_that_was_named_is_told_by_its_own_name() -> None:
     row, _ = read(
         {"question": "p", "answer": "c", "why": "w"}, {"prompt": "question", "completion": "answer"}
     )
-    assert row.told == (("unused", "'why'"),)
+    assert row.remarks == (("unused", "'why'"),)
 
 
 def test_a_text_beside_messages_is_a_turn() -> None:
@@ -234,7 +235,7 @@ def test_a_text_beside_messages_is_a_turn() -> None:
     ):
         row, shape = read(record)
         assert (row, shape) == (Row(CHAT[:1], CHAT[1:]), "chat_prompt_completion")
-        ((kind, what),) = row.told
+        ((kind, what),) = row.remarks
         assert kind == "read_as"
         assert "as a turn of the" in what
 
@@ -254,14 +255,14 @@ def test_a_prompt_that_is_the_text_of_a_list_is_a_text_unless_that_is_messages()
         assert read({"prompt": value, "completion": "c"})[0].prompt == json.dumps(value)
     row, shape = read({"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])})
     assert (row, shape) == (Row(CHAT[:1], CHAT[1:]), "chat_prompt_completion")
-    assert {what for _, what in row.told} == {
+    assert {what for _, what in row.remarks} == {
         "a text for the 'prompt' as the messages that it holds",
         "a text for the 'completion' as the messages that it holds",
     }
 
 
 def test_messages_where_the_first_row_has_texts_are_not_learnt_as_json() -> None:
-    reader = Reader()
+    reader = RecordReader()
     reader.row({"prompt": "p", "completion": "c"}, "line 1")
     with pytest.raises(
         DataError, match='line 2: the "completion" is messages, and in the first row both are texts'
@@ -318,13 +319,13 @@ def test_turns_that_say_that_they_are_not_to_be_learnt() -> None:
     row, _ = read({"messages": turns})
     bare = [user("q"), assistant("w"), user("r")]
     assert row == Row(bare, [assistant("a")], kind="messages", silent=(1,))
-    assert set(row.told) == {("read_as", "'weight' in turns as whether they are to be learnt")}
+    assert set(row.remarks) == {("read_as", "'weight' in turns as whether they are to be learnt")}
     last = [user("q"), assistant("a"), user("r"), {**assistant("w"), "train": False}]
     row, _ = read({"messages": last})
     assert row == Row(
         [user("q")], [assistant("a"), user("r"), assistant("w")], kind="messages", silent=(3,)
     )
-    assert row.wanted == "a", "what is judged is learnt"
+    assert row.expected_text == "a", "what is judged is learnt"
     row, _ = read(
         {
             "prompt": [user("q")],
@@ -333,13 +334,13 @@ def test_turns_that_say_that_they_are_not_to_be_learnt() -> None:
     )
     assert row == Row(bare, [assistant("a")])
     row, _ = read({"messages": [{**user("q"), "train": True}, assistant("a")]})
-    assert ("not_learnt", "turns of the user that say they are to be") in row.told
+    assert ("not_learnt", "turns of the user that say they are to be") in row.remarks
 
 
 def test_a_conversation_may_go_on_after_the_assistant() -> None:
     row, _ = read({"messages": [*CHAT, user("thanks")]})
     assert row == Row(CHAT[:1], [CHAT[1], user("thanks")], kind="messages")
-    assert row.wanted == "a"
+    assert row.expected_text == "a"
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ def test_what_is_no_row_is_told_where_and_why(record: Any, says: str) -> None:
 
 
 def test_every_row_has_the_shape_of_the_first() -> None:
-    reader = Reader()
+    reader = RecordReader()
     reader.row({"prompt": "p", "completion": "c"}, "line 1")
     with pytest.raises(
         DataError,
@@ -446,14 +447,14 @@ def test_every_row_has_the_shape_of_the_first() -> None:
         DataError, match="it has 'prompt', 'response'$|it has 'prompt', 'response'\\."
     ):
         reader.row({"prompt": "p", "response": "c"}, "line 2")
-    reader = Reader()
+    reader = RecordReader()
     reader.row({"chosen": "a", "rejected": "b"}, "line 1")
     with pytest.raises(DataError, match='line 2: the row needs "chosen" as the first row has'):
         reader.row({"rejected": "b"}, "line 2")
     with pytest.raises(
         DataError, match="line 3: there is no field 'x', which --fields names; the fields are 'y'"
     ):
-        Reader({"text": "x"}).row({"y": 1}, "line 3")
+        RecordReader({"text": "x"}).row({"y": 1}, "line 3")
 
 
 NAMES = st.sampled_from(["prompt", "completion", "messages", "text", "x"])
@@ -507,20 +508,22 @@ def test_any_json_is_a_row_or_one_clear_sentence(record: dict[str, Any]) -> None
 
 def test_what_does_not_tell_rows_apart() -> None:
     assert (
-        normal("  How FAR is\tthe moon?!") == normal("how far is the moon") == "how far is the moon"
+        normalize("  How FAR is\tthe moon?!")
+        == normalize("how far is the moon")
+        == "how far is the moon"
     )
-    assert normal("0.3 carat, $30") != normal("3.0 carat, $30")
-    assert normal("-5") != normal("5")
-    assert len({normal(f"a {sign} 1") for sign in "+-*/<>=%"}) == 8, "operators count"
-    assert normal("दिन") != normal("दीन"), "and so do vowel signs"
-    assert normal("C++") != normal("C#")
-    assert normal("🌙") != normal("☀"), "marks alone are not nothing"
+    assert normalize("0.3 carat, $30") != normalize("3.0 carat, $30")
+    assert normalize("-5") != normalize("5")
+    assert len({normalize(f"a {sign} 1") for sign in "+-*/<>=%"}) == 8, "operators count"
+    assert normalize("दिन") != normalize("दीन"), "and so do vowel signs"
+    assert normalize("C++") != normalize("C#")
+    assert normalize("🌙") != normalize("☀"), "marks alone are not nothing"
 
 
 def test_texts_that_hold_conversations_are_read_so_in_every_row() -> None:
-    reader = Reader()
+    reader = RecordReader()
     rows = [reader.row({"text": text}, "line") for text in (json.dumps(CHAT), CHAT)]
     assert rows == [Row(CHAT[:1], CHAT[1:], kind="messages")] * 2
-    reader = Reader()
+    reader = RecordReader()
     kinds = [reader.row({"text": text}, "line").kind for text in ("t", json.dumps(CHAT), "t")]
     assert (kinds, reader.shape) == (["text", "messages", "text"], "text")

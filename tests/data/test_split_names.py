@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import pytest
 
-from rung.data.split_names import by_split
+from rung.data.read.split_names import by_split
 from rung.errors import DataError
 
 

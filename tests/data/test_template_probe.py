@@ -6,7 +6,7 @@ import pytest
 from tests.tiny import tiny_tokenizer
 
 from rung.data.example import Example
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 
 ASK = "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
@@ -26,7 +26,7 @@ def rendered(
     """The text, what of it is learnt, and what is told."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
-    (example,) = RowTokenizer(tokenizer, **options).tokenize([Reader().row(record, "line 1")])
+    (example,) = RowTokenizer(tokenizer, **options).tokenize([RecordReader().row(record, "line 1")])
     assert isinstance(example, Example), example
     letters = tokenizer.convert_ids_to_tokens(list(example.ids))
     learnt = "".join(a for a, on in zip(letters, example.mask, strict=True) if on)

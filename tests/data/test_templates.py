@@ -11,7 +11,7 @@ import trl
 from tests.odd_tokenizers import byte_level
 
 from rung.data.example import Example
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 
 TEMPLATES = sorted(
@@ -104,7 +104,7 @@ def bare(text: str) -> str:
 def test_what_a_row_says_is_in_its_text_or_told_or_refused(path: Path, kind: str) -> None:
     tokenizer = byte_level(eos="<|im_end|>", bos="<s>")
     tokenizer.chat_template = path.read_text()
-    row = Reader().row(ROWS[kind], "line 1")
+    row = RecordReader().row(ROWS[kind], "line 1")
     (example,) = RowTokenizer(tokenizer).tokenize([row])
     if not isinstance(example, Example):
         assert str(example).startswith("the chat template refuses this row (")
@@ -137,7 +137,7 @@ def test_of_a_plain_conversation_most_templates_show_all_and_nothing_is_told() -
         tokenizer = byte_level(eos="<|im_end|>", bos="<s>")
         tokenizer.chat_template = path.read_text()
         (example,) = RowTokenizer(tokenizer).tokenize(
-            [Reader().row({"messages": [ASKS, SAYS]}, "line 1")]
+            [RecordReader().row({"messages": [ASKS, SAYS]}, "line 1")]
         )
         whole += isinstance(example, Example) and {kind for kind, _ in example.remarks} <= {
             "not_asked"

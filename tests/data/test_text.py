@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rung.data.read import read_file
+from rung.data.read.files import read_file
 from rung.errors import DataError
 
 ROW = {"a": "ü 달 🌙"}

@@ -8,7 +8,7 @@ from tests.tiny import tiny_tokenizer
 
 from rung.data.arrow_store import Texts
 from rung.data.example import Example
-from rung.data.schema import Messages, Row
+from rung.data.rows import Messages, Row
 from rung.data.tokenize import RowTokenizer, render
 from rung.errors import DataError
 
@@ -45,7 +45,11 @@ def test_the_completion_and_the_end_token_are_learnt() -> None:
     tokenizer = tiny_tokenizer()
     example = one(tokenizer, Row("ab", "cd"))
     assert shown(tokenizer, example) == ("abcd<end>", "cd<end>")
-    assert (example.prompt_length, example.loss_tokens, example.prompt_ids) == (2, 3, example.ids[:2])
+    assert (example.prompt_length, example.loss_tokens, example.prompt_ids) == (
+        2,
+        3,
+        example.ids[:2],
+    )
 
 
 def test_an_end_that_is_written_already_is_not_written_twice() -> None:
@@ -237,7 +241,10 @@ def test_a_row_that_was_cut_before_its_answer_has_nothing_to_write_after() -> No
 def test_the_answer_of_a_chat_ends_where_its_turn_ends(learn: str) -> None:
     tokenizer = chatty()
     turns = chat("a", "b", "c")
-    row_tokenizer, row = RowTokenizer(tokenizer, learn=learn), Row(turns[:1], turns[1:], kind="messages")  # type: ignore[arg-type]
+    row_tokenizer, row = (
+        RowTokenizer(tokenizer, learn=learn),
+        Row(turns[:1], turns[1:], kind="messages"),
+    )  # type: ignore[arg-type]
     (example,) = row_tokenizer.tokenize([row])
     assert isinstance(example, Example)
     assert row_tokenizer.answer(row, example) == ("", "b")

@@ -22,7 +22,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from rung.data.example import Example
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 from rung.model.load import load_tokenizer
 
@@ -150,7 +150,7 @@ def of_trl(
 def of_rung(
     tokenizer: Any, rows: list[dict[str, Any]], **options: Any
 ) -> list[tuple[list[int], list[int]]]:
-    reader = Reader()
+    reader = RecordReader()
     found = RowTokenizer(tokenizer, **options).tokenize(
         [reader.row(row, f"row {i}") for i, row in enumerate(rows)]
     )
@@ -206,7 +206,7 @@ def test_what_is_too_long_is_cut_as_trl_cuts_it(tmp_path: Path) -> None:
     tokenizer = smollm()
     settings = {"max_length": 6}
     rows = prompts_and_completions()
-    reader = Reader()
+    reader = RecordReader()
     found = RowTokenizer(tokenizer).tokenize([reader.row(row, "") for row in rows])
     cut = [example.truncate(6) for example in found if isinstance(example, Example)]
     model = tiny_llama(layers=1)

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from rung.data.turns import PassContext, UnfitError, is_chat, read_turns
+from rung.data.chat_turns import ChatTurn, is_chat, read_turns
+from rung.data.row_errors import InvalidRowError
 
 
-def read(*messages: Any) -> list[PassContext]:
+def read(*messages: Any) -> list[ChatTurn]:
     return read_turns(list(messages), "messages")
 
 
-def one(**message: Any) -> PassContext:
+def one(**message: Any) -> ChatTurn:
     (turn,) = read(message)
     return turn
 
@@ -33,8 +34,8 @@ def test_who_is_plainly_the_user_or_the_assistant_is_called_so(called: str, role
 
 def test_sharegpts_own_names_need_no_word() -> None:
     assert read({"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}) == [
-        PassContext({"role": "user", "content": "q"}),
-        PassContext({"role": "assistant", "content": "a"}),
+        ChatTurn({"role": "user", "content": "q"}),
+        ChatTurn({"role": "assistant", "content": "a"}),
     ]
 
 
@@ -76,7 +77,9 @@ def test_nulls_among_the_arguments_are_arguments_and_told() -> None:
 
 @pytest.mark.parametrize("calls", [True, "f(1)", [{"arguments": {}}], ["f"]])
 def test_calls_that_are_none(calls: Any) -> None:
-    with pytest.raises(UnfitError, match='message 1 of "messages" has tool_calls that are none'):
+    with pytest.raises(
+        InvalidRowError, match='message 1 of "messages" has tool_calls that are none'
+    ):
         one(role="assistant", content="a", tool_calls=calls)
 
 
@@ -126,10 +129,10 @@ def test_a_loss_that_was_measured_is_no_weight() -> None:
     turn = one(role="assistant", content="a", loss=2.31)
     assert (turn.learnt, turn.message["loss"]) == (None, 2.31)
     with pytest.raises(
-        UnfitError, match=r"has the weight 0\.5, and a turn is learnt or not; write 1 or 0"
+        InvalidRowError, match=r"has the weight 0\.5, and a turn is learnt or not; write 1 or 0"
     ):
         one(role="assistant", content="a", weight=0.5)
-    with pytest.raises(UnfitError, match=r"has the weight 0\.5"):
+    with pytest.raises(InvalidRowError, match=r"has the weight 0\.5"):
         one(role="assistant", content="a", weight="0.5")
     assert one(role="assistant", content="a", train="later").message["train"] == "later", (
         "it is told"
@@ -159,7 +162,7 @@ def test_parts_of_a_content_are_texts_alone() -> None:
         {"type": "image_url", "text": "a", "image_url": "x"},
         {"text": "a", "image": "x"},
     ):
-        with pytest.raises(UnfitError, match="parts that are no text"):
+        with pytest.raises(InvalidRowError, match="parts that are no text"):
             one(role="user", content=[part])
 
 

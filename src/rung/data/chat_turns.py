@@ -129,7 +129,9 @@ def _read_turn(message: Any, location: str) -> ChatTurn:
             f"{location} is {describe_kind(message)}; write an object with role and content"
         )
     role_field = "from" if is_empty(message.get("role")) and "from" in message else "role"
-    content_field = "value" if is_empty(message.get("content")) and "value" in message else "content"
+    content_field = (
+        "value" if is_empty(message.get("content")) and "value" in message else "content"
+    )
     given_role, content = message.get(role_field), message.get(content_field)
     has_calls = message.get("tool_calls") or has_function_call(message)
     if not isinstance(given_role, str) or (content is None and not has_calls):

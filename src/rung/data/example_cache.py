@@ -1,4 +1,4 @@
-"""The cache of tokenized data: a folder for each combination of everything that tokens depend on."""
+"""The cache of tokenized data: a folder for each combination of all that tokens depend on."""
 
 from __future__ import annotations
 

@@ -132,9 +132,7 @@ def _bad_row_error(message: str, needs_fields: bool) -> DataError:
     # If the fields have other names than expected, every row is bad, and skipping does not help.
     if needs_fields:
         return InvalidFieldsError(message)
-    return DataError(
-        f"{message.rstrip('.')}; or leave out such rows with --skip-bad-rows."
-    )
+    return DataError(f"{message.rstrip('.')}; or leave out such rows with --skip-bad-rows.")
 
 
 class _DataWriter:
@@ -190,9 +188,7 @@ class _DataWriter:
             raise DataError(f"'{self.recipe.data}' has no row that can be used; {reason}.")
         return stats
 
-    def _write_piece(
-        self, piece: list[_LocatedRow], writers: dict[str, ExampleWriter]
-    ) -> None:
+    def _write_piece(self, piece: list[_LocatedRow], writers: dict[str, ExampleWriter]) -> None:
         examples = self.row_tokenizer.tokenize([row for row, _, _ in piece])
         for (row, split, location), example in zip(piece, examples, strict=True):
             if isinstance(example, DataError):

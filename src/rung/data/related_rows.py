@@ -46,9 +46,7 @@ class RelatedRows:
     ungrouped: int = 0
 
 
-def group_related_rows(
-    folder: Path, splits: Sequence[str], record_format: str
-) -> RelatedRows:
+def group_related_rows(folder: Path, splits: Sequence[str], record_format: str) -> RelatedRows:
     """Move related rows into one split, among the splits that were made from the same files.
 
     Args:
@@ -62,15 +60,15 @@ def group_related_rows(
         return RelatedRows()
     sources = np.concatenate([part.sources() for part in parts])
     part_of_row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    distinct, first_row, source_of_row = np.unique(
-        sources, return_index=True, return_inverse=True
-    )
+    distinct, first_row, source_of_row = np.unique(sources, return_index=True, return_inverse=True)
     unchanged = np.arange(len(distinct))
     # For each source, the first source of its group.
     leader, ungrouped = unchanged, np.zeros(len(distinct), dtype=bool)
     # Weak relations count too, unless they make a group too large.
     for used in (~weakly, np.ones(len(rows), dtype=bool)):
-        groups = _group_sources(source_of_row, source_of_row[rows[used]], source_of_row[related[used]])
+        groups = _group_sources(
+            source_of_row, source_of_row[rows[used]], source_of_row[related[used]]
+        )
         leader = np.where(groups.is_too_large, leader, groups.leader)
         ungrouped = (ungrouped & groups.is_too_large) | (
             groups.has_several & groups.is_too_large & (leader == unchanged)
@@ -106,7 +104,7 @@ def _find_related(
         ],
         axis=1,
     )
-    return rows, related, np.concatenate([contained.partly, repeated.last_question_only[used]])
+    return rows, related, np.concatenate([contained.is_partial, repeated.last_question_only[used]])
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,7 @@ def question_hashes(row: Row, answer: str) -> tuple[int, int, int]:
 def _questions(row: Row) -> tuple[str, str]:
     if isinstance(row.prompt, str):
         lines = [line for line in row.prompt.splitlines() if line.strip()]
-        long_lines = (
-            line for line in reversed(lines) if len(line.strip()) >= _MIN_QUESTION_BYTES
-        )
+        long_lines = (line for line in reversed(lines) if len(line.strip()) >= _MIN_QUESTION_BYTES)
         return "", next(long_lines, "") if len(lines) > 1 else ""
     turns = [turn for turn in row.prompt if turn.get("role") not in ("system", "developer")]
     users = [i for i, turn in enumerate(turns) if turn.get("role") == "user"]
@@ -81,9 +79,7 @@ class RepeatedQuestions:
     one_answer: Flags
 
 
-def find_repeated_questions(
-    parts: Sequence[Examples], record_format: str
-) -> RepeatedQuestions:
+def find_repeated_questions(parts: Sequence[Examples], record_format: str) -> RepeatedQuestions:
     """All pairs of rows with the same question and answer, in all the splits together."""
     whole, last, answer = np.concatenate(
         [np.zeros((3, 0), np.uint64), *(part.hashes() for part in parts)], axis=1

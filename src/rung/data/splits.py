@@ -42,9 +42,7 @@ def limit_rows(examples: Examples) -> Examples:
     if len(examples) <= MAX_MADE_ROWS:
         return examples
     sources = np.array([examples[row].source for row in range(len(examples))])
-    return Examples(
-        examples.path, np.sort(np.argsort(sources, kind="stable")[:MAX_MADE_ROWS])
-    )
+    return Examples(examples.path, np.sort(np.argsort(sources, kind="stable")[:MAX_MADE_ROWS]))
 
 
 def check_splits(recipe: Recipe, stats: DataStats, splits: dict[str, Examples]) -> None:

@@ -57,9 +57,7 @@ def read_arrow(path: Path, _: Notify) -> Records:
 
 def _check_column_names(path: Path, names: Sequence[str]) -> None:
     if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise DataError(
-            f"{path} has the column '{repeated}' twice; give each column its own name."
-        )
+        raise DataError(f"{path} has the column '{repeated}' twice; give each column its own name.")
 
 
 def _records(path: Path, batches: Iterable[Any]) -> Records:

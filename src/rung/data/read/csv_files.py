@@ -1,4 +1,4 @@
-"""Records of CSV and TSV files. CSV has no single standard, so the first rows decide how it is read.
+"""Records of CSV and TSV files. CSV has no single standard: the first rows decide how it is read.
 
 The delimiter is the one that makes most rows as long as the header. A first line `sep=;`, which
 Excel writes, decides it too. Every cell is text, exactly as it is written: `NA`, `007` and `1e5`
@@ -79,8 +79,8 @@ def read_csv(path: Path, notify: Notify) -> Records:
         dialect = _detect_dialect(file)
         if dialect.spaced:
             notify(
-                f"{path} has spaces between delimiters and quotes; spaces after a delimiter are not "
-                "part of a cell"
+                f"{path} has spaces between delimiters and quotes; spaces after a delimiter are "
+                "not part of a cell"
             )
         if dialect.quote == "'":
             notify(f"{path} has its cells in single quotes; the quotes are not part of the cells")
@@ -158,8 +158,8 @@ def _row_problem(cells: list[str], names: list[str], lines: list[str], dialect: 
         return "the row has a zero byte, which is not text; write the file again"
     if cells and len(cells) != len(names):
         return (
-            f"the row has {len(cells)} cells, and the header has {len(names)}; quote the cells that "
-            f"contain {_DELIMITER_NAMES.get(dialect.delimiter, 'delimiter')}s"
+            f"the row has {len(cells)} cells, and the header has {len(names)}; quote the cells "
+            f"that contain {_DELIMITER_NAMES.get(dialect.delimiter, 'delimiter')}s"
         )
     suspicious = dialect.quote == '"' and not dialect.spaced and any(map(_is_spaced_quote, cells))
     if suspicious and any(map(dialect.has_space_before_quote, lines)):
@@ -179,10 +179,8 @@ def _detect_dialect(file: IO[str]) -> _Dialect:
     first_line = file.readline()
     sep = _SEP_LINE.fullmatch(first_line)
     header = file.readline() if sep else first_line
-    if sep:
-        delimiters = [sep[1]]
-    else:
-        delimiters = [mark for mark in ",;\t|" if mark in header] or [","]
+    possible = [mark for mark in ",;\t|" if mark in header] or [","]
+    delimiters = [sep[1]] if sep else possible
     dialects = [
         _with_quoting(file, _Dialect(delimiter, skipped_lines=int(sep is not None)))
         for delimiter in delimiters

@@ -78,9 +78,7 @@ def _files_in_folder(folder: Path, notify: Notify) -> dict[str, list[Path]]:
         if path.is_file() and not is_hidden and _reader_of(path) and not is_metadata:
             files.append((name, [path]))
     if not files:
-        raise DataError(
-            f"The folder '{folder}' has no file of rows; put {_ENDINGS} files into it."
-        )
+        raise DataError(f"The folder '{folder}' has no file of rows; put {_ENDINGS} files into it.")
     return _sort_into_splits(files, notify)
 
 

@@ -240,8 +240,7 @@ def _rows_per_object(values: Sequence[Any]) -> int:
     full = lengths if len(lengths) == _SAMPLE_RECORDS else lengths[:-1]
     count = max(full[0], default=0)
     has_chats = any(
-        isinstance(value, dict) and {"messages", "conversations"} & value.keys()
-        for value in values
+        isinstance(value, dict) and {"messages", "conversations"} & value.keys() for value in values
     )
     is_batched = (
         count >= _MIN_ROWS_IN_OBJECT
