@@ -92,8 +92,8 @@ def check_completions(data: Data) -> Iterator[Finding]:
         yield Finding("separator", "warning", message)
     if data.stats.merged_rows:
         message = (
-            f"In {data.stats.merged_rows:,} rows the prompt's last token merges with the completion, so "
-            "the model sees another token there when it generates; end the prompt where a token "
+            f"In {data.stats.merged_rows:,} rows the prompt's last token merges with the completion, "
+            "so the model sees another token there when it generates; end the prompt where a token "
             "ends, such as before a space."
         )
         yield Finding("boundary", "warning", message)

@@ -113,7 +113,7 @@ def _split_of(name: PurePath, siblings: dict[tuple[str, ...], set[str]], notify:
 
 
 def _evaluation_word(name: PurePath) -> str:
-    """A word of a name that is an evaluation split, if that part of the path has no training word."""
+    """A word of a name that is an evaluation split, if no word beside it is a training split."""
     for part in reversed(name.parts):
         split_words = [word for word in _words(part) if word in _SPLIT_OF_WORD]
         if split_words and all(_SPLIT_OF_WORD[word] != "train" for word in split_words):
