@@ -67,8 +67,8 @@ def _check_long_rows(recipe: Recipe, stats: DataStats) -> None:
     length = stats.covering_length(1 - recipe.max_long_rows)
     raise DataError(
         f"{long_rows:,} of {rows:,} rows ({share:.1%}) are longer than {recipe.max_tokens:,} "
-        f"tokens and would be {'left out' if recipe.long_rows == 'leave-out' else 'cut'}, but at most "
-        f"{recipe.max_long_rows:.0%} may be; give --max-tokens {length}, or allow it with "
+        f"tokens and would be {'left out' if recipe.long_rows == 'leave-out' else 'cut'}, but at "
+        f"most {recipe.max_long_rows:.0%} may be; give --max-tokens {length}, or allow it with "
         f"--max-long-rows {min(1, share + 0.005):.2f}."
     )
 

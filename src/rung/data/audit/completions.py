@@ -90,9 +90,9 @@ def check_completions(data: Data) -> Iterator[Finding]:
             "completion; begin the completion with a space."
         )
         yield Finding("separator", "warning", message)
-    if data.stats.merged_rows:
+    if merged := data.stats.merged_rows:
         message = (
-            f"In {data.stats.merged_rows:,} rows the prompt's last token merges with the completion, "
+            f"In {merged:,} rows the prompt's last token merges with the completion, "
             "so the model sees another token there when it generates; end the prompt where a token "
             "ends, such as before a space."
         )
