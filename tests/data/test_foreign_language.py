@@ -1,4 +1,4 @@
-"""Another language is known by its letters, and nothing else is taken for one."""
+"""Another language is noticed by its letters, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from tests.odd_tokenizers import byte_level
 from tests.tiny import tiny_tokenizer
 
-from rung.data.audit import Finding, audit, suggests_lm_head
-from rung.data.foreign_language import Foreign, find_foreign_language, own_scripts, script
+from rung.data.audit import audit, suggests_lm_head
+from rung.data.foreign_language import ForeignLanguage, find_foreign_language, own_scripts, script
 from rung.data.prepare import Data, prepare
 from rung.recipe import Recipe
 
@@ -26,18 +26,19 @@ ALPHABETS = {
 ROWS = 300
 
 
-def names(letters: Sequence[str], seed: int) -> list[str]:
+def make_names(letters: Sequence[str], seed: int) -> list[str]:
     draw = random.Random(f"{letters[0]}:{seed}")
     return ["".join(draw.choices(letters, k=draw.randint(4, 9))) for _ in range(ROWS)]
 
 
 LATIN = list("abcdefghijklmnopqrstuvwxyz")
-ENGLISH, OTHER_ENGLISH = names(LATIN, 1), names(LATIN, 2)
-KOREAN, OTHER_KOREAN = names(ALPHABETS["Hangul"], 1), names(ALPHABETS["Hangul"], 2)
-VIETNAMESE, OTHER_VIETNAMESE = names([*LATIN, *"ếđồảàộịạêô"], 1), names([*LATIN, *"ếđồảàộịạêô"], 2)
+ENGLISH, OTHER_ENGLISH = make_names(LATIN, 1), make_names(LATIN, 2)
+KOREAN, OTHER_KOREAN = make_names(ALPHABETS["Hangul"], 1), make_names(ALPHABETS["Hangul"], 2)
+ACCENTED = "ếđồảàộịạêô"
+VIETNAMESE, OTHER_VIETNAMESE = (make_names([*LATIN, *ACCENTED], seed) for seed in (1, 2))
 
 
-def prepared(tmp_path: Path, rows: list[Any], tokenizer: Any) -> Data:
+def prepare_rows(tmp_path: Path, rows: list[Any], tokenizer: Any) -> Data:
     files = {}
     for name in ("train", "validation", "test"):
         path = tmp_path / f"{name}.jsonl"
@@ -51,62 +52,64 @@ def prepared(tmp_path: Path, rows: list[Any], tokenizer: Any) -> Data:
     return prepare(recipe, tokenizer)
 
 
-def found(tmp_path: Path, prompts: Sequence[str], completions: Sequence[str]) -> Foreign | None:
+def find(
+    tmp_path: Path, prompts: Sequence[str], completions: Sequence[str]
+) -> ForeignLanguage | None:
     tokenizer = byte_level()
     rows = [{"prompt": p, "completion": f" {c}"} for p, c in zip(prompts, completions, strict=True)]
-    return find_foreign_language(prepared(tmp_path, rows, tokenizer).train, tokenizer)
+    return find_foreign_language(prepare_rows(tmp_path, rows, tokenizer).train, tokenizer)
 
 
 @pytest.mark.parametrize("name", ALPHABETS)
-def test_a_script_that_neither_prompts_nor_vocabulary_have_is_named_with_its_share(
+def test_a_script_that_neither_prompts_nor_vocabulary_have_is_another_language(
     tmp_path: Path, name: str
 ) -> None:
-    foreign = found(tmp_path, [f"{a} in it:" for a in ENGLISH], names(ALPHABETS[name], 3))
-    assert foreign is not None
-    assert foreign.scripts == (name,)
-    assert foreign.share == 1
-    assert foreign.new > 0.5
-    assert foreign.pieces > 0.5, "the vocabulary is of English bytes"
+    language = find(tmp_path, [f"{a} in it:" for a in ENGLISH], make_names(ALPHABETS[name], 3))
+    assert language is not None
+    assert language.scripts == (name,)
+    assert language.share == 1
+    assert language.new_tokens > 0.5
+    assert language.letter_pieces > 0.5, "the vocabulary is of English bytes"
 
 
-def test_three_scripts_of_one_language_are_named_together(tmp_path: Path) -> None:
+def test_several_scripts_of_one_language_are_named_together(tmp_path: Path) -> None:
     japanese = [
         "".join(pair)
         for pair in zip(
-            names(list("あいうえおかきくけこ"), 1),
-            names(list("アイウエオカキクケコ"), 1),
+            make_names(list("あいうえおかきくけこ"), 1),
+            make_names(list("アイウエオカキクケコ"), 1),
             strict=True,
         )
     ]
-    foreign = found(tmp_path, ENGLISH, japanese)
-    assert foreign is not None
-    assert set(foreign.scripts) == {"Hiragana", "Katakana"}
+    language = find(tmp_path, ENGLISH, japanese)
+    assert language is not None
+    assert set(language.scripts) == {"Hiragana", "Katakana"}
 
 
-def test_the_name_of_the_language_in_every_prompt_does_not_hide_it(tmp_path: Path) -> None:
-    foreign = found(tmp_path, [f"Write in 한국어 : {a}" for a in ENGLISH], KOREAN)
-    assert foreign is not None
-    assert foreign.scripts == ("Hangul",)
+def test_the_name_of_the_language_in_every_prompt_does_not_make_it_known(tmp_path: Path) -> None:
+    language = find(tmp_path, [f"Write in 한국어 : {a}" for a in ENGLISH], KOREAN)
+    assert language is not None
+    assert language.scripts == ("Hangul",)
 
 
-def test_letters_that_the_prompts_lack_are_named_where_the_script_is_the_same(
+def test_in_the_script_of_the_prompts_new_letters_show_another_language(
     tmp_path: Path,
 ) -> None:
-    foreign = found(tmp_path, [f"{a}:" for a in ENGLISH], VIETNAMESE)
-    assert foreign is not None
-    assert foreign.scripts == ()
-    assert set(foreign.letters) <= set("ếđồảàộịạêô")
-    assert "has letters that the prompts lack, such as" in str(foreign)
+    language = find(tmp_path, [f"{a}:" for a in ENGLISH], VIETNAMESE)
+    assert language is not None
+    assert language.scripts == ()
+    assert set(language.letters) <= set(ACCENTED)
+    assert "it is in letters that the prompts lack, such as" in str(language)
 
 
-def test_a_half_of_the_rows_is_enough_and_a_tenth_is_not(tmp_path: Path) -> None:
+def test_half_of_the_rows_is_enough_and_a_tenth_is_not(tmp_path: Path) -> None:
     for every, share in ((2, 0.5), (10, None)):
         completions = [
             ko if i % every == 0 else en
             for i, (ko, en) in enumerate(zip(KOREAN, OTHER_ENGLISH, strict=True))
         ]
-        foreign = found(tmp_path, ENGLISH, completions)
-        assert (foreign and foreign.share) == share
+        language = find(tmp_path, ENGLISH, completions)
+        assert (language and language.share) == share
 
 
 CODE = [f"def {name}(x):\n    return x['{name}']" for name in ENGLISH]
@@ -144,16 +147,16 @@ CONTROLS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_nothing_else_is_another_language(tmp_path: Path, control: str) -> None:
-    assert found(tmp_path, *CONTROLS[control]) is None
+    assert find(tmp_path, *CONTROLS[control]) is None
 
 
 @pytest.mark.parametrize("task", ["pronounce", "price"])
-def test_the_built_in_tasks_are_not(task: str) -> None:
+def test_the_built_in_tasks_are_not_in_another_language(task: str) -> None:
     tokenizer = byte_level()
     assert find_foreign_language(prepare(Recipe(data=task), tokenizer).train, tokenizer) is None
 
 
-def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
+def test_earlier_answers_of_a_chat_do_not_count_as_prompts(tmp_path: Path) -> None:
     tokenizer = byte_level()
     chats = [
         {
@@ -164,43 +167,40 @@ def test_earlier_answers_of_a_chat_are_no_prompts(tmp_path: Path) -> None:
         }
         for a, b in zip(ENGLISH, KOREAN, strict=True)
     ]
-    foreign = find_foreign_language(prepared(tmp_path, chats, tokenizer).train, tokenizer)
-    assert foreign is not None
-    assert foreign.scripts == ("Hangul",)
+    language = find_foreign_language(prepare_rows(tmp_path, chats, tokenizer).train, tokenizer)
+    assert language is not None
+    assert language.scripts == ("Hangul",)
 
 
-def test_of_texts_without_prompts_the_vocabulary_tells(tmp_path: Path) -> None:
+def test_texts_without_prompts_are_compared_with_the_vocabulary(tmp_path: Path) -> None:
     tokenizer = byte_level()
     for texts, scripts in ((KOREAN, ("Hangul",)), (ENGLISH, None)):
-        foreign = find_foreign_language(
-            prepared(tmp_path, [{"text": text} for text in texts], tokenizer).train, tokenizer
+        language = find_foreign_language(
+            prepare_rows(tmp_path, [{"text": text} for text in texts], tokenizer).train, tokenizer
         )
-        assert (foreign and foreign.scripts) == scripts
+        assert (language and language.scripts) == scripts
 
 
-def test_the_audit_names_the_script_the_share_and_the_head(tmp_path: Path) -> None:
+def test_the_audit_names_the_script_the_share_and_the_output_head(tmp_path: Path) -> None:
     tokenizer = byte_level()
     rows = [
         {"prompt": f"{a}:", "completion": f" {b}"} for a, b in zip(ENGLISH, KOREAN, strict=True)
     ]
-    findings = {
-        finding.kind: finding for finding in audit(prepared(tmp_path, rows, tokenizer), tokenizer)
-    }
-    finding = findings["language"]
+    findings = audit(prepare_rows(tmp_path, rows, tokenizer), tokenizer)
+    (finding,) = [finding for finding in findings if finding.kind == "language"]
     assert finding.severity == "note"
     assert finding.message.startswith(
-        "In 100% of the training rows the completion is in a script that neither the prompts nor the vocabulary's "
-        "words have, Hangul: another language."
+        "In 100% of the training rows the completion is in another language: it is in a script "
+        "that neither the prompts nor the vocabulary's words have, Hangul. "
     )
     assert (
-        "The output head (lm_head) may be worth adapting there, and a climb over several sets"
+        "The output head (lm_head) may be worth adapting, and a climb over several sets"
         in finding.message
     )
-    assert suggests_lm_head(findings.values())
-    assert not suggests_lm_head([Finding("far", "note", "")])
+    assert suggests_lm_head(findings)
 
 
-def test_letters_and_their_scripts() -> None:
+def test_the_script_of_a_letter() -> None:
     assert [script(letter) for letter in "aéß한ж漢あア"] == ["Latin"] * 3 + [
         "Hangul",
         "Cyrillic",

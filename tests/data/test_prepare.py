@@ -63,7 +63,11 @@ def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
     found = [examples[i] for examples in data.splits.values() for i in range(len(examples))]
     assert len(found) == 1500
     one, other = (
-        {(e.ids, e.prompt, e.learned, e.given) for e in some if isinstance(e, Example)}
+        {
+            (e.ids, e.prompt_length, e.learned_spans, e.separate_prompt)
+            for e in some
+            if isinstance(e, Example)
+        }
         for some in (found, wanted)
     )
     assert one == other
@@ -288,7 +292,7 @@ def test_the_key_of_the_cache_has_the_versions_and_the_models_end_tokens(
 ) -> None:
     path = write(tmp_path / "a.jsonl", rows(400))
     first = prepared(path)
-    other = prepare(Recipe(data=path), tiny_tokenizer(), ends=[7])
+    other = prepare(Recipe(data=path), tiny_tokenizer(), end_tokens=[7])
     assert (first.stats.end_tokens, other.stats.end_tokens) == ([1], [1, 7])
     monkeypatch.setattr(rung.data.prepare, "versions", lambda: ["another"])
     assert prepared(path).train.path != first.train.path
