@@ -49,6 +49,6 @@ def test_the_beginnings_of_a_conversation_are_those_of_the_assistants_turns() ->
 
 
 def test_the_beginnings_of_a_pair_are_its_prompt_and_those_of_its_silent_turns() -> None:
-    row = Row(chat("a"), [*answer("b"), *chat("c"), *answer("d")], silent=(3,))
+    row = Row(chat("a"), [*answer("b"), *chat("c"), *answer("d")], untrained_turns=(3,))
     whole, prompt, asking_d = (4, False), (1, True), (3, True)
     assert chat_beginnings(row) == [whole, prompt, asking_d]
