@@ -73,7 +73,7 @@ def tune(
         InputError: the input is wrong; the message says what, where, and the remedy.
         TrainingError: no candidate could be trained to the end.
     """
-    from rung.recipe import whole_path
+    from rung.recipe import as_path
     from rung.report.tune import Progress
     from rung.study.folder import study_folder
     from rung.tuning.loop import tune as run
@@ -85,7 +85,7 @@ def tune(
         else _text(study, "study", "a name such as prices-2")
     )
     try:
-        root = whole_path(_text(studies, "studies", "the path of a folder"))
+        root = as_path(_text(studies, "studies", "the path of a folder"))
     except ValueError as error:
         raise RecipeError(f"--studies: {error}.") from None
     folder = study_folder(root, name)
@@ -151,10 +151,10 @@ def plan(
 
 
 def _recipe(recipe: Recipe | Path | str | None, options: Mapping[str, Any]) -> Recipe:
-    from rung.recipe import Recipe, laid_over, read_recipe
+    from rung.recipe import Recipe, with_options, read_recipe
 
     if isinstance(recipe, Recipe):
-        return laid_over(recipe, **options)
+        return with_options(recipe, **options)
     if not isinstance(recipe, str | Path | None):
         raise RecipeError(
             f"The recipe is a {type(recipe).__name__}; give a file's path or a rung.Recipe, and its keys as options."
@@ -244,10 +244,10 @@ def inspect(
     """
     from rung.commands.inspect import inspection
     from rung.model.anatomy import anatomy
-    from rung.recipe import whole_path
+    from rung.recipe import as_path
 
     try:
-        model = whole_path(model)
+        model = as_path(model)
     except ValueError as error:
         raise RecipeError(f"The model {model!r}: {error}.") from None
     if not 1 <= rank <= MAX_RANK:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 
 from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
-from rung.data.limits import check_rows
-from rung.data.prepare import Data, fits, prepare
+from rung.data.data_stats import DataStats
+from rung.data.model_limits import check_model_limits
+from rung.data.prepare import Data, prepare
 from rung.engine.memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.errors import DataError
@@ -55,24 +56,24 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
             findings.append(Finding("limits", "error", str(error)))
         else:
             findings += _far(scores, data, recipe, suggests_lm_head(findings))
-    facts, held = data.facts, data.validation
-    rows = range(len(held)) if facts.shape != "text" else range(0)
+    stats, held = data.stats, data.validation
+    rows = range(len(held)) if stats.record_format != "text" else range(0)
     validation = [
-        Generation("", text.after, text.before, text.where) for text in map(held.texts, rows)
+        Generation("", text.answer, text.prompt, text.location) for text in map(held.texts, rows)
     ]
     return {
         "schema": 1,
         "data": recipe.data,
         "model": recipe.model,
-        "format": facts.shape,
+        "format": stats.record_format,
         "splits": {name: len(rows) for name, rows in data.splits.items()},
-        "made_splits": facts.made,
-        "read": facts.read,
-        "too_long": facts.long,
-        "bad_rows": {"count": facts.bad, "says": facts.listed},
+        "made_splits": stats.made_splits,
+        "read": stats.row_counts,
+        "too_long": stats.long_rows,
+        "bad_rows": {"count": stats.bad_rows, "says": stats.bad_row_messages},
         "example": _example(data, tokenizer),
-        "ends": [{"token": token, "text": tokenizer.decode([token])} for token in facts.ends],
-        "lengths": _lengths(facts.lengths, recipe.max_tokens),
+        "ends": [{"token": token, "text": tokenizer.decode([token])} for token in stats.end_tokens],
+        "lengths": _lengths(stats, recipe.max_tokens),
         "metrics": [one.name for one in quality.metrics],
         "numbers": asdict(quality.known.numbers),
         "trivial": {"writes": quality.known.always, **quality.trivial(validation)}
@@ -87,7 +88,7 @@ def _example(data: Data, tokenizer: Any) -> dict[str, Any]:
     """The first training row: its tokens, 1 for each that is learnt, and each as text."""
     example, text = data.train[0], data.train.texts(0)
     return {
-        "where": text.where,
+        "where": text.location,
         "tokens": list(example.ids),
         "learned": example.mask,
         "text": _pieces(example.ids, tokenizer),
@@ -107,9 +108,9 @@ def _pieces(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
     return pieces
 
 
-def _lengths(counts: Mapping[int, int], max_tokens: int) -> dict[str, Any]:
+def _lengths(stats: DataStats, max_tokens: int) -> dict[str, Any]:
     """In tokens: of a row that half of the rows are shorter than, and the like; and how many rows are how long."""
-    rows = {int(length): count for length, count in counts.items()}
+    rows = stats.lengths
     least, most = min(rows), max(rows)
     width = -(-(most - least + 1) // _BARS)
     bars = [
@@ -120,11 +121,10 @@ def _lengths(counts: Mapping[int, int], max_tokens: int) -> dict[str, Any]:
         }
         for first in range(least, most + 1, width)
     ]
-    ordered = dict(sorted(rows.items()))
     return {
         "max_tokens": max_tokens,
-        "median": fits(ordered, 0.5),
-        "p99": fits(ordered, 0.99),
+        "median": stats.covering_length(0.5),
+        "p99": stats.covering_length(0.99),
         "longest": most,
         "histogram": bars,
     }
@@ -152,7 +152,7 @@ def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
     """
     tell("asking the untuned model")
     trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
-    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
+    check_model_limits(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
 
 

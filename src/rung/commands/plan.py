@@ -22,7 +22,7 @@ from rung.costs.probes import (
     rehearsed,
 )
 from rung.data.foreign_language import find_foreign_language
-from rung.data.limits import check_rows
+from rung.data.model_limits import check_model_limits
 from rung.data.prepare import Data, prepare
 from rung.engine.loss import CHUNK
 from rung.engine.memory import keep_freed_memory, memory_limit
@@ -139,7 +139,7 @@ def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
-    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
+    check_model_limits(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]
@@ -259,7 +259,7 @@ def _around(runner: EstimateRunner, ground: _Ground, chosen: Candidate | None) -
     test, held = ground.data.test, ground.data.validation
     spent = sum(runner.scoring_seconds(who, test) for who in (None, chosen))
     spent += (1 + len(lower)) * runner.scoring_seconds(None, held)
-    if ground.data.facts.shape != "text":
+    if ground.data.stats.record_format != "text":
         writers = sum(
             stage.settings * stage.seeds for stage in runner.stages if stage.fraction == 1
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 _NUMBER = r"(\d+(?:_\d+)*(?:\.\d+)?(?:e\+?\d+)?)"
@@ -60,3 +61,15 @@ def _budget(text: str) -> tuple[float, Literal["tokens", "seconds"]]:
     if found:
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0].lower()], "seconds"
     raise ValueError("write a number of tokens such as 300k, or a time such as 30min")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """An amount of training tokens, or of seconds."""
+
+    amount: float
+    unit: Literal["tokens", "seconds"]
+
+    def __str__(self) -> str:
+        """As `parse_budget` reads it back."""
+        return f"{self.amount:.15g} {self.unit}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rung.data.arrow_store import Examples, Texts
-from rung.data.limits import rows_short_of_room
+from rung.data.model_limits import count_possible_truncations
 from rung.data.prepare import Data
 from rung.errors import MetricError
 from rung.metrics.evaluate import Evaluator
@@ -27,22 +27,22 @@ def make_evaluator(data: Data, recipe: Recipe) -> Evaluator:
         MetricError: there is no such metric, or the user's own fails on a row.
     """
     texts = _known(data.train)
-    if data.facts.shape == "text":
+    if data.stats.record_format == "text":
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError(
                 "The rows are texts without prompts, so nothing is written and the loss alone can judge."
             )
         return Evaluator((), CompletionStats.of([]))
-    numbers = data.facts.numbers.convention(recipe.numbers)
+    numbers = data.stats.numbers.convention(recipe.numbers)
     held = {
-        name: [text.after for text in _known(data.splits[name])] for name in ("validation", "test")
+        name: [text.answer for text in _known(data.splits[name])] for name in ("validation", "test")
     }
     quality = Evaluator.of(
-        [text.after for text in texts], recipe.metrics, recipe.judge, numbers, held
+        [text.answer for text in texts], recipe.metrics, recipe.judge, numbers, held
     )
     # A metric that cannot be worked out is to be known of now, and not when all is trained.
     quality.values(
-        [Generation(text.after, text.after, text.before, text.where) for text in texts[:2]]
+        [Generation(text.answer, text.answer, text.prompt, text.location) for text in texts[:2]]
     )
     return quality
 
@@ -55,7 +55,7 @@ def _known(rows: Examples) -> list[Texts]:
 def tell_room(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
     """Say, before anything is trained, where the model's positions end before a text that is to be written may."""
     for name in ("validation", "test"):
-        if short := rows_short_of_room(data.splits[name], positions):
+        if short := count_possible_truncations(data.splits[name], positions):
             tell(
                 f"after {short:,} of {len(data.splits[name]):,} {name} prompts the model's {positions:,} positions "
                 "leave less room than the longest completion takes, so what is written there may be cut"

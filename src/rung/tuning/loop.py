@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rung.atomic import write_text
 from rung.data.audit import Finding, audit, suggests_lm_head
-from rung.data.batches import ORDER
+from rung.data.batches import ORDER_VERSION
 from rung.data.prepare import Data, prepare
 from rung.engine.preflight import preflight
 from rung.errors import DataError, RecipeError, StudyError, TargetError
@@ -484,12 +484,12 @@ def _check_same(recipe: Recipe, folder: StudyFolder, data: Data, base: Base) -> 
             f"The study '{folder.path}' asks another question ({changes}); give this one a --study of its own."
         )
     begun = folder.read_manifest()
-    if begun.get("order") != ORDER:
+    if begun.get("order") != ORDER_VERSION:
         raise StudyError(
             f"The study '{folder.path}' was begun by a version of Rung that trained on the rows in another order; give "
             "this one a --study of its own."
         )
-    if begun.get("data_sha256") != data.facts.digest:
+    if begun.get("data_sha256") != data.stats.digest:
         raise StudyError(
             f"The data of the study '{folder.path}' has changed since it began; give it a new --study."
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rung.data.batches import ORDER
+from rung.data.batches import ORDER_VERSION
 from rung.data.prepare import Data
 from rung.metrics.evaluate import Evaluator
 from rung.model.files import fingerprint
@@ -190,8 +190,8 @@ def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
         "model_files": fingerprint(base.source),
         "precision": str(base.dtype).removeprefix("torch."),
         "seed": recipe.seed,
-        "data_sha256": data.facts.digest,
-        "order": ORDER,
+        "data_sha256": data.stats.digest,
+        "order": ORDER_VERSION,
         "rows": {name: len(rows) for name, rows in data.splits.items()},
     }
 
