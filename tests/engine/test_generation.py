@@ -14,7 +14,7 @@ from tests.odd_tokenizers import words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
-from rung.data.schema import Row
+from rung.data.rows import Row
 from rung.data.tokenize import tokenize_rows
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError

@@ -26,7 +26,7 @@ from tests.engine.oracle import (
 from tests.engine.rounding import EXACT, STRICT, TRAINED, relative_error
 
 from rung.data.builtin import pronounce
-from rung.data.schema import Row
+from rung.data.rows import Row
 from rung.data.tokenize import tokenize_rows
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint

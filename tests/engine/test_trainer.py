@@ -5,7 +5,7 @@ import torch
 from tests.engine.rounding import EXACT
 
 from rung.data.batches import collate
-from rung.data.schema import Row
+from rung.data.rows import Row
 from rung.data.tokenize import tokenize_rows
 from rung.engine import trainer as module
 from rung.engine.attention import NAME

@@ -136,9 +136,9 @@ def test_the_test_split_is_scored_and_written_to(runner: LocalRunner) -> None:
     untuned, tuned = runner.test(None), runner.test(A)
     assert tuned.mean < untuned.mean - 1
     before, after = runner.write([None, A], "test")
-    assert [row.wanted for row in before] == [text.after for text in runner.data.test.every_text()]
+    assert [row.expected_text for row in before] == [text.answer for text in runner.data.test.every_text()]
     assert [row.prompt for row in before] == [row.prompt for row in after]
-    right = [sum(row.text.strip() == row.wanted for row in rows) for rows in (before, after)]
+    right = [sum(row.text.strip() == row.expected_text for row in rows) for rows in (before, after)]
     assert right[0] <= right[1]
 
 
@@ -148,8 +148,8 @@ def test_candidates_write_in_packs_what_each_writes_alone(runner: LocalRunner) -
     assert both == [runner.write([one], "validation")[0] for one in (B, A)]
     assert len(both[0]) == min(64, len(runner.validation))
     runner.written_rows = {"validation": 7}
-    few = [row.where for row in runner.write([A], "validation")[0]]
-    every = [text.where for text in runner.data.validation.every_text()]
+    few = [row.location for row in runner.write([A], "validation")[0]]
+    every = [text.location for text in runner.data.validation.every_text()]
     assert few == [every[at * len(every) // 7] for at in range(7)], "spread over all of them"
     runner.written_rows = {"test": 5}
     assert [len(runner.write([A], split)[0]) for split in ("validation", "test")] == [len(every), 5]

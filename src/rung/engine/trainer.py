@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
 from rung.data.example import Example
-from rung.data.limits import room_to_write
+from rung.data.model_limits import max_new_tokens
 from rung.engine.activation_checkpointing import checkpoint_blocks
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.loss import Head, HeadAdapter, completion_loss
@@ -200,7 +200,7 @@ class Trainer:
         Raises:
             TrainingError: memory ran out with one row of each candidate.
         """
-        limit, width = room_to_write(examples), len(pack) if pack else 1
+        limit, width = max_new_tokens(examples), len(pack) if pack else 1
         lengths = [len(example.prompt_ids) for example in examples]
         rooms = [
             min(limit, self.positions - length) if self.positions else limit for length in lengths

@@ -20,7 +20,7 @@ from rung.costs.memory_model import (
 )
 from rung.data.batches import Batch, Steps, collate
 from rung.data.example import Example
-from rung.data.limits import check_rows
+from rung.data.model_limits import check_model_limits
 from rung.data.prepare import Data
 from rung.engine.checkpoint import (
     adapter_holds,
@@ -96,7 +96,7 @@ class LocalRunner:
         self.trainer = Trainer(base)
         self.recipe, self.folder = recipe, folder
         self.device = base.device
-        check_rows(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
+        check_model_limits(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
         self.data, self.train, self.validation = data, data.train, data.validation
         lengths = data.train.lengths
         self._steps = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
@@ -278,14 +278,14 @@ class LocalRunner:
         trained = [candidate for candidate in who if candidate]
         for members in [*([[]] if None in who else []), *self._split(trained)]:
             with self._pack(members) as pack:
-                every = self.trainer.write(prompts, pack, self.data.facts.ends)
+                every = self.trainer.write(prompts, pack, self.data.stats.end_tokens)
                 # A pack has its own order.
                 writers: list[Candidate | None] = [*pack.candidates] if pack else [None]
             found |= dict(zip(writers, every, strict=True))
         return [
             [
                 Generation(
-                    text.answer_in(wrote), text.after, text.before, text.where, example.source
+                    text.answer_in(wrote), text.answer, text.prompt, text.location, example.source
                 )
                 for wrote, text, example in zip(found[candidate], texts, prompts, strict=True)
             ]

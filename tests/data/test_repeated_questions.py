@@ -62,7 +62,7 @@ def findings(data: Data) -> dict[str, Finding]:
 
 
 def asked_in(data: Data, name: str) -> set[str]:
-    return {text.before.partition("painter ")[2] for text in data.splits[name].every_text()}
+    return {text.prompt.partition("painter ")[2] for text in data.splits[name].every_text()}
 
 
 @pytest.mark.parametrize("shape", [as_messages, as_sharegpt, as_system, as_input])
@@ -75,7 +75,7 @@ def test_one_question_under_several_systems_is_on_one_side_and_counts_as_one(
     )
     sides = [asked_in(data, name) for name in data.splits]
     assert [len(one & other) for one, other in (sides[:2], sides[1:], sides[::2])] == [0, 0, 0]
-    assert data.facts.together == 800
+    assert data.stats.grouped_rows == 800
     assert len({example.source for part in data.splits.values() for example in part}) == 200
     assert not {"leakage", "same_prompt"} & findings(data).keys()
 
@@ -94,7 +94,9 @@ def test_a_question_that_is_trained_on_under_another_system_has_leaked(
     assert finding.message.startswith(
         "60 held-out rows ask and answer the same as training rows, with another system"
     )
-    assert f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.message
+    assert (
+        f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.message
+    )
 
 
 def test_every_row_to_judge_by_that_is_trained_on_counts(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_question_that_is_asked_of_many_documents_ties_no_rows(tmp_path: Path)
         for i in range(400)
     ]
     data = read(tmp_path, data=rows)
-    assert (data.facts.together, data.facts.apart) == (0, 0)
+    assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (0, 0)
     assert not {"leakage", "same_prompt", "grown"} & findings(data).keys()
 
 
@@ -170,7 +172,7 @@ def test_a_text_that_is_asked_about_stays_where_it_is(tmp_path: Path) -> None:
         for j in range(3)
     ]
     data = read(tmp_path, data=rows)
-    assert data.facts.together == 0
+    assert data.stats.grouped_rows == 0
     assert "same_prompt" in findings(data)
 
 

@@ -46,7 +46,7 @@ def as_text(texts: list[str]) -> Any:
 
 
 def traveller(data: Data, name: str) -> set[str]:
-    return {text.before.partition(" go?")[0] for text in data.splits[name].every_text()}
+    return {text.prompt.partition(" go?")[0] for text in data.splits[name].every_text()}
 
 
 @pytest.mark.parametrize("shape", [as_messages, as_chat_pair, as_text])
@@ -63,8 +63,8 @@ def test_a_conversation_given_as_growing_rows_is_on_one_side(
     ] == [0, 0, 0]
     assert sum(map(len, sides)) == 200
     assert sum(map(len, data.splits.values())) == 600
-    assert data.facts.read == {name: len(rows) for name, rows in data.splits.items()}
-    assert (data.facts.together, data.facts.apart) == (600, 0)
+    assert data.stats.row_counts == {name: len(rows) for name, rows in data.splits.items()}
+    assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (600, 0)
     assert all(10 < len(side) < 40 for side in sides[1:]), (
         "the splits are as large as they would be"
     )
@@ -78,7 +78,7 @@ def test_windows_of_a_conversation_are_on_one_side(tmp_path: Path) -> None:
     data = prepare(
         Recipe(data=write(tmp_path / "a.jsonl", rows), template="plain"), tiny_tokenizer()
     )
-    assert (data.facts.together, data.facts.apart) == (600, 0)
+    assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (600, 0)
 
 
 def test_rows_that_have_nothing_to_do_with_one_another_stay_where_they_are(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_rows_that_have_nothing_to_do_with_one_another_stay_where_they_are(tmp_p
     before = prepare(Recipe(data=write(tmp_path / "a.jsonl", single)), tiny_tokenizer())
     grown = [as_text(turns(i)[:4]) for i in range(5)]
     after = prepare(Recipe(data=write(tmp_path / "b.jsonl", [*single, *grown])), tiny_tokenizer())
-    assert (before.facts.together, after.facts.together) == (0, 10)
+    assert (before.stats.grouped_rows, after.stats.grouped_rows) == (0, 10)
     moved = traveller(before, "test") ^ traveller(after, "test")
     assert moved <= {f"User: Where did {i}" for i in range(5)}
 
@@ -98,7 +98,7 @@ def test_a_split_that_the_user_gave_is_left_as_it_is(tmp_path: Path) -> None:
         Recipe(data=write(tmp_path / "a.jsonl", rows), test=test, template="plain"),
         tiny_tokenizer(),
     )
-    assert (len(data.test), data.facts.read["test"]) == (30, 30)
+    assert (len(data.test), data.stats.row_counts["test"]) == (30, 30)
     assert not traveller(data, "train") & traveller(data, "validation")
 
 
@@ -113,6 +113,6 @@ def test_rows_that_all_hang_together_cannot_be_kept_in_one_split(tmp_path: Path)
         for i in range(300)
     ]
     data = prepare(Recipe(data=write(tmp_path / "a.jsonl", [*rows, *more])), tiny_tokenizer())
-    assert (data.facts.together, data.facts.apart) == (0, 601)
+    assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (0, 601)
     assert len(data.validation) > 30
     assert "same_prompt" in {finding.kind for finding in audit(data)}, "so it is told"

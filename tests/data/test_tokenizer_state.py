@@ -12,9 +12,10 @@ from tests.tiny import tiny_tokenizer
 from tokenizers import AddedToken, models, normalizers, processors
 
 from rung.data.example import Example
-from rung.data.schema import Row
+from rung.data.example_cache import code_versions
+from rung.data.rows import Row
 from rung.data.tokenize import RowTokenizer
-from rung.data.tokens import first_tokens, state_of, versions
+from rung.data.tokenizer_state import first_tokens, tokenizer_fingerprint
 
 ASKED, ANSWER = "The capital of Peru:", " lima"
 
@@ -157,17 +158,23 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_state_of_a_tokenizer_is_all_that_makes_tokens(change: str) -> None:
     tokenizer = tiny_tokenizer()
-    before = state_of(tokenizer)
+    before = tokenizer_fingerprint(tokenizer)
     tokenizer(["calls change nothing"], padding=True, truncation=True, max_length=4)
     tokenizer(["as the row_tokenizer calls it"])
-    assert state_of(tokenizer) == before == state_of(tiny_tokenizer())
+    assert tokenizer_fingerprint(tokenizer) == before == tokenizer_fingerprint(tiny_tokenizer())
     CHANGES[change](tokenizer)
-    assert state_of(tokenizer) != before
+    assert tokenizer_fingerprint(tokenizer) != before
 
 
 def test_a_tokenizer_without_a_fast_version_is_known_by_its_vocabulary() -> None:
-    assert state_of(Slow("abc")) == state_of(Slow("abc")) != state_of(Slow("abd"))
-    assert state_of(Slow("abc", split_special_tokens=True)) != state_of(Slow("abc"))
+    assert (
+        tokenizer_fingerprint(Slow("abc"))
+        == tokenizer_fingerprint(Slow("abc"))
+        != tokenizer_fingerprint(Slow("abd"))
+    )
+    assert tokenizer_fingerprint(Slow("abc", split_special_tokens=True)) != tokenizer_fingerprint(
+        Slow("abc")
+    )
 
 
 def test_where_a_tokenizer_lies_does_not_matter(tmp_path: Path) -> None:
@@ -176,12 +183,12 @@ def test_where_a_tokenizer_lies_does_not_matter(tmp_path: Path) -> None:
     states = set()
     for name in ("one", "other"):
         tiny_tokenizer().save_pretrained(tmp_path / name)
-        states.add(state_of(AutoTokenizer.from_pretrained(tmp_path / name)))
+        states.add(tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path / name)))
     assert len(states) == 1
 
 
 def test_the_versions_name_the_libraries_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = versions()
+    found = code_versions()
     assert [one.split()[0] for one in found[:4]] == [
         "transformers",
         "tokenizers",
@@ -189,5 +196,5 @@ def test_the_versions_name_the_libraries_and_the_code(monkeypatch: pytest.Monkey
         "pyarrow",
     ]
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"other code")
-    assert versions()[:-1] == found[:-1]
-    assert versions()[-1] != found[-1]
+    assert code_versions()[:-1] == found[:-1]
+    assert code_versions()[-1] != found[-1]
