@@ -13,19 +13,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rung.costs.devices import HERE, Device, device
-from rung.costs.memory_model import MEMORY_HEADROOM, need
+from rung.costs.memory_model import candidate_memory
+from rung.costs.memory_policy import MemoryRules, device_limit, process_limit
 from rung.costs.probes import (
     ARITHMETIC_EFFICIENCY,
     BANDWIDTH_EFFICIENCY,
     DeviceCosts,
-    measured,
-    rehearsed,
+    estimate_costs,
+    measure_costs,
 )
 from rung.data.languages import another_language
 from rung.data.limits import check_rows
 from rung.data.prepare import Data, prepare
 from rung.engine.loss import CHUNK
-from rung.engine.memory import keep_freed_memory, memory_limit
+from rung.engine.memory import keep_freed_memory
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError, TargetError
 from rung.formats.amounts import parse_budget, parse_bytes
@@ -144,10 +145,12 @@ def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
     tell("scoring the untuned model")
     baseline = trainer.score(data.validation)[0]
     tell("taking a few steps")
-    costs = measured(
-        trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c.setting))), data.train
+    costs = measure_costs(
+        trainer,
+        _widest(recipe, lambda c: len(trainer.frozen.targets(c.setting))).setting,
+        data.train,
     )
-    memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
+    memory = process_limit(_requested_memory(recipe), base.device)
     vocabulary, head = (
         trainer.head.layer.out_features,
         another_language(data.train, tokenizer) is not None,
@@ -173,17 +176,16 @@ def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _G
     else:
         data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
         head = another_language(data.train, tokenizer) is not None
-    memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
+    memory = device_limit(_requested_memory(recipe), where)
     tell(f"rehearsing a few steps of {model.architecture}")
     widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
     costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=False)
-    longest = max(data.train.lengths)
-    if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
+    if not _one_row_fits(recipe, costs, widest.setting, data, memory):
         costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=True)
         notes.append(
             "Not one row would fit, so the blocks keep their inputs alone and compute the rest again."
         )
-        if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
+        if not _one_row_fits(recipe, costs, widest.setting, data, memory):
             notes.append(
                 "It does not fit even then: take a smaller model, shorter rows, or a device with more memory."
             )
@@ -200,9 +202,28 @@ def _rehearsed(
     checkpointing: bool,
 ) -> DeviceCosts:
     quantization = "nf4" if recipe.quantization == "nf4-single" else recipe.quantization
-    return rehearsed(
-        model.model.config, quantization, precision, widest, data.train, where, checkpointing
+    return estimate_costs(
+        model.model.config,
+        quantization,
+        precision,
+        widest.setting,
+        data.train,
+        where,
+        checkpointing,
     )
+
+
+def _requested_memory(recipe: Recipe) -> int | None:
+    """The bytes that the user lets the process hold, if the recipe says so."""
+    return parse_bytes(recipe.memory) if recipe.memory else None
+
+
+def _one_row_fits(
+    recipe: Recipe, costs: DeviceCosts, setting: Setting, data: Data, memory: float
+) -> bool:
+    """Whether a training pass of one candidate has room for the longest row."""
+    rules = MemoryRules(costs.memory, memory, recipe.batch_size, max(data.train.lengths))
+    return rules.training_tokens([candidate_memory(costs.frozen, setting, costs.dtype)]) > 0
 
 
 class _Characters:
@@ -245,7 +266,7 @@ def _budget(recipe: Recipe, runner: EstimateRunner) -> float | None:
     if recipe.budget is None:
         return None
     amount, unit = parse_budget(recipe.budget)
-    tokens = amount * (runner.speed() if unit == "seconds" else 1)
+    tokens = amount * (runner.tokens_per_second() if unit == "seconds" else 1)
     check_budget(tokens, runner.full_tokens)
     return tokens / runner.full_tokens
 
@@ -264,10 +285,10 @@ def _around(runner: EstimateRunner, ground: _Ground, chosen: Candidate | None) -
             stage.settings * stage.seeds for stage in runner.stages if stage.fraction == 1
         )
         spent += sum(
-            runner.writing_seconds(who, test[: most.get("test")]) for who in (None, chosen)
+            runner.generation_seconds(who, test[: most.get("test")]) for who in (None, chosen)
         )
         spent += (
-            writers * IN_A_PACK * runner.writing_seconds(chosen, held[: most.get("validation")])
+            writers * IN_A_PACK * runner.generation_seconds(chosen, held[: most.get("validation")])
         )
     return spent
 
@@ -275,10 +296,10 @@ def _around(runner: EstimateRunner, ground: _Ground, chosen: Candidate | None) -
 def _one_run(runner: EstimateRunner, space: LeverSpace) -> float:
     """Seconds of one candidate in full, trained alone."""
     alone = EstimateRunner(
-        runner.costs, runner.recipe, runner.train, runner.validation, runner.memory
+        runner.costs, runner.recipe, runner.train, runner.validation, runner.rules.limit
     )
     alone.run(
-        Stage("alone", (space.setting(space.ranks[0], space.learning_rates[0]),), 1.0),
+        Stage("alone", (Candidate(space.setting(space.ranks[0], space.learning_rates[0])),), 1.0),
         lambda _: None,
     )
     return alone.stages[0].seconds
@@ -296,9 +317,7 @@ def _memory(ground: _Ground, runner: EstimateRunner) -> dict[str, int]:
     pack = [
         Candidate(Setting(recipe.ranks[-1], 2.0 * recipe.ranks[-1], widest.targets, 1e-3), seed=0)
     ]
-    pack *= costs.memory.width(
-        runner.needs(pack * recipe.pack_width), recipe.batch_size, runner.longest, ground.memory
-    )
+    pack *= runner.pack_width(pack * recipe.pack_width)
     numbers = sum(costs.frozen.parameters(candidate.setting) for candidate in pack)
     parts = {
         "base": costs.memory.held,
@@ -328,20 +347,14 @@ def _fits(ground: _Ground, runner: EstimateRunner, space: LeverSpace) -> list[di
                 Candidate(Setting(rank, 2.0 * rank, widest.targets, 1e-3), seed=seed)
                 for seed in range(width)
             ]
-            needs = runner.needs(pack)
-            peak = costs.memory.peak(needs, recipe.batch_size, runner.longest)
-            at_once = peak <= ground.memory * (1 - MEMORY_HEADROOM)
-            possible = (
-                costs.memory.width(needs, recipe.batch_size, runner.longest, ground.memory) == width
-            )
-            possible = possible and costs.memory.room(needs, runner.longest, ground.memory) > 0
+            memory = runner.candidate_memory(pack)
             found.append(
                 {
                     "rank": rank,
                     "targets": widest.targets,
                     "width": width,
-                    "peak_bytes": peak,
-                    "fits": "in one pass" if at_once else "in parts" if possible else "no",
+                    "peak_bytes": runner.rules.peak_in_one_pass(memory),
+                    "fits": runner.rules.fit(memory),
                 }
             )
     return found

@@ -160,7 +160,7 @@ class ReplayRunner:
     def full_tokens(self) -> int:
         return self.table.full_tokens
 
-    def speed(self) -> float:
+    def tokens_per_second(self) -> float:
         ends = [points[1.0] for points in self.table.runs.values() if 1.0 in points]
         return math.fsum(end.tokens for end in ends) / math.fsum(end.seconds for end in ends)
 
@@ -172,7 +172,7 @@ class ReplayRunner:
         tick(StepProgress(sum(m.spent for m in found), len(found), len(found), 0))
         return found
 
-    def test(self, candidate: Candidate | None) -> Scores:
+    def test_scores(self, candidate: Candidate | None) -> Scores:
         """There is no test split in a table: the validation rows of a recorded run."""
         if candidate is None:
             return self.baseline()
@@ -180,14 +180,16 @@ class ReplayRunner:
         assert end is not None, "a candidate is looked at after it has been trained"
         return end
 
-    def restore(self, candidate: Candidate) -> bool:
+    def repair_adapter(self, candidate: Candidate) -> bool:
         return False
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
+    def generate(
+        self, candidates: Sequence[Candidate | None], split: str
+    ) -> list[list[Generation]]:
         """A table holds no texts."""
-        return [[] for _ in who]
+        return [[] for _ in candidates]
 
-    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
+    def measure_rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
         """A table holds no weights."""
         return RankUse(math.nan, {})
 

@@ -94,7 +94,7 @@ class Generations:
                 else f"{name_of(missing[0])} writes"
             )
             self.tell(f"{count} to the {split} rows")
-            for one, texts in zip(missing, self.runner.write(missing, split), strict=True):
+            for one, texts in zip(missing, self.runner.generate(missing, split), strict=True):
                 self.ledger.record_generations(split, name_of(one), texts)
         return [self.ledger.written(split, name_of(one)) or [] for one in who]
 

@@ -102,7 +102,7 @@ def _tune(
     )
     named = "targets" in asked.model_fields_set
     space = distinct_targets(space, runner.trainer.frozen.targets, named, observer)
-    check_ranks(space, runner.trainer.frozen.parameters, runner.memory)
+    check_ranks(space, runner.trainer.frozen.parameters, runner.memory.limit)
     if recipe.budget and (found := parse_budget(recipe.budget))[1] == "tokens":
         # Before anything is written.
         check_budget(found[0], runner.full_tokens)
@@ -213,7 +213,7 @@ def answer(
         keep_time()
     assert decision.recommended is not None, "a strategy without a heat recommends"
     best = decision.recommended
-    if runner.restore(best):
+    if runner.repair_adapter(best):
         observer.note(
             f"the adapter of {best.id} was not as it was trained; it is written again from its checkpoint"
         )
@@ -223,7 +223,7 @@ def answer(
             observer.note(
                 f"test split: {'the untuned model' if candidate is None else candidate.id}"
             )
-            ledger.record_test(name_of(candidate), scores := runner.test(candidate))
+            ledger.record_test(name_of(candidate), scores := runner.test_scores(candidate))
         tests[candidate] = (scores, written.of([candidate], "test")[0])
     finished = [m for m in ledger.history() if m.fraction == 1 and m.scores]
     # Who was confirmed is compared with who was: one run that led flatters its setting.
@@ -234,7 +234,7 @@ def answer(
     metrics = written.quality.document(runs, best, losses, judge)
     if (rank_use := ledger.rank_use(best.id)) is None:
         lower = [rank for rank in recipe.ranks if rank < best.rank]
-        ledger.record_rank_use(best.id, rank_use := runner.rank_use(best, lower))
+        ledger.record_rank_use(best.id, rank_use := runner.measure_rank_use(best, lower))
     tested = Tested(written.quality, tests[None], tests[best], metrics)
     found = document(
         ledger,
@@ -385,7 +385,7 @@ def _budget(recipe: Recipe, runner: Runner, ledger: Ledger, observer: Observer) 
     amount, unit = parse_budget(recipe.budget)
     if unit == "seconds":
         if (speed := ledger.speed()) is None:
-            ledger.record_speed(speed := runner.speed())
+            ledger.record_speed(speed := runner.tokens_per_second())
             observer.note(
                 f"a climb trains {speed:,.0f} tokens a second here, with what it takes to score them"
             )
