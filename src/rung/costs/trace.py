@@ -145,7 +145,7 @@ def fake_trainer(
                 and quantization not in PRECISIONS
             ):
                 (_to_int8 if quantization == "int8" else _to_nf4)(module)
-        base = Base(model.eval(), None, "a rehearsal", dtype)
+        base = Base(model.eval(), None, config.model_type, dtype)
         yield Trainer(base, attention=(attention, attention)), tracer
 
 
@@ -199,7 +199,7 @@ def _to_nf4(layer: nn.Linear) -> None:
 
 
 def _to_int8(layer: nn.Linear) -> None:
-    """Give the layer a weight of bytes; bitsandbytes' own module cannot hold fake tensors either."""
+    """Give the layer a weight of bytes: bitsandbytes' own module cannot hold fake tensors."""
     layer.weight = _frozen(torch.empty(layer.weight.shape, dtype=torch.int8))
 
 

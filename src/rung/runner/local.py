@@ -44,7 +44,9 @@ USUAL_CANDIDATE = Candidate(Setting(16, 32, "all-linear", 1e-3))
 
 
 class LocalRunner:
-    """See `Runner`. The base and the rows stay in memory; a candidate between two stages is on disk.
+    """See `Runner`. The base and the rows stay in memory.
+
+    Between two stages a candidate is on disk.
 
     Args:
         base: the model.
