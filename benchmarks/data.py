@@ -105,7 +105,7 @@ def main() -> None:
         "tokenise": {"seconds": round(reading, 1), "gigabytes": round(held, 2)},
         "audit": {"seconds": round(auditing, 1), "gigabytes": round(audited, 2)},
         "again_seconds": round(again, 1),
-        "findings": [finding.says for finding in findings],
+        "findings": [finding.message for finding in findings],
     }
     if options.json:
         print(json.dumps(document, indent=2))
@@ -118,7 +118,7 @@ def main() -> None:
     )
     print(f"  from the cache in {again:.1f} s")
     for finding in findings:
-        print(f"  {finding.says}")
+        print(f"  {finding.message}")
 
 
 if __name__ == "__main__":

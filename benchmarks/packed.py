@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rung.data.batches import Batch, collate
 from rung.data.builtin import pronounce
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import peft_config
 from rung.engine.memory import (

@@ -121,10 +121,10 @@ def write(folder: Path) -> None:
         ledger = Ledger(StudyFolder(folder / task))
         history, baseline = ledger.history(), ledger.baseline()
         assert baseline is not None, "record before you write"
-        ended = [replace(m.candidate, seed=0) for m in history if m.fraction == 1 or not m.scores]
+        ended = [m.candidate.setting for m in history if m.fraction == 1 or not m.scores]
         whole = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
         judged[task] = sorted(
-            (m for m in history if replace(m.candidate, seed=0) in whole),
+            (m for m in history if m.candidate.setting in whole),
             key=lambda m: (m.candidate.id, m.fraction),
         )
         baselines[task] = baseline

@@ -12,7 +12,7 @@ from rung.costs.memory_model import candidate_memory
 from rung.costs.memory_policy import upper_bound
 from rung.costs.memory_probes import longest_rows, measure_memory, probe_batch
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import SCORED_ROWS, Trainer

@@ -79,7 +79,7 @@ def test_the_base_of_a_fake_trainer_takes_what_is_really_held(
     model = anatomy(str(tiny_folder))
     with fake_trainer(model.model.config, quantization, "bf16") as (_, tracer):
         held = tracer.held
-    assert held == pytest.approx(model.footprint().held[kind], rel=0.01)
+    assert held == pytest.approx(model.footprint().with_scales[kind], rel=0.01)
 
 
 def test_a_fake_step_holds_and_computes_what_the_same_real_step_does(tiny_base: Base) -> None:

@@ -91,10 +91,10 @@ def test_a_question_that_is_trained_on_under_another_system_has_leaked(
     parts = {"validation": rows(system, range(60)), "test": rows(system, range(500, 560))}
     finding = findings(read(tmp_path, data=rows(SYSTEMS[0], range(200)), **parts))["leakage"]
     assert finding.severity == "error"
-    assert finding.says.startswith(
-        "60 rows to judge by ask and answer what training rows do, under another system"
+    assert finding.message.startswith(
+        "60 held-out rows ask and answer the same as training rows, with another system"
     )
-    assert f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.says
+    assert f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.message
 
 
 def test_every_row_to_judge_by_that_is_trained_on_counts(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_every_row_to_judge_by_that_is_trained_on_counts(tmp_path: Path) -> None
     found = findings(
         read(tmp_path, data=[*rows(SYSTEMS[0], range(200)), *rows("", range(200))], **parts)
     )
-    assert found["leakage"].says.startswith(
-        "120 rows to judge by ask and answer what training rows do"
+    assert found["leakage"].message.startswith(
+        "120 held-out rows ask and answer the same as training rows"
     )
     parts["test"] = rows(SYSTEMS[2], range(30, 60)) + rows("", range(300, 360))
     found = findings(read(tmp_path, data=rows("", range(500, 700)), **parts))
     assert "leakage" not in found
-    assert found["same_prompt"].says.startswith(
+    assert found["same_prompt"].message.startswith(
         "In 30 rows the last question and the answer are those of a row in"
     )
 
@@ -128,7 +128,7 @@ def test_the_same_question_after_other_words_is_told(
     parts = {"validation": rows(SYSTEMS[1], range(60)), "test": rows(SYSTEMS[1], range(500, 560))}
     found = findings(read(tmp_path, data=rows(SYSTEMS[0], range(200)), **parts))
     assert "leakage" not in found
-    assert found["same_prompt"].says.startswith(
+    assert found["same_prompt"].message.startswith(
         "In 60 rows the last question and the answer are those of a row in"
     )
 
@@ -150,7 +150,7 @@ def test_the_last_turns_of_a_conversation_alone_are_told(tmp_path: Path) -> None
 
     parts = {"validation": rows(range(50), False), "test": rows(range(500, 550), False)}
     found = findings(read(tmp_path, data=rows(range(200), True), **parts))
-    assert found["same_prompt"].says.startswith("In 50 rows the last question and the answer")
+    assert found["same_prompt"].message.startswith("In 50 rows the last question and the answer")
 
 
 def test_a_question_that_is_asked_of_many_documents_ties_no_rows(tmp_path: Path) -> None:

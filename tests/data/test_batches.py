@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.data.batches import by_length, collate, order, side_by_side, steps_per_pass
-from rung.data.tokenize import Example
+from rung.data.example import Example
 
 lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300)
 

@@ -11,9 +11,10 @@ from tests.tiny import tiny_tokenizer
 
 import rung.data.prepare
 from rung.data.arrow_store import Examples, Writer
+from rung.data.example import Example
 from rung.data.prepare import Data, bucket, prepare
 from rung.data.schema import Row
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 from rung.errors import DataError
 from rung.recipe import Recipe
 
@@ -35,7 +36,7 @@ def prepared(data: str, **options: Any) -> Data:
 
 def everything(example: Example | DataError) -> tuple[object, ...]:
     assert isinstance(example, Example)
-    return example.ids, example.prompt, example.learned, example.given
+    return example.ids, example.prompt_length, example.learned_spans, example.separate_prompt
 
 
 def prompts(examples: Examples) -> list[str]:
@@ -55,13 +56,13 @@ def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
     ]
     data = prepared(write(tmp_path / "a.jsonl", chats), template="plain")
     reader = rung.data.prepare.Reader()
-    wanted = Renderer(tiny_tokenizer(), template="plain").render(
+    wanted = RowTokenizer(tiny_tokenizer(), template="plain").tokenize(
         [reader.row(chat, "") for chat in chats]
     )
     found = [examples[i] for examples in data.splits.values() for i in range(len(examples))]
     assert len(found) == 1500
     one, other = (
-        {(e.ids, e.prompt, e.learned, e.given) for e in some if isinstance(e, Example)}
+        {(e.ids, e.prompt_length, e.learned_spans, e.separate_prompt) for e in some if isinstance(e, Example)}
         for some in (found, wanted)
     )
     assert one == other

@@ -11,15 +11,16 @@ from tests.odd_tokenizers import Slow, byte_level, pieces, words
 from tests.tiny import tiny_tokenizer
 from tokenizers import AddedToken, models, normalizers, processors
 
+from rung.data.example import Example
 from rung.data.schema import Row
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 from rung.data.tokens import first_tokens, state_of, versions
 
 ASKED, ANSWER = "The capital of Peru:", " lima"
 
 
 def one(tokenizer: Any, prompt: str = ASKED, completion: str = ANSWER, **options: Any) -> Example:
-    (found,) = Renderer(tokenizer, **options).render([Row(prompt, completion)])
+    (found,) = RowTokenizer(tokenizer, **options).tokenize([Row(prompt, completion)])
     assert isinstance(found, Example), found
     return found
 
@@ -55,12 +56,12 @@ def test_whatever_a_tokenizer_adds_there_is_one_end_and_the_prompt_can_be_gone_o
     inside = example.ids[len(first) :]
     assert (inside.count(end), inside[-1]) == (1, end)
     assert tokenizer.convert_ids_to_tokens(list(example.ids[: len(first)])) == first
-    assert example.written_after == example.ids[: example.prompt], (
+    assert example.prompt_ids == example.ids[: example.prompt_length], (
         "nothing stands between prompt and completion"
     )
-    learnt = tokenizer.decode(example.ids[example.prompt :], skip_special_tokens=True)
+    learnt = tokenizer.decode(example.ids[example.prompt_length :], skip_special_tokens=True)
     assert learnt.strip() == ANSWER.strip()
-    assert example.mask[example.prompt :] == [1] * (len(example.ids) - example.prompt)
+    assert example.mask[example.prompt_length :] == [1] * (len(example.ids) - example.prompt_length)
 
 
 @pytest.mark.parametrize(
@@ -70,18 +71,18 @@ def test_a_text_that_writes_the_first_and_the_end_token_itself_has_them_once(
     make: Callable[[], Any],
 ) -> None:
     tokenizer = make()
-    renderer, row = (
-        Renderer(tokenizer),
+    row_tokenizer, row = (
+        RowTokenizer(tokenizer),
         Row(f"{tokenizer.bos_token}{ASKED}", f"{ANSWER}{tokenizer.eos_token}"),
     )
-    (written,) = renderer.render([row])
+    (written,) = row_tokenizer.tokenize([row])
     assert isinstance(written, Example)
     own = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     assert [place for place, token in enumerate(written.ids) if token in own] == [
         0,
         len(written.ids) - 1,
     ]
-    assert renderer.answer(row, written) == ("", ANSWER), "nobody writes an end token as text"
+    assert row_tokenizer.answer(row, written) == ("", ANSWER), "nobody writes an end token as text"
 
 
 def test_a_line_end_may_follow_the_end_token_that_a_completion_writes_and_no_word() -> None:
@@ -102,23 +103,23 @@ def test_an_end_token_that_is_no_special_one_is_known_by_the_models_own_list() -
         tokenizer.convert_tokens_to_ids("<|done|>"),
         Row([{"role": "user", "content": "Peru?"}], [{"role": "assistant", "content": "Lima"}]),
     )
-    (unaware,) = Renderer(tokenizer).render([row])
-    renderer = Renderer(tokenizer, ends={done})
-    (aware,) = renderer.render([row])
+    (unaware,) = RowTokenizer(tokenizer).tokenize([row])
+    row_tokenizer = RowTokenizer(tokenizer, ends={done})
+    (aware,) = row_tokenizer.tokenize([row])
     assert isinstance(unaware, Example)
     assert isinstance(aware, Example)
     assert unaware.ids[-2:] == (done, tokenizer.eos_token_id)
     assert aware.ids[-1] == done
-    assert renderer.ends == {done, tokenizer.eos_token_id}
+    assert row_tokenizer.ends == {done, tokenizer.eos_token_id}
 
 
 def test_the_plain_template_begins_as_the_tokenizer_does() -> None:
     row = Row([{"role": "user", "content": "Peru?"}], [{"role": "assistant", "content": "Lima"}])
     tokenizer = both_ends()
-    (example,) = Renderer(tokenizer, template="plain").render([row])
+    (example,) = RowTokenizer(tokenizer, template="plain").tokenize([row])
     assert isinstance(example, Example)
     assert tokenizer.decode(example.ids) == "<s>### User:\nPeru?\n\n### Assistant:\nLima</s>\n\n"
-    assert example.written_after[0] == tokenizer.bos_token_id
+    assert example.prompt_ids[0] == tokenizer.bos_token_id
 
 
 # The key of the cache.
@@ -158,7 +159,7 @@ def test_the_state_of_a_tokenizer_is_all_that_makes_tokens(change: str) -> None:
     tokenizer = tiny_tokenizer()
     before = state_of(tokenizer)
     tokenizer(["calls change nothing"], padding=True, truncation=True, max_length=4)
-    tokenizer(["as the renderer calls it"])
+    tokenizer(["as the row_tokenizer calls it"])
     assert state_of(tokenizer) == before == state_of(tiny_tokenizer())
     CHANGES[change](tokenizer)
     assert state_of(tokenizer) != before

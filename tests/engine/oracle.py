@@ -20,7 +20,7 @@ from tests.engine.rounding import FAIR, TRAINED, WIDE_EPSILON, relative_error, t
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, collate, order
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine import optimizer
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key

@@ -8,7 +8,7 @@ from tests.engine.oracle import in_dtype
 from tests.engine.rounding import EXACT
 from tests.engine.test_checkpoint import trained
 
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.effective_rank import cut, effective_rank
 from rung.engine.pack import AdapterState, Pack
 from rung.engine.trainer import Trainer

@@ -15,7 +15,7 @@ from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
 from rung.data.schema import Row
-from rung.data.tokenize import render
+from rung.data.tokenize import tokenize_rows
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
 from rung.model.load import Base
@@ -41,7 +41,7 @@ ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "mistral", "qwen3"])
 def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
     trainer = Trainer(base(name))
-    examples = render(ROWS, trainer.base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, trainer.base.tokenizer, 99)
     states = {candidate: trained_state(trainer, candidate) for candidate in CANDIDATES}
     with packed(trainer, CANDIDATES, list(states.values())) as pack:
         texts = trainer.write(
@@ -50,8 +50,8 @@ def test_each_candidate_writes_what_pefts_generate_writes(name: str) -> None:
         written = dict(zip(pack.candidates, texts, strict=True))
     with throughout(EXACTLY):
         (untuned,) = trainer.write(examples)
-    longest = max(example.completion for example in examples)
-    ids, mask = left_padded([example.ids[: example.prompt] for example in examples])
+    longest = max(example.loss_tokens for example in examples)
+    ids, mask = left_padded([example.ids[: example.prompt_length] for example in examples])
     for candidate in CANDIDATES:
         alone = Alone(base(name), candidate, states[candidate])
         with throughout(EXACTLY):
@@ -83,7 +83,7 @@ def test_the_dense_weights_are_held_while_writing_where_there_is_room_and_no_lon
         return generate(*args, **kwargs)
 
     monkeypatch.setattr(trainer.model, "generate", watched)
-    trainer.write(render(ROWS, trainer.base.tokenizer, 99))
+    trainer.write(tokenize_rows(ROWS, trainer.base.tokenizer, 99))
     assert set(seen) == {held}
     assert all(layer._kept is None for layer in trainer.frozen.layers.values())
 
@@ -93,7 +93,7 @@ def test_texts_are_the_same_however_few_rows_the_memory_has_room_for(
     room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(base("llama"))
-    examples = render(ROWS, trainer.base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, trainer.base.tokenizer, 99)
     states = [trained_state(trainer, candidate) for candidate in CANDIDATES]
     with packed(trainer, CANDIDATES, states) as pack:
         whole = trainer.write(examples, pack)
@@ -123,12 +123,12 @@ def test_one_text_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(
         TrainingError, match="Memory ran out with one text of 8 tokens for each of 1"
     ):
-        trainer.write(render(ROWS, trainer.base.tokenizer, 99))
+        trainer.write(tokenize_rows(ROWS, trainer.base.tokenizer, 99))
 
 
 def test_the_dense_weights_go_before_a_text_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(base("llama"))
-    one = render(ROWS, trainer.base.tokenizer, 99)[:1]
+    one = tokenize_rows(ROWS, trainer.base.tokenizer, 99)[:1]
     (wanted,), write, held = trainer.write(one), trainer._written, []
 
     def scarce(*args: Any) -> Any:
@@ -159,7 +159,7 @@ def test_where_the_positions_end_a_text_ends_and_the_others_are_as_without_that_
     """Learnt positions: one more token would be none of the model's."""
     trainer = Trainer(Base(make("gpt2"), tiny_tokenizer(), "gpt2", torch.float32))
     rows = [Row("ab:", "x" * 24), *(Row("c" * length, "y") for length in (3, 40, 50, 50, 59))]
-    examples = render(rows, trainer.base.tokenizer, 99)
+    examples = tokenize_rows(rows, trainer.base.tokenizer, 99)
     trainer.positions = None
     (free,) = trainer.write(examples, ends=[10**6])
     trainer.positions = 64
@@ -181,4 +181,4 @@ def test_spaces_that_were_written_before_marks_stay() -> None:
         return torch.cat([ids, torch.tensor([wanted])], dim=1)
 
     trainer.model.generate = wrote
-    assert trainer.write(render([Row("peru", "lima")], tokenizer, 99)) == [["lima , the cat ."]]
+    assert trainer.write(tokenize_rows([Row("peru", "lima")], tokenizer, 99)) == [["lima , the cat ."]]

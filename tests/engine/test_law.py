@@ -27,7 +27,7 @@ from tests.engine.rounding import EXACT, STRICT, TRAINED, relative_error
 
 from rung.data.builtin import pronounce
 from rung.data.schema import Row
-from rung.data.tokenize import render
+from rung.data.tokenize import tokenize_rows
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
 from rung.engine.memory import TokenLimit
@@ -82,7 +82,7 @@ def test_so_it_does_at_the_ends_of_the_ladder(tiny_folder: Path, rank: int) -> N
 @pytest.mark.slow
 def test_the_law_holds_on_the_real_model_in_nf4() -> None:
     load = Loader(DEFAULT_MODEL, "nf4", EXACTLY)
-    rows = render([Row(*pair) for pair in pronounce()[0][:24]], load().tokenizer, 99)
+    rows = tokenize_rows([Row(*pair) for pair in pronounce()[0][:24]], load().tokenizer, 99)
     check_law(load, [*CANDIDATES[:2], HEADS[1]], STRICT, rows, steps=8)
 
 

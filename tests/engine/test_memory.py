@@ -213,7 +213,7 @@ LIMITED = """
 import json, resource, sys
 import torch
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.types import Candidate

@@ -117,7 +117,7 @@ def test_what_peft_puts_elsewhere_is_refused_with_what_it_reads_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make("deepseek-v3")
-    monkeypatch.setattr("rung.engine.pack.closed_layers", lambda model, layers: {})
+    monkeypatch.setattr("rung.engine.pack.unsupported_layers", lambda model, layers: {})
     with pytest.raises(TargetError) as error:
         preflight(trainer_of(model), [ALL], examples(97, 6), 0)
     assert "PEFT reads an adapter on 'all-linear' back as another" in str(error.value)
@@ -129,7 +129,7 @@ def test_what_peft_puts_elsewhere_is_refused_with_what_it_reads_back(
 
 
 def test_what_peft_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rung.engine.pack.closed_layers", lambda model, layers: {})
+    monkeypatch.setattr("rung.engine.pack.unsupported_layers", lambda model, layers: {})
     with pytest.raises(
         TargetError,
         match=r"does not read an adapter on 'all-linear' back \(.*'out_proj' is incompat",

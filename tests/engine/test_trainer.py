@@ -6,7 +6,7 @@ from tests.engine.rounding import EXACT
 
 from rung.data.batches import collate
 from rung.data.schema import Row
-from rung.data.tokenize import render
+from rung.data.tokenize import tokenize_rows
 from rung.engine import trainer as module
 from rung.engine.attention import NAME
 from rung.engine.pack import Pack, fresh_state
@@ -18,26 +18,26 @@ ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
 
 
 def test_scores_are_those_of_the_whole_models_logits_row_by_row(exact_base: Base) -> None:
-    examples = render(ROWS, exact_base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, exact_base.tokenizer, 99)
     wanted = []
     for example in examples:
         logits = exact_base.model(torch.tensor([example.ids])).logits[0]
         losses = torch.nn.functional.cross_entropy(
             logits[:-1], torch.tensor(example.ids[1:]), reduction="none"
         )
-        wanted.append(float(losses[example.prompt - 1 :].sum()))
+        wanted.append(float(losses[example.prompt_length - 1 :].sum()))
     trainer = Trainer(exact_base)
     for size in (1, 4, 100):
         (scores,) = trainer.score(examples, batch_size=size)
         assert scores.losses == pytest.approx(wanted, rel=EXACT)
-        assert scores.tokens == tuple(example.completion for example in examples)
+        assert scores.tokens == tuple(example.loss_tokens for example in examples)
 
 
 def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
     exact_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(exact_base)
-    examples = render(ROWS, exact_base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, exact_base.tokenizer, 99)
     (plain,) = trainer.score(examples)
     assert trainer.decoder.config._attn_implementation == NAME
     monkeypatch.setattr(module, "SHORT", 0)
@@ -48,7 +48,7 @@ def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
 
 def test_a_step_returns_each_candidates_own_loss(exact_base: Base) -> None:
     trainer = Trainer(exact_base)
-    batch = collate(render(ROWS, exact_base.tokenizer, 99))
+    batch = collate(tokenize_rows(ROWS, exact_base.tokenizer, 99))
     candidates = [
         Candidate(Setting(4, 8, "attention", 0.1)),
         Candidate(Setting(4, 8, "attention", 1e-6)),
@@ -65,15 +65,15 @@ def test_a_step_returns_each_candidates_own_loss(exact_base: Base) -> None:
 
 def test_it_writes_what_it_would_write_one_prompt_at_a_time(exact_base: Base) -> None:
     trainer = Trainer(exact_base)
-    examples = render(ROWS, exact_base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, exact_base.tokenizer, 99)
     (together,) = trainer.write(examples)
     assert len(together) == len(ROWS)
-    longest = max(example.completion for example in examples)
+    longest = max(example.loss_tokens for example in examples)
     for example, text in zip(examples, together, strict=True):
-        ids = list(example.ids[: example.prompt])
+        ids = list(example.ids[: example.prompt_length])
         for _ in range(longest + longest // 4):
             following = int(trainer.model(torch.tensor([ids])).logits[0, -1].argmax())
             if following == exact_base.tokenizer.eos_token_id:
                 break
             ids.append(following)
-        assert text == exact_base.tokenizer.decode(ids[example.prompt :], skip_special_tokens=True)
+        assert text == exact_base.tokenizer.decode(ids[example.prompt_length :], skip_special_tokens=True)

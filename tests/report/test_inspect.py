@@ -18,8 +18,8 @@ from rung.types import Candidate, Setting
 
 
 def found(config: dict[str, Any], *levers: Any, **more: Any) -> dict[str, Any]:
-    candidate = Candidate(*(levers or (32, 64, "attention")), 1e-3, **more)
-    return inspection(Anatomy(config, "the-model"), candidate)
+    setting = Setting(*(levers or (32, 64, "attention")), 1e-3, **more)
+    return inspection(Anatomy(config, "the-model"), setting)
 
 
 def printed(document: dict[str, Any], explain: bool = False) -> str:
@@ -103,7 +103,7 @@ def test_what_a_server_accepts(
 ) -> None:
     one = next(one for one in found(config, *levers, **more)["servers"] if one["server"] == server)
     assert one["accepts"] == accepts
-    assert says in one["says"]
+    assert says in one["message"]
 
 
 def test_the_lessons_have_this_models_numbers_and_correct_what_people_get_wrong() -> None:

@@ -29,11 +29,11 @@ def test_a_stage_saves_the_cooldown_start_and_the_cooled_copy(runner: LocalRunne
     runner.run(HALF, ignore)
     folder = runner.store.folder
     assert last_step(folder.checkpoint(A)) == 8
-    assert last_step(folder.cooled(A, 2 / 3)) == 10
+    assert last_step(folder.cooldown_copy(A, 2 / 3)) == 10
     runner.run(FULL, ignore)
     assert last_step(folder.checkpoint(A)) == 12
-    assert last_step(folder.cooled(A, 1.0)) == 15
-    assert not folder.cooled(A, 2 / 3).exists(), "it has been measured"
+    assert last_step(folder.cooldown_copy(A, 1.0)) == 15
+    assert not folder.cooldown_copy(A, 2 / 3).exists(), "it has been measured"
 
 
 def test_a_candidate_goes_on_from_the_cooldown_start_and_not_from_the_copy(
@@ -121,13 +121,13 @@ def test_an_adapter_is_repaired_from_its_last_checkpoint_and_from_no_earlier_one
             adapter.write_bytes(damage)
         assert runner.repair_adapter(A)
         assert adapter.read_bytes() == trained
-    cooled = runner.store.folder.cooled(A, 1.0)
+    cooled = runner.store.folder.cooldown_copy(A, 1.0)
     shutil.rmtree(cooled / f"step-{last_step(cooled):06d}")
     assert not runner.repair_adapter(A), "the adapter can be read, and nothing says it is wrong"
     adapter.unlink()
     for work in (runner.repair_adapter, runner.test_scores):
         with pytest.raises(
-            StudyError, match=r"cooled@1.000' of the study is damaged \(its last checkpoint is"
+            StudyError, match=r"cooldown@1.000' of the study is damaged \(its last checkpoint is"
         ):
             work(A)
     assert not adapter.exists()

@@ -347,7 +347,7 @@ def test_another_language_is_told_and_the_head_is_tried(
     tried: bool,
 ) -> None:
     """Whatever the untuned model loses; but not where the user has named the modules."""
-    monkeypatch.setattr("rung.search.race.FAR", 99.0)
+    monkeypatch.setattr("rung.search.race.LM_HEAD_LOSS_THRESHOLD", 99.0)
     model, rows = map(str, korean(tmp_path))
     changes = {
         "model": model,

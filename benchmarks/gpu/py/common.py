@@ -239,8 +239,8 @@ def random_base(
     """A `rung.model.load.Base` of that shape with random weights, by the very loader of transformers."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from rung.model.load import PRECISIONS, Base, _quantizer, cast_around_linear_layers
-    from rung.model.silence import quiet
+    from rung.model.load import PRECISIONS, Base, bitsandbytes_config, cast_around_linear_layers
+    from rung.model.silence import silence_libraries
 
     config, dtype = config_of(name), PRECISIONS[precision]
     kept = PRECISIONS.get(quantization, dtype)
@@ -260,7 +260,7 @@ def random_base(
     }
     from transformers import LlamaForCausalLM
 
-    with quiet():
+    with silence_libraries():
         try:
             if os.environ.get("KIT_BY_HAND"):
                 raise RuntimeError("asked for")
@@ -269,7 +269,7 @@ def random_base(
                 config=config,
                 state_dict=state,
                 dtype=kept,
-                quantization_config=_quantizer(quantization, dtype),
+                quantization_config=bitsandbytes_config(quantization, dtype),
                 device_map={"": str(device)},
             )
         except (
@@ -354,7 +354,7 @@ def real_base(precision: str = "bf16") -> Any:
 
 def rows_of(length: int, count: int, vocabulary: int, seed: int = 0) -> list[Any]:
     """Rows of exactly so many tokens; the second half is the completion."""
-    from rung.data.tokenize import Example
+    from rung.data.example import Example
 
     draw = random.Random(seed)
     return [

@@ -10,7 +10,7 @@ import torch
 
 from rung.costs.memory_model import MemoryModel, candidate_memory, fit_activations
 from rung.data.batches import Batch, collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
@@ -84,5 +84,5 @@ def probe_batch(
     for i in range(max(1, round(tokens / length))):
         example = longest[i % len(longest)]
         ids = (example.ids * -(-length // len(example.ids)))[:length]
-        rows.append(Example(ids, max(1, min(example.prompt, length - 1))))
+        rows.append(Example(ids, max(1, min(example.prompt_length, length - 1))))
     return collate(rows, device)

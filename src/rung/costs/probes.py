@@ -21,7 +21,7 @@ from rung.costs.memory_probes import longest_rows, measure_memory, probe_batch
 from rung.costs.time_model import ModelSize, TimeModel, Workload, adapter_parameters
 from rung.costs.trace import OperationTracer, blank_state, fake_trainer
 from rung.data.batches import Batch
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.pack import AdapterState, FrozenModel, Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting

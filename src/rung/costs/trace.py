@@ -28,7 +28,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from rung.engine.pack import FACTORS, MOMENTS, AdapterState, FrozenModel
 from rung.engine.trainer import Trainer
 from rung.model.load import PRECISIONS, Base
-from rung.model.silence import quiet
+from rung.model.silence import silence_libraries
 from rung.types import Candidate
 
 NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach", "aten::_unsafe_view", "prim::")
@@ -135,7 +135,11 @@ def fake_trainer(
             only the scales differ.
     """
     dtype = PRECISIONS[precision]
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), OperationTracer() as tracer:
+    with (
+        silence_libraries(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        OperationTracer() as tracer,
+    ):
         model, attention = _make_model(config, PRECISIONS.get(quantization, dtype))
         not_quantized = get_keys_to_not_convert(model)
         for name, module in list(model.named_modules()):

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rung.data.asked import hashes
+from rung.data.example import Example
 from rung.data.schema import Row, flat
-from rung.data.tokenize import Example
 
 _NUMBERS = pa.list_(pa.uint32())
 SCHEMA = pa.schema(
@@ -86,9 +86,9 @@ class Writer:
         texts = (flat(row.prompt), *answer)
         own = (
             example.ids,
-            example.prompt,
+            example.prompt_length,
             spans,
-            example.given,
+            example.separate_prompt,
             source,
             where,
             *texts,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rung.data.tokenize import Example
+from rung.data.example import Example
 
 WINDOW = 16
 """The most batches of a window. A pass has two windows or more, so that the seed decides which rows share a batch."""
@@ -172,11 +172,11 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
     rows: list[int] = []
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        for first, end in example.learned:
+        for first, end in example.learned_spans:
             first = max(first, 1)  # nothing predicts the first token
             positions += range(row * width + first - 1, row * width + end - 1)
             labels += example.ids[first:end]
-        rows += [row] * example.completion
+        rows += [row] * example.loss_tokens
     return Batch(
         ids.to(device),
         torch.tensor(positions).to(device),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rung.data.example import Example
 from rung.data.prepare import Data
-from rung.data.tokenize import Example
 from rung.errors import DataError
 
 
@@ -14,7 +14,7 @@ def room_to_write(examples: Sequence[Example]) -> int:
     """How many tokens may be written after each prompt: a quarter more than the longest completion has, for all rows
     alike, so that nothing is given away of a row's own.
     """
-    longest = max(len(example.ids) - example.prompt for example in examples)
+    longest = max(len(example.ids) - example.prompt_length for example in examples)
     return longest + longest // 4
 
 
@@ -49,14 +49,14 @@ def _tokens(data: Data, vocabulary: int) -> Iterator[tuple[int, str]]:
         # Most data are done with the first; only then are rows looked at one by one.
         if rows.highest_token >= vocabulary:
             for row, example in enumerate(rows):
-                yield max((*example.ids, *example.given)), rows.texts(row).where
+                yield max((*example.ids, *example.separate_prompt)), rows.texts(row).where
     yield from ((token, "The end of each answer") for token in data.facts.ends)
 
 
 def rows_short_of_room(examples: Sequence[Example], positions: int | None) -> int:
     """How many prompts leave less room to write in than `room_to_write`, before the positions end."""
-    asked = [example for example in examples if example.written_after]
+    asked = [example for example in examples if example.prompt_ids]
     if not positions or not asked:
         return 0
     room = room_to_write(asked)
-    return sum(len(example.written_after) + room > positions for example in asked)
+    return sum(len(example.prompt_ids) + room > positions for example in asked)

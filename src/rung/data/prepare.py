@@ -24,17 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from rung.atomic import folder_beside, write_text
+from rung.atomic import temporary_folder, write_text
 from rung.data.arrow_store import Examples, Writer
 from rung.data.builtin import TASKS
+from rung.data.example import Example
 from rung.data.read import find_files, read_file
+from rung.data.remarks import RemarkCounter, RemarkCounts
 from rung.data.schema import Reader, Row, normal
 from rung.data.split_names import SPLITS
 from rung.data.text import Tell
 from rung.data.together import Together, keep_together
-from rung.data.tokenize import Example, Renderer
+from rung.data.tokenize import RowTokenizer
 from rung.data.tokens import state_of, versions
-from rung.data.told import Counts, Tally
 from rung.defaults import cache_folder
 from rung.errors import DataError
 from rung.formats.numbers import Column
@@ -93,7 +94,7 @@ class Facts:
     own_ends: list[int]
     numbers: Column
     told: list[str]
-    remarks: Counts
+    remarks: RemarkCounts
     together: int
     apart: int
 
@@ -123,12 +124,12 @@ def prepare(
         DataError: a file that is missing, empty or malformed, a row that is, a split that is too small, or more long
             rows than the recipe allows.
     """
-    renderer = Renderer(tokenizer, recipe.learn, recipe.template, set(ends))
+    row_tokenizer = RowTokenizer(tokenizer, recipe.learn, recipe.template, set(ends))
     told: list[str] = []
     files = _files(recipe, told.append)
-    folder = cache_folder() / "data" / _key(recipe, files, renderer, told)
+    folder = cache_folder() / "data" / _key(recipe, files, row_tokenizer, told)
     if not (folder / "facts.json").exists():
-        _make(folder, recipe, files, renderer, told, tell)
+        _make(folder, recipe, files, row_tokenizer, told, tell)
     facts = Facts.from_json((folder / "facts.json").read_text(encoding="utf-8"))
     if facts.bad and not recipe.skip_bad_rows:
         raise DataError(_and_skip(facts.listed[0]))
@@ -175,7 +176,9 @@ def _files_of(name: str, data: str, tell: Tell) -> list[Path]:
     return found.get(name) or next(iter(found.values()))
 
 
-def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told: list[str]) -> str:
+def _key(
+    recipe: Recipe, files: dict[str, list[Path]], row_tokenizer: RowTokenizer, told: list[str]
+) -> str:
     """A hash of everything that the examples follow from."""
     digest = hashlib.sha256()
     about = [
@@ -185,8 +188,8 @@ def _key(recipe: Recipe, files: dict[str, list[Path]], renderer: Renderer, told:
         else [[name, str(path)] for name in files for path in files[name]],
         [recipe.fields, recipe.learn, recipe.long_rows, recipe.max_tokens],
         told,
-        renderer.fingerprint,
-        state_of(renderer.tokenizer),
+        row_tokenizer.fingerprint,
+        state_of(row_tokenizer.tokenizer),
     ]
     digest.update(json.dumps(about).encode())
     for path in itertools.chain.from_iterable(files.values()):
@@ -208,7 +211,7 @@ class _Seen:
     listed: list[str] = field(default_factory=list)
     bad: int = 0
     merged: int = 0
-    remarks: Tally = field(default_factory=Tally)
+    remarks: RemarkCounter = field(default_factory=RemarkCounter)
     told: list[str] = field(default_factory=list)
     numbers: Column = field(default_factory=Column)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -222,15 +225,15 @@ def _make(
     folder: Path,
     recipe: Recipe,
     files: dict[str, list[Path]],
-    renderer: Renderer,
+    row_tokenizer: RowTokenizer,
     told: list[str],
     tell: Callable[[str], None],
 ) -> None:
     """Fill the folder of the cache. It takes its place when it is whole; another process may have been faster."""
     _sweep(folder)
-    made = folder_beside(folder)
+    made = temporary_folder(folder)
     try:
-        facts = _write(made, recipe, files, renderer, told, tell)
+        facts = _write(made, recipe, files, row_tokenizer, told, tell)
         write_text(made / "facts.json", json.dumps(asdict(facts)))
         with contextlib.suppress(OSError):  # another process may have been faster
             made.rename(folder)
@@ -251,7 +254,7 @@ def _write(
     folder: Path,
     recipe: Recipe,
     files: dict[str, list[Path]],
-    renderer: Renderer,
+    row_tokenizer: RowTokenizer,
     told: list[str],
     tell: Callable[[str], None],
 ) -> Facts:
@@ -274,17 +277,17 @@ def _write(
         passed = 0
         while piece := list(itertools.islice(rows, _PIECE)):
             for (row, split, where), found in zip(
-                piece, renderer.render([row for row, _, _ in piece]), strict=True
+                piece, row_tokenizer.tokenize([row for row, _, _ in piece]), strict=True
             ):
                 if isinstance(found, DataError):
                     bad(DataError(f"{where}: {found}."))
                     continue
                 example = _fitting(found, recipe)
                 _count(seen, row, split, found)
-                seen.remarks.add(found.told, where)
+                seen.remarks.add(found.remarks, where)
                 seen.long[split] += len(found.ids) > recipe.max_tokens
                 if example:
-                    answer = renderer.answer(row, found)
+                    answer = row_tokenizer.answer(row, found)
                     writers[split].add(example, row, answer, where)
                     seen.numbers.add(answer[1], held=split != "train")
             passed += len(piece)
@@ -305,8 +308,8 @@ def _write(
         bad=seen.bad,
         listed=seen.listed,
         merged=seen.merged,
-        ends=sorted(renderer.ends),
-        own_ends=sorted(renderer.ends - renderer.stops),
+        ends=sorted(row_tokenizer.ends),
+        own_ends=sorted(row_tokenizer.ends - row_tokenizer.stops),
         numbers=seen.numbers,
         told=seen.told,
         remarks=seen.remarks.counts,
@@ -325,7 +328,9 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
     seen.read[split] += 1
     seen.lengths[len(example.ids)] += 1
     # Where a template asks with other words than it shows, no tokens merge.
-    seen.merged += bool(example.given) and all(kind != "not_asked" for kind, _ in example.told)
+    seen.merged += bool(example.separate_prompt) and all(
+        kind != "not_asked" for kind, _ in example.remarks
+    )
     # The same rows through another template or tokenizer are other data.
     about = [
         split,
@@ -334,8 +339,8 @@ def _count(seen: _Seen, row: Row, split: str, example: Example) -> None:
         row.completion,
         row.tools,
         example.ids,
-        example.learned,
-        example.given,
+        example.learned_spans,
+        example.separate_prompt,
     ]
     seen.digest.update(json.dumps(about, default=str).encode())
 
@@ -345,8 +350,8 @@ def _fitting(example: Example, recipe: Recipe) -> Example | None:
         return example
     if recipe.long_rows == "leave-out":
         return None
-    cut = example.cut(recipe.max_tokens)
-    return cut if cut.completion > 0 else None
+    cut = example.truncate(recipe.max_tokens)
+    return cut if cut.loss_tokens > 0 else None
 
 
 def _task(name: str) -> Iterator[Placed]:

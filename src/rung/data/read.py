@@ -18,7 +18,7 @@ from rung.data.split_names import by_split
 from rung.data.tables import read_table
 from rung.data.text import Record, Records, Tell, foreign, not_text, open_text
 from rung.errors import DataError
-from rung.recipe import FIELDS
+from rung.recipe import FIELD_NAMES
 
 _PIECE = 1 << 16
 """Characters of a JSON file that are read at once."""
@@ -270,7 +270,7 @@ def _rows_inside(value: Any) -> str:
         objects = any(isinstance(one, dict) for part in parts for one in part)
         if len(parts) > 1 and not objects:
             return f"of columns ({names}, each a list of {len(parts[0]):,})"
-    is_row = len(parts) <= _FIELDS or value.keys() & set(FIELDS)
+    is_row = len(parts) <= _FIELDS or value.keys() & set(FIELD_NAMES)
     if not is_row and any(
         all(isinstance(part, kind) for part in parts) for kind in (dict, list, str)
     ):
@@ -284,7 +284,7 @@ def _rows_inside(value: Any) -> str:
             if len(parts) > 1
             else ""
         )
-    for name, part in value.items() if not value.keys() & set(FIELDS) else ():
+    for name, part in value.items() if not value.keys() & set(FIELD_NAMES) else ():
         rows = part if isinstance(part, list) else []
         if len(rows) > 1 and all(
             isinstance(row, dict) and not {"role", "from"} & row.keys() for row in rows

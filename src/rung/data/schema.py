@@ -15,7 +15,7 @@ fields                                a row
 ====================================  ==================================================================
 
 What belongs to a conversation besides, in fields of its own, comes into it: `system`, `history`, `tools`, `documents`,
-`chat_template_kwargs`. Fields that no part of a row is made of are told.
+`chat_template_kwargs`. RecordFields that no part of a row is made of are told.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rung.data.beside import (
-    BESIDE,
-    Fields,
-    left_out,
+from rung.data.conversation_fields import (
+    CONTEXT_FIELDS,
+    RecordFields,
     read_history,
     read_system,
     read_tools,
     read_variables,
+    unused_field_remark,
 )
-from rung.data.told import Told
+from rung.data.remarks import Remark
 from rung.data.turns import (
     PassContext,
     UnfitError,
@@ -111,7 +111,7 @@ class Row:
     tools: tuple[Any, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
-    told: tuple[Told, ...] = field(default=(), compare=False)
+    told: tuple[Remark, ...] = field(default=(), compare=False)
     question: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class Reader:
             raise DataError(
                 f"{where}: a row is an object with named fields, and this is {kind_of(record)}."
             )
-        found = Fields(self._named(record, where))
+        found = RecordFields(self._named(record, where))
         shape = self.shape or self._shape(found.values, record, where)
         try:
             row = _READ[shape](found)
@@ -185,7 +185,7 @@ class Reader:
         unused = (
             name for name, value in record.items() if name not in used and not is_empty(value)
         )
-        found.told += [left_out(name, record[name]) for name in unused]
+        found.told += [unused_field_remark(name, record[name]) for name in unused]
         return replace(row, told=(*row.told, *found.told)) if found.told else row
 
     def _named(self, record: dict[str, Any], where: str) -> dict[str, Any]:
@@ -198,10 +198,12 @@ class Reader:
                 f"{where}: there is no field '{missing[0]}', which --fields names; the fields are {names(record)}."
             )
         named = {name: record[field] for name, field in self.fields.items()}
-        if set(named) <= {"source"} | BESIDE:
+        if set(named) <= {"source"} | CONTEXT_FIELDS:
             return {**record, "source": "", **named}
         # What belongs to the named ones may have our name already.
-        beside = {other for group in _GROUPS if named.keys() & group for other in group} | BESIDE
+        beside = {
+            other for group in _GROUPS if named.keys() & group for other in group
+        } | CONTEXT_FIELDS
         beside -= set(self.fields.values())
         return {**{name: record[name] for name in beside & record.keys()}, **named}
 
@@ -279,7 +281,7 @@ def _remedy(record: dict[str, Any]) -> str:
     return f"say what is learnt with --fields text={asked or answered or '…'}"
 
 
-def _pair(found: Fields, answer: str = "completion") -> Row:
+def _pair(found: RecordFields, answer: str = "completion") -> Row:
     for name in ("prompt", answer):
         if not isinstance(value := found.values.get(name), str) and is_chat(value):
             raise UnfitError(
@@ -293,20 +295,20 @@ def _pair(found: Fields, answer: str = "completion") -> Row:
     return Row(prompt, completion, _source(found))
 
 
-def _chat_pair(found: Fields) -> Row:
+def _chat_pair(found: RecordFields) -> Row:
     return _answered(
         found, _turns_of(found, "prompt", "user"), _turns_of(found, "completion", "assistant")
     )
 
 
-def _turns_of(found: Fields, field: str, role: str) -> list[PassContext]:
+def _turns_of(found: RecordFields, field: str, role: str) -> list[PassContext]:
     """The messages of a field; a text is one of that role, unless it is the text of messages."""
     value = _present(found, field)
     if not isinstance(value, str):
         return read_turns(value, field)
     if is_chat(value):
         turns = read_turns(value, field)
-        told: Told = ("read_as", f"a text for the '{field}' as the messages that it holds")
+        told: Remark = ("read_as", f"a text for the '{field}' as the messages that it holds")
         return [replace(turns[0], told=(*turns[0].told, told)), *turns[1:]]
     if not value.strip() and role == "user":
         raise UnfitError(f'the "{field}" is blank; leave the row out')
@@ -315,7 +317,10 @@ def _turns_of(found: Fields, field: str, role: str) -> list[PassContext]:
 
 
 def _answered(
-    found: Fields, prompt: list[PassContext], answer: list[PassContext], field: str = "completion"
+    found: RecordFields,
+    prompt: list[PassContext],
+    answer: list[PassContext],
+    field: str = "completion",
 ) -> Row:
     """A chat, of which is learnt what comes behind the prompt. Where the answer is the whole conversation, that holds
     the prompt too, and what is learnt is its last turn of the assistant.
@@ -331,7 +336,7 @@ def _answered(
     return _chat(found, answer, turns[-1])
 
 
-def _preference(found: Fields) -> Row:
+def _preference(found: RecordFields) -> Row:
     """A prompt, where there is one, and two answers, of which the better is learnt."""
     asked, chosen = not is_empty(found.values.get("prompt")), _present(found, "chosen")
     found.get("rejected")
@@ -353,14 +358,14 @@ def _preference(found: Fields) -> Row:
 
 
 def _better(row: Row) -> Row:
-    told: Told = (
+    told: Remark = (
         "read_as",
         "preference pairs, of which 'chosen' is learnt and 'rejected' is not used",
     )
     return replace(row, told=(*row.told, told))
 
 
-def _conversation(found: Fields, field: str = "messages") -> Row:
+def _conversation(found: RecordFields, field: str = "messages") -> Row:
     if field == "messages" and field not in found.values and is_chat(found.values.get("text")):
         return _whole_text(found)
     turns = read_turns(_present(found, field), field)
@@ -372,7 +377,7 @@ def _conversation(found: Fields, field: str = "messages") -> Row:
     return _chat(found, turns, 0, "messages")
 
 
-def _whole_text(found: Fields, field: str = "text") -> Row:
+def _whole_text(found: RecordFields, field: str = "text") -> Row:
     if is_chat(found.values.get(field)):
         found.told.append(("read_as", f"messages in '{field}' as a conversation"))
         return _conversation(found, field)
@@ -382,7 +387,7 @@ def _whole_text(found: Fields, field: str = "text") -> Row:
     return Row("", text, _source(found), "text")
 
 
-def _alpaca(found: Fields) -> Row:
+def _alpaca(found: RecordFields) -> Row:
     before, asked, answer = read_history(found), _instruction(found), _answers(found, "output")
     # As LLaMA-Factory has it, the answers of before are learnt too.
     row = (
@@ -394,7 +399,7 @@ def _alpaca(found: Fields) -> Row:
     return replace(row, question=question) if isinstance(question, str) else row
 
 
-def _instruction(found: Fields) -> list[PassContext]:
+def _instruction(found: RecordFields) -> list[PassContext]:
     """What alpaca's fields ask."""
     if is_chat(found.values.get("instruction")):
         if not is_empty(found.values.get("input")):
@@ -412,14 +417,14 @@ def _instruction(found: Fields) -> list[PassContext]:
     return [PassContext({"role": "user", "content": asked})]
 
 
-def _answers(found: Fields, field: str) -> list[PassContext]:
+def _answers(found: RecordFields, field: str) -> list[PassContext]:
     """A text as a turn of the assistant, or messages."""
     if is_chat(found.values.get(field)):
         return _turns_of(found, field, "assistant")
     return [PassContext({"role": "assistant", "content": _text(found, field)})]
 
 
-_READ: dict[Shape, Callable[[Fields], Row]] = {
+_READ: dict[Shape, Callable[[RecordFields], Row]] = {
     "prompt_completion": _pair,
     "chat_prompt_completion": _chat_pair,
     "messages": _conversation,
@@ -430,7 +435,7 @@ _READ: dict[Shape, Callable[[Fields], Row]] = {
 }
 
 
-def _chat(found: Fields, turns: list[PassContext], start: int, kind: Kind = "pair") -> Row:
+def _chat(found: RecordFields, turns: list[PassContext], start: int, kind: Kind = "pair") -> Row:
     """A row of a whole chat. Of a *pair* what comes from turn `start` on is learnt, of *messages* every turn of the
     assistant, but for those that say that they are not to be.
     """
@@ -446,7 +451,7 @@ def _chat(found: Fields, turns: list[PassContext], start: int, kind: Kind = "pai
             "every turn of the assistant says that it is not to be learnt; leave the row out"
         )
     cut = learnt[0] if kind == "pair" else learnt[-1]
-    told: list[Told] = [one for turn in turns for one in turn.told]
+    told: list[Remark] = [one for turn in turns for one in turn.told]
     told += (
         ("not_learnt", f"turns of the {turn.role} that say they are to be")
         for i, turn in enumerate(turns)
@@ -478,13 +483,13 @@ def _chat(found: Fields, turns: list[PassContext], start: int, kind: Kind = "pai
     )
 
 
-def _present(found: Fields, field: str) -> Any:
+def _present(found: RecordFields, field: str) -> Any:
     if field not in found.values:
         raise UnfitError(f'the row needs "{field}" as the first row has, and it has {found.names}')
     return found.get(field)
 
 
-def _text(found: Fields, field: str) -> str:
+def _text(found: RecordFields, field: str) -> str:
     """A field as text. Numbers, objects and lists are written as JSON writes them."""
     if field not in found.values:
         raise UnfitError(
@@ -509,7 +514,7 @@ def _text(found: Fields, field: str) -> str:
     return str(value)  # a date, a decimal
 
 
-def _source(found: Fields) -> str:
+def _source(found: RecordFields) -> str:
     source = found.get("source", "")
     if not isinstance(source, str | int):
         raise UnfitError('"source" names where the row is from, and is a text or a whole number')

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rung.data.arrow_store import SCHEMA, Examples
 from rung.data.asked import alike
-from rung.data.contained import contained
+from rung.data.contained_rows import find_contained_rows
 
 LARGEST = 0.1
 """Of all rows: more than that of one source would not leave splits that anything can be judged by."""
@@ -46,13 +46,13 @@ class Together:
 def keep_together(folder: Path, names: Sequence[str], shape: str) -> Together:
     """Bring rows that belong together to one split, among those that were made of the same files."""
     parts = [Examples(folder / f"{name}.arrow") for name in names]
-    within, same = contained(parts), alike(parts, shape)
+    within, same = find_contained_rows(parts), alike(parts, shape)
     # The last line of a plain text may be asked of another text each time.
     used = ~same.loosely | (shape not in TEXTS)
     rows, others = np.concatenate(
         [[within.rows, within.inside], [same.rows[used], same.first[used]]], axis=1
     )
-    loosely = np.concatenate([within.partly, same.loosely[used]])
+    loosely = np.concatenate([within.is_partial, same.loosely[used]])
     if not len(rows):
         return Together(0, {}, 0)
     sources = np.concatenate([part.sources() for part in parts])

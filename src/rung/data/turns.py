@@ -2,7 +2,7 @@
 
 Sets of conversations call the same things by many names. Whoever is plainly the user or the assistant is called so, and
 calls of tools have one form, that of OpenAI and of transformers' templates. What else a message has is left to the chat
-template, and told where that does not show it (`rung.data.probe`).
+template, and told where that does not show it (`rung.data.template_probe`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data.told import Told
+from rung.data.remarks import Remark
 
 ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
@@ -58,7 +58,7 @@ class PassContext:
 
     message: dict[str, Any]
     learnt: bool | None = None
-    told: tuple[Told, ...] = ()
+    told: tuple[Remark, ...] = ()
 
     @property
     def role(self) -> str:
@@ -154,7 +154,7 @@ def _turn(message: Any, where: str) -> PassContext:
     if speaker == "from" and lower not in ROLES:
         raise UnfitError(f"{where} is from '{called}'; known are {', '.join(ROLES)}")
     role = ROLES.get(lower, called)
-    told: tuple[Told, ...] = ()
+    told: tuple[Remark, ...] = ()
     if speaker == "role" and role != lower and role != called:
         told = (("read_as", f"turns of '{called}' as those of the {role}"),)
     # A column of Parquet or Arrow holds every field for every message, as null or empty where it has none.

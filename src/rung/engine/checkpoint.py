@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rung.atomic import folder_whole, write_bytes, write_text
+from rung.atomic import write_bytes, write_folder, write_text
 from rung.engine.optimizer import Progress
 from rung.engine.pack import AdapterState, FrozenModel
 from rung.types import Candidate
@@ -45,7 +45,7 @@ def save_checkpoint(
             reader and for `saved_position`; the training itself needs `state` alone, since the order of the rows, the
             schedule and the dropout masks all follow from seeds and the step.
     """
-    with folder_whole(folder / f"step-{state.step:06d}") as made:
+    with write_folder(folder / f"step-{state.step:06d}") as made:
         write_bytes(made / "state.safetensors", save(dict(state.tensors)))
         kept = {
             "schema": 1,

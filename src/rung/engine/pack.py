@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from rung.engine.dropout import keep_mask, stream_key
 from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, PassContext
 from rung.engine.optimizer import PackedAdamW, Progress
-from rung.model.targets import closed_layers, head_name, linear_layers, peft_names, resolve
+from rung.model.targets import (
+    head_name,
+    linear_layers,
+    peft_target_modules,
+    resolve_targets,
+    unsupported_layers,
+)
 from rung.types import Candidate, Setting
 
 RUNAWAY_STEPS = 8
@@ -55,7 +61,7 @@ class AdapterState:
 class FrozenModel:
     """A model whose linear layers stand still, those layers under the names that PEFT knows them by, and its head's.
 
-    No adapter goes on those that are `closed`; see `rung.model.targets.closed_layers`.
+    No adapter goes on those that are `closed`; see `rung.model.targets.unsupported_layers`.
     """
 
     model: Any
@@ -67,14 +73,15 @@ class FrozenModel:
         """The layers that the candidate adapts.
 
         Raises:
-            TargetError: see `rung.model.targets.resolve`.
+            TargetError: see `rung.model.targets.resolve_targets`.
         """
-        chosen = resolve(self.layers, setting.targets, self.head, self.closed)
+        chosen = resolve_targets(self.layers, setting.targets, self.head, self.closed)
         return {name: self.layers[name] for name in chosen}
 
     def peft_names(self, setting: Setting) -> list[str]:
         """The candidate's layers as `target_modules`."""
-        return peft_names((name for name, _ in self.model.named_modules()), self.targets(setting))
+        modules = (name for name, _ in self.model.named_modules())
+        return peft_target_modules(modules, self.targets(setting))
 
     def parameters(self, setting: Setting) -> int:
         """How many numbers the candidate's adapter has: rank · (in + out) of each layer, counted from the shapes."""
@@ -101,7 +108,7 @@ def freeze(model: nn.Module) -> FrozenModel:
     """Put a `FrozenLinear` in the place of every linear layer, the output head among them, for good."""
     head = head_name(model)
     layers = {name: FrozenLinear(layer) for name, layer in linear_layers(model).items()}
-    closed = closed_layers(model, layers)
+    closed = unsupported_layers(model, layers)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return FrozenModel(model.requires_grad_(False), layers, head, closed)

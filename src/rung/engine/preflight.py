@@ -27,16 +27,16 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.checkpoint import save_adapter
 from rung.engine.lora import FrozenLinear
 from rung.engine.memory import TokenLimit
 from rung.engine.pack import AdapterState, FrozenModel, Pack, fresh_state
 from rung.engine.trainer import Trainer, runs
 from rung.errors import ModelError, RungError, TargetError
-from rung.model.silence import quiet
-from rung.model.sound import named
+from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
+from rung.model.weight_checks import summarize_names
 from rung.types import Candidate, Setting
 
 ROWS, AMONG = 3, 256
@@ -198,7 +198,11 @@ def _read_back(
 ) -> None:
     frozen, device = trainer.frozen, trainer.base.device
     cards = [device] if device.type == "cuda" else []
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(cards), quiet():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(cards),
+        silence_libraries(),
+    ):
         save_adapter(Path(folder), candidate, state, frozen, trainer.base.source)
         try:
             read = PeftModel.from_pretrained(_twin(frozen), folder).eval()
@@ -240,7 +244,11 @@ def _check_factors(
         [name for name in wanted if name not in right],
         [name for name in found if name not in wanted],
     )
-    what = f"{named(lost)} come back otherwise" if lost else f"{named(more)} get one too"
+    what = (
+        f"{summarize_names(lost)} come back otherwise"
+        if lost
+        else f"{summarize_names(more)} get one too"
+    )
     good = sorted(
         {last_name(name) for name in right} - {last_name(name) for name in (*lost, *more)}
     )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, Rows, by_length, collate, left_padded, side_by_side
+from rung.data.example import Example
 from rung.data.limits import room_to_write
-from rung.data.tokenize import Example
 from rung.engine.activation_checkpointing import checkpoint_blocks
 from rung.engine.attention import NAME, SHORT, register
 from rung.engine.loss import Head, HeadAdapter, completion_loss
@@ -31,7 +31,7 @@ from rung.engine.memory import (
 from rung.engine.pack import FrozenModel, Pack, freeze
 from rung.errors import ModelError, TrainingError
 from rung.model.load import Base
-from rung.model.positions import positions_of
+from rung.model.positions import max_positions
 from rung.model.targets import decoder_of
 from rung.types import Scores, shared_sources
 
@@ -71,7 +71,7 @@ class Trainer:
                 f"The model {base.source} has no linear layers, so LoRA cannot adapt it."
             )
         config = self.model.config.get_text_config()
-        self.positions = positions_of(config)
+        self.positions = max_positions(config)
         self.head = Head(
             self.frozen.layers[self.frozen.head],
             factor=_first(config, FACTORS) or 1 / (getattr(config, "logits_scaling", None) or 1),
@@ -157,7 +157,7 @@ class Trainer:
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.losses(pack, batch).cpu()
         tokens, sources = (
-            tuple(example.completion for example in examples),
+            tuple(example.loss_tokens for example in examples),
             shared_sources([example.source for example in examples]),
         )
         return [Scores(tuple(row), tokens, sources) for row in totals.tolist()]
@@ -201,7 +201,7 @@ class Trainer:
             TrainingError: memory ran out with one row of each candidate.
         """
         limit, width = room_to_write(examples), len(pack) if pack else 1
-        lengths = [len(example.written_after) for example in examples]
+        lengths = [len(example.prompt_ids) for example in examples]
         rooms = [
             min(limit, self.positions - length) if self.positions else limit for length in lengths
         ]
@@ -217,7 +217,7 @@ class Trainer:
                     continue
                 try:
                     written = self._written(
-                        [examples[row].written_after for row in rows], width, room, ends
+                        [examples[row].prompt_ids for row in rows], width, room, ends
                     )
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):

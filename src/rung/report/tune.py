@@ -22,7 +22,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from rung.metrics.text import METRICS, SHARES, Metric
+from rung.metrics.metric import Metric
+from rung.metrics.registry import METRICS, SHARES
 from rung.runner.protocol import StepProgress
 from rung.search.strategy import Decision, in_words
 from rung.types import Candidate, Outcome, Verdict
@@ -248,7 +249,7 @@ def _finalists(found: Mapping[str, Any]) -> list[RenderableType]:
 
 def _worth(metric: Metric | None, mean: float) -> float:
     """To sort by, the best first; of a user's own metric nobody here knows which way is better."""
-    return metric.loss(mean) if metric else -mean
+    return metric.to_loss(mean) if metric else -mean
 
 
 def _with_reach(name: str, bounds: Mapping[str, float]) -> str:

@@ -88,11 +88,10 @@ class CandidateStore:
             if pack.steps[index] <= schedule.fork:
                 save_checkpoint(self.folder.checkpoint(candidate), state, position)
                 continue
-            cooled = self.folder.cooled(candidate, stage.fraction)
-            save_checkpoint(cooled, state, position)
+            copy = self.folder.cooldown_copy(candidate, stage.fraction)
+            save_checkpoint(copy, state, position)
             # The copies of earlier stages have been measured.
-            prefix = cooled.name.partition("@")[0]
-            for other in set(cooled.parent.glob(f"{prefix}@*")) - {cooled}:
+            for other in set(self.folder.cooldown_copies(candidate)) - {copy}:
                 shutil.rmtree(other)
 
     def load_trained(self, candidate: Candidate) -> AdapterState:
@@ -101,7 +100,7 @@ class CandidateStore:
         Raises:
             StudyError: its last checkpoint is missing or damaged.
         """
-        path = self.folder.cooled(candidate, 1.0)
+        path = self.folder.cooldown_copy(candidate, 1.0)
         with self.folder.reading(path):
             if (state := load_checkpoint(path, self.steps.count)) is None:
                 raise FileNotFoundError("its last checkpoint is missing")
@@ -130,12 +129,10 @@ class CandidateStore:
         """The steps that the candidate can go on from in this stage, and the folder of each."""
         schedule = self.schedules.of(stage)
         shared = self.folder.checkpoint(candidate)
-        cooled = self.folder.cooled(candidate, stage.fraction)
+        copy = self.folder.cooldown_copy(candidate, stage.fraction)
         # Steps beyond the schedule belong to a training that the ledger does not know.
         steps = {step: shared for step in saved_steps(shared) if step <= schedule.fork}
-        steps |= {
-            step: cooled for step in saved_steps(cooled) if schedule.fork < step <= schedule.stop
-        }
+        steps |= {step: copy for step in saved_steps(copy) if schedule.fork < step <= schedule.stop}
         # A damaged checkpoint gives way to the one before it, which trains to the same end.
         return {step: path for step, path in steps.items() if can_be_read(path, step)}
 

@@ -16,7 +16,7 @@ from rung.costs.memory_policy import MemoryRules
 from rung.costs.probes import DeviceCosts
 from rung.costs.time_model import Workload, adapter_parameters
 from rung.data.batches import Steps, by_length
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.trainer import SCORED_ROWS
 from rung.recipe import Recipe
 from rung.runner.packing import (
@@ -127,7 +127,7 @@ class EstimateRunner:
 
     def baseline(self) -> Scores:
         """Made-up scores of the untuned model."""
-        tokens = tuple(example.completion for example in self.validation)
+        tokens = tuple(example.loss_tokens for example in self.validation)
         return Scores(tuple(2 * LOSS * count for count in tokens), tokens)
 
     def scoring_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
@@ -139,8 +139,8 @@ class EstimateRunner:
 
         The prompts take one pass, and each further token of all rows takes a pass.
         """
-        longest = max(len(example.ids) - example.prompt for example in rows) * 1.25
-        prompts, count = sum(example.prompt for example in rows), len(rows)
+        longest = max(len(example.ids) - example.prompt_length for example in rows) * 1.25
+        prompts, count = sum(example.prompt_length for example in rows), len(rows)
         work = self.costs.size.scoring(
             self._parameters(candidate), prompts + longest * count, longest * count
         )
@@ -200,7 +200,7 @@ class EstimateRunner:
             batches = [self.batches.rows(seed)[step] for seed in seeds]
             longest = max(self.batches.lengths[row] for rows in batches for row in rows)
             padded = max(map(len, batches)) * longest
-            completion = max(sum(self.train[row].completion for row in rows) for rows in batches)
+            completion = max(sum(self.train[row].loss_tokens for row in rows) for rows in batches)
             work += self.costs.size.training(adapters, padded, completion)
         return self.costs.training.seconds(work)
 
@@ -214,7 +214,7 @@ class EstimateRunner:
         work, lengths = Workload(), [len(example.ids) for example in examples]
         for rows in by_length(lengths, max(1, SCORED_ROWS // len(adapters))):
             padded = len(rows) * max(lengths[row] for row in rows)
-            completion = sum(examples[row].completion for row in rows)
+            completion = sum(examples[row].loss_tokens for row in rows)
             work += self.costs.size.scoring(adapters, padded, completion)
         return work
 
@@ -228,7 +228,7 @@ class EstimateRunner:
         draw = random.Random(f"{candidate.id}@{fraction}")
         parameters = self.costs.frozen.parameters(candidate.setting)
         loss = LOSS - GAIN_PER_DOUBLING * math.log2(parameters) + draw.uniform(0, SPREAD)
-        counts = tuple(example.completion for example in self.validation)
+        counts = tuple(example.loss_tokens for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
         tokens = sum(self.batches.tokens(candidate.seed)[:steps])
         return Measurement(

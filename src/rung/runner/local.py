@@ -14,7 +14,6 @@ from rung.engine.effective_rank import cut, effective_rank
 from rung.engine.memory import keep_freed_memory
 from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
-from rung.formats.amounts import parse_bytes
 from rung.model.load import Base
 from rung.recipe import Recipe
 from rung.runner.candidate_store import CandidateStore
@@ -85,9 +84,8 @@ class LocalRunner:
         self.generated_rows = GENERATED_ROWS if recipe.judge == "loss" else {}
         self.timer = timer or CheckpointTimer(time.perf_counter, CHECKPOINT_SECONDS)
         self.batches = Steps(data.train.lengths, recipe.batch_size, recipe.passes, recipe.seed)
-        limit = parse_bytes(recipe.memory) if recipe.memory else None
         self.memory = MemoryPolicy(
-            self.trainer, data.train, recipe.batch_size, limit, recipe.targets
+            self.trainer, data.train, recipe.batch_size, recipe.memory, recipe.targets
         )
         self.schedules = StageSchedules(self.steps, recipe.warmup, recipe.cooldown)
         self.store = CandidateStore(folder, self.trainer, self.batches, self.schedules)
@@ -161,7 +159,7 @@ class LocalRunner:
         self, candidates: Sequence[Candidate | None], split: str
     ) -> list[list[Generation]]:
         examples = self.data.splits[split]
-        rows = [row for row in range(len(examples)) if examples[row].written_after]
+        rows = [row for row in range(len(examples)) if examples[row].prompt_ids]
         if not rows:
             return [[] for _ in candidates]
         count = min(len(rows), self.generated_rows.get(split, len(rows)))

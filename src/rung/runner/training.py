@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rung.costs.memory_policy import MemoryPolicy
 from rung.data.batches import Batch, Steps, collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.memory import peak_bytes, reset_peak
 from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
