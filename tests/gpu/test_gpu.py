@@ -12,7 +12,8 @@ import torch
 from tests.engine.oracle import CANDIDATES, SCHEDULE, SEED, Loader, batches, examples, packed
 from tests.engine.rounding import FAIR, TRAINED, forward_tolerance, relative_error
 
-from rung.costs.memory_model import measure, need
+from rung.costs.memory_model import candidate_memory
+from rung.costs.memory_probes import measure_memory
 from rung.data.batches import Batch
 from rung.engine.memory import memory_limit, peak_bytes, reset_peak
 from rung.engine.pack import AdapterState, Pack, fresh_state
@@ -105,7 +106,7 @@ def test_a_narrow_precision_learns(tiny_folder: Path, precision: str) -> None:
 def test_the_peak_of_a_pack_is_foretold(tiny_folder: Path) -> None:
     made = on_gpu(load_base(str(tiny_folder), "nf4", "fp32"))
     rows = [row for row in examples(97, 64, 101) if len(row.ids) > 50]
-    model = measure(made, CANDIDATES[0], rows)
+    model = measure_memory(made, CANDIDATES[0].setting, rows)
     candidates = [Candidate(Setting(16, 32, "attention", 1e-3), seed=seed) for seed in range(4)]
     batch = to(batches(rows, 8, 1)[0], made.base.device)
     with Pack(
@@ -114,6 +115,6 @@ def test_the_peak_of_a_pack_is_foretold(tiny_folder: Path) -> None:
         reset_peak(made.base.device)
         made.step(pack, batch, 1.0)
         actual = peak_bytes(made.base.device)
-    needs = [need(made.frozen, candidate, made.base.dtype) for candidate in candidates]
+    needs = [candidate_memory(made.frozen, candidate.setting, made.base.dtype) for candidate in candidates]
     assert model.peak(needs, *batch.ids.shape) == pytest.approx(actual, rel=0.15)
     assert actual < memory_limit(made.base.device)

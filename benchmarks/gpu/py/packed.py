@@ -214,7 +214,8 @@ class Bench:
         print(f"{side:5} {kind:10} {count:2}x{batch}x{length:<4} {shown}{more}", flush=True)
 
     def rung(self, candidates: list[Any], batch: int, length: int, dense: bool) -> dict[str, Any]:
-        from rung.costs.memory_model import MEMORY_HEADROOM, bound, need
+        from rung.costs.memory_model import candidate_memory
+        from rung.costs.memory_policy import MEMORY_HEADROOM, upper_bound
         from rung.data.batches import collate
         from rung.engine.memory import TokenLimit, memory_limit
         from rung.engine.pack import Pack, fresh_state
@@ -223,8 +224,10 @@ class Bench:
         trainer, frozen = self.trainer, self.trainer.frozen
         trainer.training_room = TokenLimit()
         frozen.hold_dense(None)
-        needs = [need(frozen, candidate, self.base.dtype) for candidate in candidates]
-        spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - bound(
+        needs = [
+            candidate_memory(frozen, candidate.setting, self.base.dtype) for candidate in candidates
+        ]
+        spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - upper_bound(
             trainer, needs, batch, SCORED_ROWS, length
         )
         frozen.hold_dense(self.base.dtype if dense else None)

@@ -103,10 +103,10 @@ class Progress:
             return
         self._timed += tick.tokens
         rate = self._timed / max(now - self._begun, 1e-9)
-        seconds = (tick.tokens_left + self._decision.remaining * self._full_tokens) / rate
-        share = self._done / (self._done + tick.tokens_left)
+        seconds = (tick.remaining_tokens + self._decision.remaining * self._full_tokens) / rate
+        share = self._done / (self._done + tick.remaining_tokens)
         line = (
-            f"{self._decision.stage.phase} {share:4.0%} · {tick.alive} of {tick.started} alive · "
+            f"{self._decision.stage.phase} {share:4.0%} · {tick.running} of {tick.started} alive · "
             f"{rate:,.0f} tokens/s · about {duration(seconds)} left"
         )
         if self._live:

@@ -114,7 +114,7 @@ def _space(
     space = make_space(recipe, pinned, head=suggests_lm_head(findings))
     named = "targets" in user_recipe.model_fields_set
     space = distinct_targets(space, frozen.targets, named, observer.note)
-    check_ranks(space, frozen.parameters, runner.memory)
+    check_ranks(space, frozen.parameters, runner.memory.limit)
     return space
 
 
