@@ -17,8 +17,9 @@ from rung.costs.memory_model import (
     measure,
     need,
 )
-from rung.engine.memory import give_back_freed_memory, memory_limit, peak_bytes, reset_peak
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
+from rung.engine.process_memory import give_back_freed_memory, memory_limit, peak_bytes, reset_peak
 from rung.engine.trainer import Trainer
 from rung.model.load import Base, load_base
 from rung.types import Candidate, Setting
@@ -48,7 +49,7 @@ def test_the_state_of_a_pack_is_what_its_tensors_take(tiny_base: Base) -> None:
         held = sum(
             t.numel() * t.element_size()
             for group in pack.groups
-            for t in (group.weights, group.gradients, group.used)
+            for t in (group.weights, group.gradients, group.compute_weights)
         )
         held += sum(m.numel() * 4 for i in range(2) for m in pack.optimizer.moments(i).values())
     assert held == sum(need(trainer.frozen, c, torch.float32).state for c in candidates)

@@ -62,8 +62,8 @@ def test_any_architecture_can_be_rehearsed(name: str, quantization: str) -> None
     with rehearsal(ARCHITECTURES[name](), quantization, "bf16") as (trainer, watch):
         with Pack(trainer.frozen, [candidate], [blank_state(trainer.frozen, candidate)]) as pack:
             step = watch.see(lambda: trainer.gradients(pack, collate(ROWS[:4])))
-            score = watch.see(lambda: trainer.losses(pack, collate(ROWS[:4])))
-        trainer.checkpoint()
+            score = watch.see(lambda: trainer.row_losses(pack, collate(ROWS[:4])))
+        trainer.enable_activation_checkpointing()
         with Pack(trainer.frozen, [candidate], [blank_state(trainer.frozen, candidate)]) as pack:
             lean = watch.see(lambda: trainer.gradients(pack, collate(ROWS[:4])))
     assert step.peak > lean.peak > 0

@@ -25,7 +25,8 @@ from rung.engine import optimizer
 from rung.engine.checkpoint import peft_config
 from rung.engine.dropout import keep_mask, stream_key
 from rung.engine.optimizer import Schedule
-from rung.engine.pack import AdapterState, Pack, fresh_state
+from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base, dense_weight, load_base
 from rung.types import Candidate, Setting
@@ -34,7 +35,7 @@ STEPS, DECAY, CLIP, SEED = 20, 0.01, 0.5, 7
 
 
 def schedule_of(steps: int) -> Schedule:
-    return Schedule.to(steps, steps, warmup=0.2, cooldown=0.3)
+    return Schedule.ending_at(steps, steps, warmup=0.2, cooldown=0.3)
 
 
 SCHEDULE = schedule_of(STEPS)
@@ -177,7 +178,7 @@ class Alone:
         self.optimizer = torch.optim.AdamW(
             self.factors.values(), lr=rate, eps=epsilon, weight_decay=DECAY
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.share)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.rate_factor)
         self.scaler = torch.amp.GradScaler("cpu", enabled=base.dtype == torch.float16)
         narrow = base.dtype in (torch.bfloat16, torch.float16)
         self.cast: Callable[[], contextlib.AbstractContextManager[Any]] = (
@@ -293,7 +294,7 @@ def train_packed(
                 scored = dict(
                     zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True)
                 )
-            trainer.step(pack, batch, schedule.share(number))
+            trainer.step(pack, batch, schedule.rate_factor(number))
         ended = {c: (pack.state(i).weights, scored[c]) for i, c in enumerate(pack.candidates)}
     return ended, states
 

@@ -9,7 +9,8 @@ from peft import PeftModel
 from tests.engine.rounding import forward_tolerance, relative_error
 
 from rung.engine.checkpoint import load_checkpoint, save_adapter, save_checkpoint
-from rung.engine.pack import AdapterState, Pack, fresh_state
+from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import load_base
 from rung.types import Candidate, Setting

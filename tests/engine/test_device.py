@@ -22,7 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from rung.data.batches import collate
 from rung.engine.lora import _PackedProduct
 from rung.engine.loss import HeadAdapter, _CompletionLoss
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
 from rung.types import Candidate, Setting
@@ -197,18 +198,18 @@ def test_the_way_up_keeps_to_the_gpu_and_to_its_dtypes(
     assert trainer.base.device == CUDA
     batch = collate(ROWS, CUDA)
     with Devices() as devices:
-        losses = trainer.losses(made, batch)
-        made.begin()
+        losses = trainer.row_losses(made, batch)
+        made.zero_gradients()
         for group in made.groups:
-            group.refresh()
+            group.update_compute_weights()
     assert devices.elsewhere == []
     assert (losses.shape, losses.device) == ((3, 4), CUDA)
     for group in made.groups:
-        for tensor in (group.weights, group.gradients, group.used, group.scale):
+        for tensor in (group.weights, group.gradients, group.compute_weights, group.scale):
             assert isinstance(tensor, FakeTensor)
             assert tensor.device == CUDA
         assert group.weights.dtype == group.gradients.dtype == torch.float32
-        assert group.used.dtype == dtype
+        assert group.compute_weights.dtype == dtype
     for i in range(len(made)):
         assert all(
             m.device == CUDA and m.dtype == torch.float32
@@ -225,11 +226,11 @@ def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(
     trainer, made = pack
     with torch.no_grad(), Devices() as devices:
         layer = made.layers["model.layers.1.self_attn.q_proj"]
-        made.turn.training = True
+        made.context.training = True
         x = torch.empty(12, 5, 64, dtype=dtype, device=CUDA)
         context: Any = Context((True, True))
         y = _PackedProduct.forward(
-            context, x, made.turn.anchor, layer.frozen, layer.active(), made.turn, False
+            context, x, made.context.anchor, layer.frozen, layer.active(), made.context, False
         )
         to_x, *_ = _PackedProduct.backward(context, y)
         part = made.layers["lm_head"].active()[0]

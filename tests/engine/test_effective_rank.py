@@ -9,8 +9,9 @@ from tests.engine.rounding import EXACT
 from tests.engine.test_checkpoint import trained
 
 from rung.data.tokenize import Example
-from rung.engine.effective_rank import cut, effective_rank
-from rung.engine.pack import AdapterState, Pack
+from rung.engine.effective_rank import effective_rank, truncate_rank
+from rung.engine.adapter_state import AdapterState
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
 from rung.types import Candidate, Setting

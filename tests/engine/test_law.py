@@ -30,8 +30,8 @@ from rung.data.schema import Row
 from rung.data.tokenize import render
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
-from rung.engine.memory import TokenLimit
-from rung.engine.pack import AdapterState, fresh_state
+from rung.engine.tiling import TokenLimit
+from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
 from rung.model.load import load_base
 from rung.types import Candidate, Setting
@@ -178,10 +178,10 @@ def test_a_member_that_diverges_changes_no_bit_of_the_others(tiny_folder: Path) 
         states = [fresh_state(trainer.frozen, candidate, SEED) for candidate in members]
         with packed(trainer, members, states) as pack:
             for number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
-                trainer.step(pack, batch, SCHEDULE.share(number))
-                if pack.lost:
+                trainer.step(pack, batch, SCHEDULE.rate_factor(number))
+                if pack.diverged:
                     left_at = number
-                    assert [pack.candidates[i] for i in pack.lost] == [wild]
+                    assert [pack.candidates[i] for i in pack.diverged] == [wild]
                 if number == left_at:
                     pack.drop([pack.candidates.index(other)])
             found.append({candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)})
@@ -197,9 +197,9 @@ def test_a_loss_beyond_all_reason_is_given_up_with_its_step_and_reason(tiny_fold
     with packed(trainer, [wild], [fresh_state(trainer.frozen, wild, SEED)]) as pack:
         for _number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
             trainer.step(pack, batch, 1.0)
-            if pack.lost:
+            if pack.diverged:
                 break
-    assert pack.lost == {0: "the loss stood over 9.2 nats a token for 8 steps"}
+    assert pack.diverged == {0: "the loss stood over 9.2 nats a token for 8 steps"}
 
 
 def test_a_member_that_leaves_and_one_that_pauses_change_nothing(
@@ -211,7 +211,7 @@ def test_a_member_that_leaves_and_one_that_pauses_change_nothing(
     steps = batches(examples(trainer.model.config.vocab_size))
     with packed(trainer, CANDIDATES, load.states(trainer, CANDIDATES)) as pack:
         for number in range(8):
-            trainer.step(pack, steps[number], SCHEDULE.share(number))
+            trainer.step(pack, steps[number], SCHEDULE.rate_factor(number))
         pack.drop([0, 2])
         stayed = list(pack.candidates)
         for i, candidate in enumerate(stayed):
@@ -220,7 +220,7 @@ def test_a_member_that_leaves_and_one_that_pauses_change_nothing(
     assert [state.step for state in paused if state] == [8, 8]
     with packed(trainer, stayed, [state for state in paused if state]) as pack:
         for number in range(8, STEPS):
-            trainer.step(pack, steps[number], SCHEDULE.share(number))
+            trainer.step(pack, steps[number], SCHEDULE.rate_factor(number))
         ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     assert_close({candidate: whole[candidate] for candidate in stayed}, ended)
 
@@ -270,11 +270,11 @@ def test_members_that_train_on_other_rows_end_as_they_do_alone(
 
     def end(candidates: list[Candidate], room: int | None) -> dict[Candidate, AdapterState]:
         trainer = Trainer(load())
-        trainer.training_room = TokenLimit(room)
+        trainer.training_limit = TokenLimit(room)
         with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
             for number in range(8):
                 own = [orders[candidate.seed][number] for candidate in pack.candidates]
-                trainer.step(pack, own, SCHEDULE.share(number))
+                trainer.step(pack, own, SCHEDULE.rate_factor(number))
             return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
 
     together = end(members, room)
@@ -288,14 +288,14 @@ def train(
     """Where the candidates that do not diverge end, trained in one pack; in float64, which leaves no excuse."""
     load = Loader(str(folder), "fp32", EXACTLY)
     trainer = Trainer(load())
-    trainer.training_room = trainer.scoring_room = TokenLimit(room)
+    trainer.training_limit = trainer.scoring_limit = TokenLimit(room)
     if checkpointing:
-        trainer.checkpoint()
+        trainer.enable_activation_checkpointing()
     with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
         for number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
-            trainer.step(pack, batch, SCHEDULE.share(number))
-            if pack.lost:
-                pack.drop(list(pack.lost))
+            trainer.step(pack, batch, SCHEDULE.rate_factor(number))
+            if pack.diverged:
+                pack.drop(list(pack.diverged))
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.engine.oracle import CANDIDATES, SEED, Loader, batches, examples, packed
 from tests.engine.rounding import TRAINED, forward_tolerance, relative_error
 
-from rung.engine.memory import TokenLimit, is_out_of_memory, peak_bytes, reset_peak, tiles
-from rung.engine.pack import AdapterState, fresh_state
+from rung.engine.process_memory import TokenLimit, is_out_of_memory, peak_bytes, reset_peak, tiles
+from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
 from rung.model.load import load_base
@@ -41,7 +41,7 @@ def test_the_peak_is_that_since_the_last_reset() -> None:
 def test_a_users_own_malloc_settings_are_left_alone(
     variables: dict[str, str], took_effect: str
 ) -> None:
-    program = "from rung.engine.memory import keep_freed_memory; print(keep_freed_memory())"
+    program = "from rung.engine.process_memory import keep_freed_memory; print(keep_freed_memory())"
     found = subprocess.run(
         [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True
     )
@@ -155,7 +155,7 @@ def test_running_out_of_memory_anywhere_changes_no_result(
 ) -> None:
     _, whole = trained(tiny_folder, None)
     trainer, ended = trained(tiny_folder, tokens, backward)
-    assert trainer.training_room.tokens <= tokens
+    assert trainer.training_limit.tokens <= tokens
     for candidate, state in whole.items():
         for key, tensor in state.tensors.items():
             assert relative_error(ended[candidate].tensors[key], tensor) < TRAINED, (
@@ -191,7 +191,7 @@ def test_when_memory_runs_out_the_dense_weights_go_first(tiny_folder: Path) -> N
     ) as pack:
         trainer.step(pack, batches(rows)[0], 1.0)
     assert held == [True, False]
-    assert trainer.training_room.tokens == math.inf
+    assert trainer.training_limit.tokens == math.inf
 
 
 def test_when_not_even_a_row_fits_the_blocks_are_checkpointed_and_then_it_says_so(
@@ -206,7 +206,7 @@ def test_when_not_even_a_row_fits_the_blocks_are_checkpointed_and_then_it_says_s
         pytest.raises(TrainingError, match="Memory ran out with one row of"),
     ):
         trainer.step(pack, batch, 1.0)
-    assert trainer.checkpointing
+    assert trainer.activation_checkpointing
 
 
 LIMITED = """
@@ -214,7 +214,8 @@ import json, resource, sys
 import torch
 from rung.data.batches import collate
 from rung.data.tokenize import Example
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.types import Candidate
 from rung.model.load import load_base
@@ -230,7 +231,7 @@ with Pack(trainer.frozen, candidates, [fresh_state(trainer.frozen, c, 0) for c i
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 900_000_000, resource.RLIM_INFINITY))
     losses = [trainer.step(pack, large, 1.0).tolist() for _ in range(2)]
-print(json.dumps({"losses": losses, "room": trainer.training_room.tokens}))
+print(json.dumps({"losses": losses, "room": trainer.training_limit.tokens}))
 """
 
 

@@ -120,19 +120,19 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
 def test_the_schedule_rises_stays_and_falls_and_always_moves(
     stop: int, warmup: float, cooldown: float
 ) -> None:
-    schedule = Schedule.to(stop, 500, warmup, cooldown)
-    shares = [schedule.share(step) for step in range(stop)]
+    schedule = Schedule.ending_at(stop, 500, warmup, cooldown)
+    shares = [schedule.rate_factor(step) for step in range(stop)]
     assert all(0 < share <= 1 for share in shares)
-    assert shares[: schedule.fork] == sorted(shares[: schedule.fork])
-    assert 0 <= schedule.fork < stop
-    assert schedule.share(stop) == pytest.approx(0, abs=1e-12)
+    assert shares[: schedule.cooldown_start] == sorted(shares[: schedule.cooldown_start])
+    assert 0 <= schedule.cooldown_start < stop
+    assert schedule.rate_factor(stop) == pytest.approx(0, abs=1e-12)
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_before_the_fork_it_does_not_know_when_it_will_be_judged(one: int, other: int) -> None:
-    schedules = [Schedule.to(stop, 500, 0.05, 0.2) for stop in (one, other)]
-    for step in range(min(schedule.fork for schedule in schedules)):
-        assert schedules[0].share(step) == schedules[1].share(step)
+    schedules = [Schedule.ending_at(stop, 500, 0.05, 0.2) for stop in (one, other)]
+    for step in range(min(schedule.cooldown_start for schedule in schedules)):
+        assert schedules[0].rate_factor(step) == schedules[1].rate_factor(step)
 
 
 def test_the_fall_begins_at_the_plateau_and_is_steepest_at_first() -> None:

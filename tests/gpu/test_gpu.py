@@ -14,8 +14,9 @@ from tests.engine.rounding import FAIR, TRAINED, forward_tolerance, relative_err
 
 from rung.costs.memory_model import measure, need
 from rung.data.batches import Batch
-from rung.engine.memory import memory_limit, peak_bytes, reset_peak
-from rung.engine.pack import AdapterState, Pack, fresh_state
+from rung.engine.process_memory import memory_limit, peak_bytes, reset_peak
+from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base, load_base
 from rung.types import Candidate, Setting
@@ -45,9 +46,9 @@ def to(batch: Batch, device: torch.device) -> Batch:
 def train(made: Trainer, states: Mapping[Candidate, AdapterState]) -> dict[Candidate, AdapterState]:
     with packed(made, list(states), list(states.values())) as pack:
         for number, batch in enumerate(batches(examples(made.model.config.vocab_size))):
-            losses = made.step(pack, to(batch, made.base.device), SCHEDULE.share(number))
+            losses = made.step(pack, to(batch, made.base.device), SCHEDULE.rate_factor(number))
             assert all(math.isfinite(loss) for loss in losses.tolist())
-            assert not pack.lost
+            assert not pack.diverged
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
 
 

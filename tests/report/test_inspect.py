@@ -124,7 +124,7 @@ def test_the_memory_of_a_rank_is_what_a_pack_takes() -> None:
     from tests.tiny import tiny_llama
 
     from rung.costs.memory_model import need
-    from rung.engine.pack import freeze
+    from rung.engine.frozen_model import freeze
     from rung.report.explain import STATE_BYTES
 
     frozen, candidate = freeze(tiny_llama()), Candidate(Setting(8, 16, "attention", 1e-3))

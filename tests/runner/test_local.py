@@ -267,11 +267,11 @@ def test_memory_is_measured_only_where_it_is_not_plenty(
     runner.memory = 10**11
     (with_plenty,) = runner.run(Stage("race", (A,)), quiet)
     assert measured == []
-    assert runner.trainer.training_room.tokens == math.inf
+    assert runner.trainer.training_limit.tokens == math.inf
     assert runner.trainer.frozen.holds_dense, "what is there in plenty makes steps faster"
     runner.memory, runner.folder = 10**8, StudyFolder(runner.folder.path.with_name("tight"))
     (with_little,) = runner.run(Stage("race", (A,)), quiet)
     assert len(measured) == 1
-    assert runner.trainer.training_room.tokens < 10**8
+    assert runner.trainer.training_limit.tokens < 10**8
     assert not runner.trainer.frozen.holds_dense
     assert with_little.loss == pytest.approx(with_plenty.loss, rel=STRICT)

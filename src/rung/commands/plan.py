@@ -25,7 +25,7 @@ from rung.data.languages import another_language
 from rung.data.limits import check_rows
 from rung.data.prepare import Data, prepare
 from rung.engine.loss import CHUNK
-from rung.engine.memory import keep_freed_memory, memory_limit
+from rung.engine.process_memory import keep_freed_memory, memory_limit
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError, TargetError
 from rung.formats.amounts import parse_budget, parse_bytes

@@ -25,9 +25,16 @@ from scipy.optimize import nnls
 
 from rung.data.batches import Batch, collate
 from rung.data.tokenize import Example
+from rung.engine.adapter_state import fresh_state
+from rung.engine.frozen_model import FrozenModel
 from rung.engine.loss import CHUNK
-from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
-from rung.engine.pack import FrozenModel, Pack, fresh_state
+from rung.engine.pack import Pack
+from rung.engine.process_memory import (
+    give_back_freed_memory,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 

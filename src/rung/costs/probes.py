@@ -19,7 +19,9 @@ from rung.costs.memory_model import MemoryModel, fit, longest_rows, measure, nee
 from rung.costs.time_model import Load, Sizes, Speed, adapter_numbers
 from rung.costs.trace import Watch, blank_state, rehearsal
 from rung.data.tokenize import Example
-from rung.engine.pack import FrozenModel, Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.frozen_model import FrozenModel
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 
@@ -99,7 +101,7 @@ def rehearsed(
     """
     with rehearsal(config, quantization, precision) as (trainer, watch):
         if checkpointing:
-            trainer.checkpoint()
+            trainer.enable_activation_checkpointing()
         return _rehearsed(trainer, watch, setting, examples, device)
 
 

@@ -17,7 +17,7 @@ from rung.costs.time_model import Load, adapter_numbers
 from rung.data.batches import Steps, by_length
 from rung.data.tokenize import Example
 from rung.engine.optimizer import Schedule
-from rung.engine.trainer import SCORED_ROWS
+from rung.engine.trainer import SCORING_BATCH_SIZE
 from rung.recipe import Recipe
 from rung.runner.local import judging_rows
 from rung.runner.protocol import StepProgress
@@ -127,7 +127,7 @@ class EstimateRunner:
 
     def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
         stop = max(1, round(stage.fraction * self.steps))
-        schedule = Schedule.to(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
+        schedule = Schedule.ending_at(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
         widths, seconds, peak, rest = [], 0.0, 0, list(stage.candidates)
         spent = {
             c: sum(self._steps.tokens(c.seed)[self._at.get(c, 0) : stop]) for c in stage.candidates
@@ -141,7 +141,7 @@ class EstimateRunner:
                 pack, stage.fraction
             )
             peak = max(peak, self.peak(pack))
-        self._at |= dict.fromkeys(stage.candidates, schedule.fork)
+        self._at |= dict.fromkeys(stage.candidates, schedule.cooldown_start)
         seeds = len({c.seed for c in stage.candidates})
         settings = len(stage.candidates) // seeds
         tokens = sum(spent.values())
@@ -178,7 +178,7 @@ class EstimateRunner:
 
     def _scored(self, numbers: Sequence[int], examples: Sequence[Example]) -> Load:
         load, lengths = Load(), [len(example.ids) for example in examples]
-        for rows in by_length(lengths, max(1, SCORED_ROWS // len(numbers))):
+        for rows in by_length(lengths, max(1, SCORING_BATCH_SIZE // len(numbers))):
             padded = len(rows) * max(lengths[row] for row in rows)
             load += self.costs.sizes.scoring(
                 numbers, padded, sum(examples[row].completion for row in rows)

@@ -22,20 +22,23 @@ from rung.data.batches import Batch, Steps, collate
 from rung.data.limits import check_rows
 from rung.data.prepare import Data
 from rung.data.tokenize import Example
+from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.checkpoint import (
-    adapter_holds,
-    can_be_read,
+    adapter_is_saved,
+    checkpoint_is_readable,
     load_checkpoint,
     save_adapter,
     save_checkpoint,
     saved_position,
     saved_steps,
 )
-from rung.engine.effective_rank import cut, effective_rank
-from rung.engine.memory import TokenLimit, keep_freed_memory, memory_limit, peak_bytes, reset_peak
+from rung.engine.effective_rank import effective_rank, truncate_rank
+from rung.engine.generate import generate
 from rung.engine.optimizer import Schedule
-from rung.engine.pack import AdapterState, Pack, fresh_state
-from rung.engine.trainer import SCORED_ROWS, Trainer
+from rung.engine.pack import Pack
+from rung.engine.process_memory import keep_freed_memory, memory_limit, peak_bytes, reset_peak
+from rung.engine.tiling import TokenLimit
+from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
 from rung.errors import StudyError, TargetError
 from rung.formats.amounts import parse_bytes
 from rung.model.load import Base
@@ -118,7 +121,7 @@ class LocalRunner:
 
     def _schedule(self, stage: Stage) -> Schedule:
         stop = max(1, round(stage.fraction * self.steps))
-        return Schedule.to(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
+        return Schedule.ending_at(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
 
     def speed(self) -> float:
         candidate = Candidate(Setting(16, 32, "all-linear", 1e-3))
@@ -186,12 +189,14 @@ class LocalRunner:
             self.folder.cooled(candidate, stage.fraction),
         )
         # Further steps would be another training's: the ledger does not know them.
-        steps = {step: trunk for step in saved_steps(trunk) if step <= schedule.fork}
+        steps = {step: trunk for step in saved_steps(trunk) if step <= schedule.cooldown_start}
         steps |= {
-            step: branch for step in saved_steps(branch) if schedule.fork < step <= schedule.stop
+            step: branch
+            for step in saved_steps(branch)
+            if schedule.cooldown_start < step <= schedule.stop
         }
         # One that is damaged gives way to the one before it, which trains to the same end.
-        return {step: path for step, path in steps.items() if can_be_read(path, step)}
+        return {step: path for step, path in steps.items() if checkpoint_is_readable(path, step)}
 
     def _split(self, members: Sequence[Candidate]) -> list[list[Candidate]]:
         """Packs no wider than the recipe and the memory allow, and as even as can be."""
@@ -213,7 +218,7 @@ class LocalRunner:
     def _spare(self, members: Sequence[Candidate]) -> int:
         """Bytes that are left over for sure beside a pack of these; where there are any, nothing needs measuring."""
         trainer, needs = self.trainer, [self._need(candidate) for candidate in members]
-        most = bound(trainer, needs, self.recipe.batch_size, SCORED_ROWS, self._longest)
+        most = bound(trainer, needs, self.recipe.batch_size, SCORING_BATCH_SIZE, self._longest)
         most -= trainer.frozen.dense_bytes(trainer.base.dtype) if trainer.frozen.holds_dense else 0
         return max(0, int(self.memory * (1 - MEMORY_HEADROOM)) - most)
 
@@ -243,19 +248,19 @@ class LocalRunner:
         """
         trainer = self.trainer
         if spare := self._spare(members):
-            trainer.training_room, trainer.scoring_room = TokenLimit(), TokenLimit()
+            trainer.training_limit, trainer.scoring_limit = TokenLimit(), TokenLimit()
             dtype = trainer.base.dtype
             trainer.frozen.hold_dense(dtype if spare > trainer.frozen.dense_bytes(dtype) else None)
             return
         trainer.frozen.hold_dense(None)
         needs = [self._need(candidate) for candidate in members]
         room = self._memory_model(members).room(needs, self._longest, self.memory)
-        if not room and not trainer.checkpointing:
-            trainer.checkpoint()
+        if not room and not trainer.activation_checkpointing:
+            trainer.enable_activation_checkpointing()
             self._measured = None
             room = self._memory_model(members).room(needs, self._longest, self.memory)
-        trainer.training_room = TokenLimit(max(room, self._longest))
-        trainer.scoring_room = TokenLimit(
+        trainer.training_limit = TokenLimit(max(room, self._longest))
+        trainer.scoring_limit = TokenLimit(
             self._memory_model(members).scoring_room(needs, self._longest, self.memory)
         )
 
@@ -278,7 +283,7 @@ class LocalRunner:
         trained = [candidate for candidate in who if candidate]
         for members in [*([[]] if None in who else []), *self._split(trained)]:
             with self._pack(members) as pack:
-                every = self.trainer.write(prompts, pack, self.data.facts.ends)
+                every = generate(self.trainer, prompts, pack, self.data.facts.ends)
                 # A pack has its own order.
                 writers: list[Candidate | None] = [*pack.candidates] if pack else [None]
             found |= dict(zip(writers, every, strict=True))
@@ -307,7 +312,9 @@ class LocalRunner:
         state = self._trained(candidate)
         if not ranks:
             return RankUse(effective_rank(state), {})
-        members, states = zip(*(cut(candidate, state, rank) for rank in ranks), strict=True)
+        members, states = zip(
+            *(truncate_rank(candidate, state, rank) for rank in ranks), strict=True
+        )
         with Pack(self.trainer.frozen, members, states) as pack:
             scores = self.trainer.score(self.validation, pack)
             losses = {
@@ -332,12 +339,14 @@ class LocalRunner:
         try:
             state = self._trained(candidate)
         except StudyError:
-            if adapter_holds(folder):
+            if adapter_is_saved(folder):
                 return False
             raise
-        if adapter_holds(folder, state):
+        if adapter_is_saved(folder, state):
             return False
-        save_adapter(folder, candidate, state, self.trainer.frozen, self.trainer.base.source)
+        save_adapter(
+            folder, candidate.setting, state, self.trainer.frozen, self.trainer.base.source
+        )
         return True
 
     def _first(self, stage: Stage, candidate: Candidate, step: int) -> int:
@@ -378,11 +387,11 @@ class LocalRunner:
                 if not len(pack):
                     break
                 batches = self._batches(pack, step)
-                self.trainer.step(pack, batches, schedule.share(step))
-                gone = {pack.candidates[i]: why for i, why in pack.lost.items()}
+                self.trainer.step(pack, batches, schedule.rate_factor(step))
+                gone = {pack.candidates[i]: why for i, why in pack.diverged.items()}
                 lost |= {candidate: (step + 1, why) for candidate, why in gone.items()}
-                if pack.lost:
-                    pack.drop(list(pack.lost))
+                if pack.diverged:
+                    pack.drop(list(pack.diverged))
                 trained = sum(batch.tokens for batch in batches)
                 self._left -= trained
                 self._left -= sum(
@@ -390,7 +399,7 @@ class LocalRunner:
                 )
                 tick(StepProgress(trained, len(pack), len(members), self._left))
                 every = max(self.checkpoint_seconds, self._saving / SAVING)
-                if step + 1 == schedule.fork or self.clock() - saved > every:
+                if step + 1 == schedule.cooldown_start or self.clock() - saved > every:
                     begun_saving = self.clock()
                     self._save(stage, pack, stage_first)
                     saved = self.clock()
@@ -405,7 +414,7 @@ class LocalRunner:
                     folder = self.folder.adapter(candidate)
                     save_adapter(
                         folder,
-                        candidate,
+                        candidate.setting,
                         pack.state(index),
                         self.trainer.frozen,
                         self.trainer.base.source,
@@ -446,7 +455,7 @@ class LocalRunner:
             "randomness": "a function of the study's seed, the candidate's seed and the step",
         }
         for index, candidate in enumerate(pack.candidates):
-            cooling = pack.steps[index] > self._schedule(stage).fork
+            cooling = pack.steps[index] > self._schedule(stage).cooldown_start
             branch = self.folder.cooled(candidate, stage.fraction)
             save_checkpoint(
                 branch if cooling else self.folder.checkpoint(candidate),

@@ -455,8 +455,8 @@ def _left_out(runner: LocalRunner) -> list[str]:
         said.append(
             f"{', '.join(experts)}: these experts are stacked parameters, and no adapter goes on them"
         )
-    for why in dict.fromkeys(frozen.closed.values()):
-        names = folded(name for name, own in frozen.closed.items() if own == why)
+    for why in dict.fromkeys(frozen.unsupported.values()):
+        names = folded(name for name, own in frozen.unsupported.items() if own == why)
         said.append(f"{', '.join(names)}: {why}, so none goes on them")
     return said
 
