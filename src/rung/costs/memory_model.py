@@ -169,7 +169,7 @@ def measure(trainer: Trainer, setting: Setting, examples: Sequence[Example]) -> 
         batches = [probe_batch(longest, times * _TOKENS, share, device) for times, share in _PASSES]
         trainer.step(pack, batches[0], 0.0)  # some things are allocated once, and then held
         training = [_peak(device, partial(trainer.step, pack, batch, 0.0)) for batch in batches]
-        scored = [_peak(device, partial(trainer.losses, pack, batch)) for batch in batches]
+        scored = [_peak(device, partial(trainer.row_losses, pack, batch)) for batch in batches]
         held = _settled(device) - own.state
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     lean = [

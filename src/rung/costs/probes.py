@@ -186,7 +186,7 @@ def _probed(
             scoring.append(
                 (
                     sizes.scoring(numbers, each, completion),
-                    seconds(partial(trainer.losses, pack, batch)),
+                    seconds(partial(trainer.row_losses, pack, batch)),
                 )
             )
     return training, scoring
