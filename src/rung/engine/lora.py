@@ -85,7 +85,7 @@ class FrozenLinear(nn.Module):
         self._dense = None if dtype is None else dense_weight(self.base, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
@@ -213,7 +213,7 @@ class PackedLoraLinear(nn.Module):
             return y
         several = context.width > 1 and context.shared_rows
         shared = several and torch.is_grad_enabled() and not x.requires_grad
-        y = _PackedProduct.apply(x, context.anchor, self.frozen, groups, context, shared)  # type: ignore[no-untyped-call]
+        y = PackedProduct.apply(x, context.anchor, self.frozen, groups, context, shared)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def plain(self, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
@@ -235,7 +235,7 @@ class PackedLoraLinear(nn.Module):
         return torch.cat(y)
 
 
-class _FrozenProduct(torch.autograd.Function):
+class FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
@@ -247,7 +247,7 @@ class _FrozenProduct(torch.autograd.Function):
         return grad_x.view(*grad.shape[:-1], -1), None
 
 
-class _PackedProduct(torch.autograd.Function):
+class PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

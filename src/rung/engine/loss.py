@@ -120,7 +120,7 @@ def completion_loss(
         gradients of the head's adapters to their groups.
     """
     inputs = (hidden, anchor, labels, weights, head, adapters)
-    losses, total = _CompletionLoss.apply(*inputs)  # type: ignore[no-untyped-call]
+    losses, total = CompletionLoss.apply(*inputs)  # type: ignore[no-untyped-call]
     return losses, total
 
 
@@ -138,7 +138,7 @@ def plain_completion_loss(
     return torch.nn.functional.cross_entropy(z, labels, reduction="none")
 
 
-class _CompletionLoss(torch.autograd.Function):
+class CompletionLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
