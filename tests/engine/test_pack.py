@@ -6,9 +6,9 @@ import torch
 from tests.engine.rounding import EXACT, throughout
 from tests.tiny import tiny_llama
 
-from rung.engine.lora import FrozenLinear, PackedLoraLinear
 from rung.engine.adapter_state import fresh_state
 from rung.engine.frozen_model import freeze
+from rung.engine.lora import FrozenLinear, PackedLoraLinear
 from rung.engine.pack import Pack
 from rung.types import Candidate, Setting
 

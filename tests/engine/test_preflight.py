@@ -19,8 +19,8 @@ from transformers import BertGenerationConfig, BertGenerationDecoder
 
 from rung.data.batches import collate
 from rung.engine import preflight as module
-from rung.engine.checkpoint import save_adapter
 from rung.engine.adapter_state import fresh_state
+from rung.engine.checkpoint import save_adapter
 from rung.engine.pack import Pack
 from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer

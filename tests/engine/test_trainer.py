@@ -8,8 +8,8 @@ from rung.data.batches import collate
 from rung.data.schema import Row
 from rung.data.tokenize import render
 from rung.engine import trainer as module
-from rung.engine.attention import NAME
 from rung.engine.adapter_state import fresh_state
+from rung.engine.attention import NAME
 from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.engine.oracle import CANDIDATES, SEED, Loader, batches, examples, packed
 from tests.engine.rounding import TRAINED, forward_tolerance, relative_error
 
-from rung.engine.process_memory import TokenLimit, is_out_of_memory, peak_bytes, reset_peak, tiles
 from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.process_memory import TokenLimit, is_out_of_memory, peak_bytes, reset_peak, tiles
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
 from rung.model.load import load_base
