@@ -14,9 +14,9 @@ from tests.engine.rounding import FAIR, TRAINED, forward_tolerance, relative_err
 
 from rung.costs.memory_model import measure, need
 from rung.data.batches import Batch
-from rung.engine.process_memory import memory_limit, peak_bytes, reset_peak
 from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.pack import Pack
+from rung.engine.process_memory import memory_limit, peak_bytes, reset_peak
 from rung.engine.trainer import Trainer
 from rung.model.load import Base, load_base
 from rung.types import Candidate, Setting

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.architectures import ARCHITECTURES, ROUNDS_SHARE_BEYOND_GRID, make
+from tests.architectures import ARCHITECTURES, SPECIAL_ARCHITECTURES, make
 from tests.tiny import tiny_llama
 from torch import nn
 
@@ -144,7 +144,7 @@ CLOSED = {
 }
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *ROUNDS_SHARE_BEYOND_GRID])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *SPECIAL_ARCHITECTURES])
 def test_what_peft_would_not_find_again_is_closed(name: str) -> None:
     model = make(name)
     assert {last_name(found) for found in closed_layers(model, linear_layers(model))} == CLOSED.get(
@@ -152,7 +152,7 @@ def test_what_peft_would_not_find_again_is_closed(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", list(ROUNDS_SHARE_BEYOND_GRID))
+@pytest.mark.parametrize("name", list(SPECIAL_ARCHITECTURES))
 def test_peft_finds_all_linear_layers_that_are_open(name: str) -> None:
     model = make(name)
     wanted = chosen(model, "all-linear")
