@@ -13,7 +13,7 @@ from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
 from rung.data.limits import check_rows
 from rung.data.prepare import Data, fits, prepare
-from rung.engine.memory import memory_limit
+from rung.engine.process_memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.errors import DataError
 from rung.formats.numbers import Convention
