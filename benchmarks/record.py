@@ -27,6 +27,7 @@ from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import StepProgress
+from rung.runner.training import CheckpointTimer
 from rung.runner.replay import TABLE, load_table, write_table
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
@@ -80,7 +81,7 @@ def record(folder: Path) -> None:
             data(task, base.tokenizer),
             recipe,
             homes[task],
-            checkpoint_seconds=240,
+            CheckpointTimer(time.perf_counter, 240),
             min_race_rows=VALIDATION[task],
         )
         for task, recipe in RECIPES.items()

@@ -14,7 +14,7 @@ from rung.commands.inspect import inspection
 from rung.model.anatomy import Anatomy
 from rung.report.explain import lessons
 from rung.report.inspect import structure
-from rung.types import Candidate, Setting
+from rung.types import Setting
 
 
 def found(config: dict[str, Any], *levers: Any, **more: Any) -> dict[str, Any]:
@@ -119,15 +119,14 @@ def test_the_lessons_have_this_models_numbers_and_correct_what_people_get_wrong(
 
 
 def test_the_memory_of_a_rank_is_what_a_pack_takes() -> None:
-    """18 bytes a number, as `rung.costs.memory_model.need` has it for two-byte products."""
+    """18 bytes a number, as `rung.costs.memory_model.candidate_memory` has it for two-byte products."""
     import torch
     from tests.tiny import tiny_llama
 
-    from rung.costs.memory_model import need
-    from rung.engine.pack import freeze
+    from rung.costs.memory_model import candidate_memory
+    from rung.engine.frozen_model import freeze
     from rung.report.explain import STATE_BYTES
 
-    frozen, candidate = freeze(tiny_llama()), Candidate(Setting(8, 16, "attention", 1e-3))
-    assert need(frozen, candidate, torch.bfloat16).state == STATE_BYTES * frozen.parameters(
-        candidate
-    )
+    frozen, setting = freeze(tiny_llama()), Setting(8, 16, "attention", 1e-3)
+    own = candidate_memory(frozen, setting, torch.bfloat16)
+    assert own.state == STATE_BYTES * frozen.parameters(setting)

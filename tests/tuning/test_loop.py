@@ -448,7 +448,7 @@ def test_a_finished_study_answers_again_without_training(
     def test(self: object, candidate: object) -> None:
         raise AssertionError("the test split is opened once")
 
-    monkeypatch.setattr(loop.LocalRunner, "test", test)
+    monkeypatch.setattr(loop.LocalRunner, "test_scores", test)
     assert without_times(tune(finished.recipe, folder, listener)) == without_times(finished.found)
     assert not any(isinstance(heard, StepProgress) for heard in listener.heard)
 

@@ -385,10 +385,10 @@ def step_flops(trainer: Any, candidates: list[Any], batch: int, length: int) -> 
     """The operations of a step's matrix products: frozen weights forwards and backwards, the head at completion tokens,
     the adapters, and the attention's two products (four backwards), causal.
     """
-    from rung.costs.time_model import Sizes, adapter_numbers
+    from rung.costs.time_model import ModelSize, adapter_parameters
 
-    sizes, numbers = Sizes.of(trainer.frozen), adapter_numbers(trainer.frozen, candidates)
-    load = sizes.training(numbers, batch * length, batch * (length - length // 2))
+    size, numbers = ModelSize.of(trainer.frozen), adapter_parameters(trainer.frozen, candidates)
+    load = size.training(numbers, batch * length, batch * (length - length // 2))
     config = trainer.model.config.get_text_config()
     pairs = len(candidates) * batch * length * length / 2
     attention = (
@@ -409,6 +409,6 @@ def gemm_rate(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    from rung.engine.memory import is_out_of_memory as found
+    from rung.engine.process_memory import is_out_of_memory as found
 
     return found(error)

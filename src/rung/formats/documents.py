@@ -7,12 +7,11 @@ become null: JSON has neither.
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
-
-Document = TypeVar("Document")
 
 
 def to_json(document: object) -> dict[str, Any]:
@@ -21,16 +20,6 @@ def to_json(document: object) -> dict[str, Any]:
     return content
 
 
-def from_json(kind: type[Document], content: str | bytes) -> Document:
-    """Read a document back.
-
-    Raises:
-        ValueError: the content is not such a document.
-    """
-    document: Document = _adapter(kind).validate_json(content)
-    return document
-
-
 @cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

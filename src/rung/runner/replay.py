@@ -213,7 +213,7 @@ class ReplayRunner:
         """A table has no texts."""
         return [[] for _ in candidates]
 
-    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
+    def measure_rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
         """A table has no weights."""
         return RankUse(math.nan, {})
 
