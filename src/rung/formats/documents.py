@@ -7,7 +7,6 @@ become null: JSON has neither.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -21,5 +20,5 @@ def to_json(document: object) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
