@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 def to_json(document: object) -> dict[str, Any]:
     """A document as JSON values: the fields as keys, tuples as lists."""
-    content: dict[str, Any] = json.loads(_adapter(type(document)).dump_json(document))
+    kind: Any = type(document)
+    content: dict[str, Any] = json.loads(_adapter(kind).dump_json(document))
     return content
 
 
