@@ -19,6 +19,8 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 
+from rung.types import Setting
+
 
 def read_study(study: Path) -> dict[str, Any]:
     """The results of a finished study in the neutral form.
@@ -45,7 +47,7 @@ def read_schema_1(study: Path, result: dict[str, Any]) -> dict[str, Any]:
             "metrics": exact(result["baseline"]["test"]),
             "texts": texts(study / "written" / "test-untuned.parquet"),
         },
-        "candidates": candidates_1(study),
+        "candidates": candidates(study, "written"),
         "noise": exact(result["noise"]),
         "verdicts": [verdict_1(verdict) for verdict in result["verdicts"]],
         "recommendation": {
@@ -67,7 +69,7 @@ def read_schema_1(study: Path, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def candidates_1(study: Path) -> dict[str, Any]:
+def candidates(study: Path, generations: str) -> dict[str, Any]:
     """Each candidate by its levers, and each fraction of the budget that it was measured at."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trials = optuna.load_study(study_name=None, storage=f"sqlite:///{study / 'study.db'}").trials
@@ -87,7 +89,7 @@ def candidates_1(study: Path) -> dict[str, Any]:
             "levers": levers_1(levers),
             "state": trial.state.name,
             "at": measurements,
-            "texts": texts(study / "written" / f"validation-{levers['id']}.parquet"),
+            "texts": texts(study / generations / f"validation-{levers['id']}.parquet"),
         }
     return candidates
 
@@ -121,7 +123,84 @@ def verdict_1(verdict: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "from": str(verdict["from"]), "to": str(verdict["to"]), **numbers}
 
 
-READERS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {1: read_schema_1}
+def read_schema_2(study: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """From a study with schema 2."""
+    best, baseline = result["recommendation"], result["baseline"]
+    manifest = json.loads((study / "manifest.json").read_text(encoding="utf-8"))
+    noise, rank_use = result["noise"], best["rank_use"]
+    if noise:
+        noise = {**noise, "freedom": noise["degrees_of_freedom"]}
+        del noise["degrees_of_freedom"]
+    return {
+        "precision": manifest["precision"],
+        "rows": manifest["rows"],
+        "baseline": {
+            "validation": row_losses(study / "scores" / "untuned.parquet"),
+            "test": row_losses(study / "scores" / "test-untuned.parquet"),
+            "metrics": exact(baseline["test"]),
+            "texts": texts(study / "generations" / "test-untuned.parquet"),
+        },
+        "candidates": candidates(study, "generations"),
+        "noise": exact(noise),
+        "verdicts": [verdict_2(verdict) for verdict in result["verdicts"]],
+        "recommendation": {
+            "levers": {**levers_1(best["setting"]), "seed": best["seed"]},
+            "target_modules": sorted(best["target_modules"]),
+            "validation_loss": exact(best["validation_loss"]),
+            "adapter_validation_loss": exact(best["adapter_validation_loss"]),
+            "effective_rank": exact(rank_use["effective_rank"]),
+            "cut": exact(rank_use["truncated_losses"]),
+            "test": row_losses(study / "scores" / f"test-{best['candidate']}.parquet"),
+            "test_texts": texts(study / "generations" / f"test-{best['candidate']}.parquet"),
+            "test_metrics": exact(best["test"]),
+            "test_intervals": exact(best["test_intervals"]),
+            "test_gains": exact(best["test_gains"]),
+            "adapter": sha256((study / best["adapter"] / "adapter_model.safetensors").read_bytes()),
+        },
+        "metrics": metrics_2(result["metrics"]),
+        "tokens": [result["cost"]["candidate_tokens"], result["cost"]["single_run_tokens"]],
+    }
+
+
+def metrics_2(metrics: dict[str, Any]) -> dict[str, Any]:
+    """As `metrics_1`: a gain stands beside the bounds of its metric."""
+    settings = {}
+    for setting in metrics["settings"]:
+        values = {
+            name: {key: value for key, value in bounds.items() if value is not None}
+            for name, bounds in setting["metrics"].items()
+        }
+        for name, gain in setting["gains"].items():
+            values[name]["gain"] = gain
+        key = in_words(setting["setting"])
+        settings[key] = {"seeds": setting["seeds"], "metrics": exact(values)}
+    return {"judge": metrics["judge"], "rows": metrics["rows"], "settings": settings}
+
+
+def verdict_2(verdict: dict[str, Any]) -> dict[str, Any]:
+    """As `verdict_1`: with the values of the lever in the place of the two settings."""
+    lever = "target_modules" if verdict["lever"] == "targets" else verdict["lever"]
+    before, after = (value_2(verdict[side], lever) for side in ("before", "after"))
+    numbers = {key: exact(verdict[key]) for key in ("gain", "low", "high", "margin")}
+    kept = {key: verdict[key] for key in ("outcome", "rows", "seeds")}
+    return {"lever": lever, **kept, "from": before, "to": after, **numbers}
+
+
+def value_2(setting: dict[str, Any] | None, lever: str) -> str:
+    """What a verdict of schema 1 has for the side."""
+    if setting is None:
+        return "untuned"
+    if lever in ("rank", "learning_rate"):
+        return str(setting[lever])
+    if lever == "alpha":
+        return f"{setting['alpha']:g}{' rsLoRA' if setting['use_rslora'] else ''}"
+    return str(setting["targets"]) if lever == "target_modules" else Setting(**setting).label
+
+
+READERS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
+    1: read_schema_1,
+    2: read_schema_2,
+}
 """By the `schema` of a study's `result.json`."""
 
 
