@@ -21,18 +21,24 @@ from tests.report.results import (
     RANK_ABOVE,
     RANK_BELOW,
     RSLORA,
+    SETTINGS,
     SEVERAL,
     STANDINGS,
     TARGETS,
     UNDECIDED,
     UNTUNED,
     WORSE,
+    full_climb,
+    grid_with_one_seed,
+    judged_by_metric,
     setting,
+    setting_result,
     verdict,
 )
 
 from rung.metrics.report import Disagreement
 from rung.report.sentences import (
+    choice_sentence,
     contrast,
     cost_sentence,
     disagreement_sentence,
@@ -48,7 +54,7 @@ from rung.report.sentences import (
 from rung.search.stats import Estimate, Variance
 from rung.search.strategy import Exclusion
 from rung.search.verdicts import make_verdict
-from rung.tuning.result import Cost, SeedNoise
+from rung.tuning.result import Cost, SeedNoise, StudyResult
 from rung.types import Candidate, RequiredSample, Scores, Verdict
 
 RANKS = (setting(16), BEST)
@@ -327,8 +333,32 @@ def test_the_noise_of_seeds_is_told_or_said_to_be_unknown() -> None:
     assert "one seed says nothing of seeds" in noise_sentence(None, 3)
 
 
-def test_what_is_not_covered_names_the_seed_and_the_untried_levers() -> None:
-    assert "luck of the seed" not in not_covered_sentence(False, [])
-    text = not_covered_sentence(True, ["targets", "alpha"])
+def test_what_is_not_covered_depends_on_the_study() -> None:
+    assert not_covered_sentence(False, False, []) == (
+        "Not covered: other data than this one data set; that the setting was chosen on the same "
+        "rows."
+    )
+    text = not_covered_sentence(True, True, ["targets", "alpha"])
+    assert "levers that act together" in text
     assert "the luck of the seed" in text
     assert "values of target modules and alpha that were not tried" in text
+
+
+def test_where_another_setting_has_a_lower_loss_it_says_why_that_is_not_recommended() -> None:
+    assert choice_sentence(full_climb()) == (
+        "The lowest loss is 1.355, with rank 64, alpha 128, learning rate 0.0005. Recommended is "
+        "the cheapest setting that is within the margin of it."
+    )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        grid_with_one_seed(),
+        judged_by_metric(),
+        full_climb(settings=(*SETTINGS[:4], setting_result(setting(64), 1.2, seeds=1))),
+    ],
+    ids=["it is the lowest", "a metric judges", "the other one has fewer seeds"],
+)
+def test_otherwise_nothing_is_said_of_the_choice(result: StudyResult) -> None:
+    assert choice_sentence(result) == ""

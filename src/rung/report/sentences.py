@@ -7,6 +7,7 @@ never called a gain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rung.metrics.report import Disagreement
@@ -20,6 +21,7 @@ from rung.report.format import (
     fixed,
     fraction_words,
     lever_words,
+    loss_decimals,
     metric_name,
     metric_value,
     rate_words,
@@ -27,7 +29,7 @@ from rung.report.format import (
 )
 from rung.search.strategy import Exclusion, LeverStanding
 from rung.search.verdicts import NATS
-from rung.tuning.result import Cost, SeedNoise
+from rung.tuning.result import Cost, SeedNoise, StudyResult
 from rung.types import Candidate, Lever, Setting, Verdict
 
 # Verdicts.
@@ -295,12 +297,40 @@ def noise_sentence(noise: SeedNoise | None, decimals: int) -> str:
     )
 
 
-def not_covered_sentence(one_seed: bool, untried: Sequence[Lever]) -> str:
-    """What the intervals and the recommendation do not cover."""
-    parts = [
-        "other data than this one data set",
-        "that the setting was chosen on the same validation rows",
-    ]
+def choice_sentence(result: StudyResult) -> str:
+    """Why the recommended setting is not the one with the lowest loss; empty where it is."""
+    best = result.recommendation
+    if best.validation_loss is None or result.metrics.judge != "loss":
+        return ""
+    shown = {own.setting: own for own in result.settings if own.fraction == 1}
+    # A setting with fewer seeds was selected by the very run that its loss is of.
+    seeds = shown[best.setting].seeds if best.setting in shown else 1
+    losses = {
+        own.setting: own.validation_loss.mean
+        for own in shown.values()
+        if own.validation_loss and own.seeds >= seeds
+    }
+    lowest = min(losses, key=losses.__getitem__, default=best.setting)
+    if losses.get(lowest, math.inf) >= best.validation_loss.mean:
+        return ""
+    loss = fixed(losses[lowest], loss_decimals(result))
+    return (
+        f"The lowest loss is {loss}, with {contrast(best.setting, lowest)[1]}. Recommended is the "
+        "cheapest setting that is within the margin of it."
+    )
+
+
+def not_covered_sentence(one_seed: bool, raced: bool, untried: Sequence[Lever]) -> str:
+    """What the intervals and the recommendation do not cover.
+
+    Args:
+        one_seed: nothing tells how much seeds vary.
+        raced: the losses of levers are estimated from a race.
+        untried: the levers of which not all values were tried.
+    """
+    parts = ["other data than this one data set", "that the setting was chosen on the same rows"]
+    if raced:
+        parts.append("levers that act together (the race takes each one's effect by itself)")
     if one_seed:
         parts.append("the luck of the seed")
     if untried:
