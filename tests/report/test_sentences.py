@@ -218,29 +218,29 @@ def test_no_sentence_claims_more_than_its_verdict(
 @pytest.mark.parametrize(
     ("judged", "text"),
     [
-        (LEARNING_RATE, "0.001 against 0.0005: better by 0.160 (0.051 to 0.269)"),
-        (ALPHA, "128 against 64: too close to tell with one seed (gain −0.120 to 0.060)"),
+        (LEARNING_RATE, "0.001 over 0.0005: better by 0.160 (0.051 to 0.269)"),
+        (ALPHA, "128 over 64: too close to tell with one seed (−0.120 to 0.060)"),
         (
             replace(ALPHA, **ONE_SEED),
-            "128 against 64: too few runs with one seed to tell",
+            "128 over 64: too few runs with one seed to tell",
         ),
         (
             replace(ALPHA, **NO_INFORMATION),
-            "128 against 64: too few runs with one seed to tell",
+            "128 over 64: too few runs with one seed to tell",
         ),
         (
             MATCHED,
-            "all-linear at rank 12, as many parameters, against attention at rank 32: too close "
-            "to tell with one seed (gain −0.039 to 0.241)",
+            "all-linear at rank 12, as many parameters, over attention at rank 32: too close "
+            "to tell with one seed (−0.039 to 0.241)",
         ),
         (
             SEVERAL,
-            "alpha 128, mlp, learning rate 0.002 against the recommended setting (in full, 4 "
+            "alpha 128, mlp, learning rate 0.002 over the recommended setting (in full, 4 "
             "seeds): no worthwhile gain, worse by 0.050 (0.020 to 0.080)",
         ),
         (
             RANK_ABOVE,
-            "64 against 32 (learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a gain of "
+            "64 over 32 (learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a gain of "
             "−0.032 to 0.048 (0.014 would be worth it)",
         ),
     ],

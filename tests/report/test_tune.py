@@ -129,16 +129,16 @@ def test_a_lever_has_its_values_with_losses_the_best_first_and_the_recommended_m
 
 def test_the_verdict_on_a_lever_stands_under_its_values() -> None:
     assert lever_lines(full_climb(), "learning rate")[-1] == (
-        "▲ 0.001 against 0.0005: better by 0.160 (0.051 to 0.269)"
+        "▲ 0.001 over 0.0005: better by 0.160 (0.051 to 0.269)"
     )
     assert words(" ".join(lever_lines(full_climb(), "alpha"))) == (
-        "▸ 64: 1.601 · 32: 1.615 · 128: 1.631 ? 128 against 64: too close to tell with one seed "
-        "(gain −0.120 to 0.060) not tried: rslora"
+        "▸ 64: 1.601 · 32: 1.615 · 128: 1.631 ? 128 over 64: too close to tell with one seed "
+        "(−0.120 to 0.060) not tried: rslora"
     )
 
 
 def test_target_modules_are_also_compared_at_as_many_parameters() -> None:
-    assert "all-linear at rank 12, as many parameters, against attention at rank 32" in words(
+    assert "all-linear at rank 12, as many parameters, over attention at rank 32" in words(
         " ".join(lever_lines(full_climb(), "target modules"))
     )
 
@@ -189,15 +189,15 @@ def test_a_verdict_of_the_ladder_is_not_told_twice() -> None:
     text = words(shown(full_climb()))
     assert text.count("0.021 to 0.081") == 1
     assert text.count("−0.032 to 0.048") == 2, "in the table and in its sentence"
-    assert "64 against 32" not in text
+    assert "64 over 32" not in text
 
 
 def test_verdicts_on_several_levers_are_told_too() -> None:
     text = words(shown(full_climb()))
-    assert "several levers ■ alpha 128, mlp, learning rate 0.002 against the recommended" in text
+    assert "several levers ■ alpha 128, mlp, learning rate 0.002 over the recommended" in text
     other = replace(RANK_ABOVE, after=setting(64, 2e-3), low=-0.5)
     text = words(shown(full_climb(verdicts=(RANK_ABOVE, other))))
-    assert "64 against 32 (learning rate 0.001 → 0.002, in full, 4 seeds): undecided" in text
+    assert "64 over 32 (learning rate 0.001 → 0.002, in full, 4 seeds): undecided" in text
 
 
 # Quality.

@@ -61,7 +61,7 @@ def lever_verdict(verdict: Verdict, recommended: Setting) -> str:
             "the recommended setting" if side == recommended else words
             for side, words in ((verdict.before, before), (verdict.after, after))
         )
-    subject = f"{after} against {before}"
+    subject = f"{after} over {before}"
     if verdict.kind == "confirmation":
         return f"{subject}{_conditions(verdict)}: {conclusion(verdict)}"
     if verdict.outcome != "undecided":
@@ -69,7 +69,7 @@ def lever_verdict(verdict: Verdict, recommended: Setting) -> str:
     if verdict.reason != "wide_interval":
         return f"{subject}: too few runs with one seed to tell"
     gain = unit_of(verdict).interval(verdict.low, verdict.high)
-    return f"{subject}: too close to tell with one seed (gain {gain})"
+    return f"{subject}: too close to tell with one seed ({gain})"
 
 
 def unit_of(verdict: Verdict) -> Unit:
