@@ -21,7 +21,7 @@ CONTEXT_FIELDS = {
     "documents",
     "chat_template_kwargs",
 }
-"""Fields that any conversation may have beside its messages."""
+"""Fields that any conversation may have in addition to its messages."""
 _IMPORTANT = CONTEXT_FIELDS | {
     "history",
     "images",
@@ -140,7 +140,7 @@ def _is_bare_function(tool: dict[str, Any]) -> bool:
 
 
 def read_variables(fields: RecordFields) -> dict[str, Any]:
-    """What the row gives to the chat template beside messages and tools.
+    """What the row gives to the chat template in addition to messages and tools.
 
     Raises:
         InvalidRowError: The variables are not an object.

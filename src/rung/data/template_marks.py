@@ -1,4 +1,4 @@
-"""Marks in the place of a conversation's texts, by which one sees what a chat template shows."""
+"""Marks in place of a conversation's texts, which show what a chat template shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIRST_NUMBER = 90_000_000
 
 
 class Marks:
-    """Puts marks in the place of texts and numbers, and remembers what each mark stands for."""
+    """Puts marks in place of texts and numbers, and remembers what each mark stands for."""
 
     def __init__(self) -> None:
         self._marks_of: list[tuple[Remark, list[str]]] = []
