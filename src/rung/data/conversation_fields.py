@@ -5,6 +5,7 @@ They are the system message, earlier turns, tools, documents, and variables of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rung.data.chat_turns import ChatTurn, is_chat, read_turns
@@ -139,7 +140,7 @@ def _is_bare_function(tool: dict[str, Any]) -> bool:
     return "name" in tool and not isinstance(tool.get("function"), dict)
 
 
-def read_variables(fields: RecordFields) -> dict[str, Any]:
+def read_variables(fields: RecordFields) -> Mapping[str, Any]:
     """What the row gives to the chat template in addition to messages and tools.
 
     Raises:

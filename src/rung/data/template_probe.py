@@ -152,7 +152,7 @@ class _Probe:
         self._draw = draw
         self._chat = chat
         self._marks = Marks()
-        self._marked = [self._marks.mark_message(message) for message in chat]
+        self._marked = self._marks.mark_chat(chat)
         self._tools = self._marks.mark_field(list(row.tools), "tools")
         self._variables = dict(row.variables)
         if "documents" in row.variables:

@@ -96,7 +96,8 @@ class ChatTokenizer:
             return DataError(
                 "the chat template shows no turn of the assistant as the model would generate it"
             )
-        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.untrained_turns  # type: ignore[index]
+        assert not isinstance(row.prompt, str)
+        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.untrained_turns
         remarks = (_REWRITTEN,) * (len(wanted) - len(spans)) + (_FIRST,) * begins
         return replace(example, spans=spans, remarks=remarks)
 
