@@ -31,9 +31,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rung.data.batches import collate
-from rung.data.example import Example
+from rung.data.tokenize import Example
+from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import save_adapter
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer
 from rung.errors import RungError
@@ -258,7 +259,7 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
         trainer = Trainer(load_base(str(folder / "base"), "fp32", "fp32"))
         candidate = Candidate(Setting(4, 8, targets, 1e-2))
         layers = trainer.frozen.targets(candidate.setting)
-        closed = sorted(set(map(last_name, trainer.frozen.closed)))
+        closed = sorted(set(map(last_name, trainer.frozen.unsupported)))
         untuned = trainer.score(examples)[0].losses
         try:
             preflight(trainer, [candidate.setting], examples, 0)

@@ -27,6 +27,7 @@ from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import StepProgress
+from rung.runner.training import CheckpointTimer
 from rung.runner.replay import TABLE, load_table, write_table
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
@@ -80,7 +81,7 @@ def record(folder: Path) -> None:
             data(task, base.tokenizer),
             recipe,
             homes[task],
-            checkpoint_seconds=240,
+            CheckpointTimer(time.perf_counter, 240),
             min_race_rows=VALIDATION[task],
         )
         for task, recipe in RECIPES.items()
@@ -120,10 +121,10 @@ def write(folder: Path) -> None:
         ledger = Ledger(StudyFolder(folder / task))
         history, baseline = ledger.history(), ledger.baseline()
         assert baseline is not None, "record before you write"
-        ended = [replace(m.candidate, seed=0) for m in history if m.fraction == 1 or not m.scores]
+        ended = [m.candidate.setting for m in history if m.fraction == 1 or not m.scores]
         whole = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
         judged[task] = sorted(
-            (m for m in history if replace(m.candidate, seed=0) in whole),
+            (m for m in history if m.candidate.setting in whole),
             key=lambda m: (m.candidate.id, m.fraction),
         )
         baselines[task] = baseline

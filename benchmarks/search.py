@@ -124,7 +124,7 @@ def null_of_table(task: str, climbs: int, draw: np.random.Generator) -> dict[str
         fraction: [
             np.subtract(results[0].scores.losses, results[1].scores.losses) / math.sqrt(2)
             for setting in table.settings
-            if len(results := [table.runs[replace(setting, seed=s)][fraction] for s in table.seeds])
+            if len(results := [table.runs[Candidate(setting, s)][fraction] for s in table.seeds])
             == 2
             and results[0].scores
             and results[1].scores
@@ -137,7 +137,7 @@ def null_of_table(task: str, climbs: int, draw: np.random.Generator) -> dict[str
         rows = draw.integers(len(tokens), size=len(tokens))
 
         def measure(candidate: Candidate, fraction: float, rows: Any = rows) -> Measurement:
-            like = table.runs[replace(best, seed=table.seeds[0])][fraction]
+            like = table.runs[Candidate(best, table.seeds[0])][fraction]
             assert like.scores
             noise = pairs[fraction][draw.integers(len(pairs[fraction]))] * draw.choice([-1, 1])
             losses = (np.array(like.scores.losses) + noise)[rows]
@@ -169,7 +169,7 @@ def power(
         told = {
             v.outcome
             for v in decision.verdicts
-            if (v.lever, v.before, v.to) == ("rank", 8, 16) and "of the budget" not in v.says
+            if v.before and (v.kind, v.before.rank, v.after.rank) == ("confirmation", 8, 16)
         }
         found += "better" in told
         missed += "no_worthwhile_gain" in told
@@ -247,7 +247,7 @@ def strategies(
         "tpe_same_rates": lambda seed: Tpe(space, budget, shares=shares, seed=seed),
         "random": lambda seed: Random(space, round(budget), seed),
         "rate_grid": lambda _: Grid(grid),
-        "recipe": lambda _: Grid([Candidate(Setting(16, 32, "all-linear", 2e-4))]),
+        "recipe": lambda _: Grid([Setting(16, 32, "all-linear", 2e-4)]),
     }
 
 
@@ -314,7 +314,7 @@ def curve_of(table: Table, recorded: Candidate, fraction: float) -> Callable[[fl
     ends = {
         rate: end
         for rate in table.space.learning_rates
-        if (end := table.runs[replace(recorded, learning_rate=rate)].get(fraction)) and end.scores
+        if (end := table.runs[at_rate(recorded, rate)].get(fraction)) and end.scores
     }
     rates, losses = np.log(list(ends)), np.log([end.loss for end in ends.values()])
     within = PchipInterpolator(rates, losses)
@@ -328,15 +328,20 @@ def curve_of(table: Table, recorded: Candidate, fraction: float) -> Callable[[fl
     return curve
 
 
-def losses_of(table: Table, between: bool) -> Callable[[Candidate], float]:
+def at_rate(candidate: Candidate, rate: float) -> Candidate:
+    """The candidate with another learning rate."""
+    return replace(candidate, setting=replace(candidate.setting, learning_rate=rate))
+
+
+def losses_of(table: Table, between: bool) -> Callable[[Setting], float]:
     """The full-budget loss of a setting, or of the recorded one that plays it; with `between`, at any rate."""
 
     @cache
-    def loss(setting: Candidate) -> float:
-        recorded = table.nearest(replace(setting, seed=0))
+    def loss(setting: Setting) -> float:
+        recorded = table.nearest(setting)
         if not between:
             return table.loss(recorded)
-        curves = [curve_of(table, replace(recorded, seed=seed), 1.0) for seed in table.seeds]
+        curves = [curve_of(table, Candidate(recorded, seed), 1.0) for seed in table.seeds]
         return math.fsum(math.exp(curve(setting.learning_rate)) for curve in curves) / len(curves)
 
     return loss
@@ -374,7 +379,7 @@ def replays(task: str, count: int, seed: int, world: str = "") -> dict[str, Any]
                     space, learning_rates=(lowest / 2, *space.learning_rates, highest * 2)
                 )
             could = [s for s in space.settings() if world == "between" or s in table.settings]
-            regrets.append(loss(decision.recommended) / min(map(loss, could)) - 1)
+            regrets.append(loss(decision.recommended.setting) / min(map(loss, could)) - 1)
             costs.append(sum(m.spent for m in history))
         found[name] = {
             "regret_mean": float(np.mean(regrets)),

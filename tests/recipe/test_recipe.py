@@ -55,7 +55,7 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("margin: 2\n", "line 1, 'margin': input should be less than 1, but it says 2"),
         ("ranks: [16, 8]\n", "write the ranks from small to large"),
         ("learning_rates: [2]\n", "write learning rates between 0 and 1"),
-        ("- a\n", "a recipe is a list of 'key: value' lines"),
+        ("- a\n", "this is not a list of 'key: value' lines"),
         ("on: true\n", "line 1, 'on': there is no such key"),
         ("margin: 0.1\n8: x\n", "line 2, '8': there is no such key"),
         ("rnak: 8\n", "seed (did you mean ranks?)."),
@@ -78,7 +78,7 @@ def test_data_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         ("learning_rates: [1e-3, 0.001]\n", "each once"),
         ("alphas: [2r, 2.0r]\n", "write each alpha once"),
         ("skip_bad_rows: maybe\n", "input should be a valid boolean"),
-        ("fields: {prompt: a, prompt: b}\n", "'prompt' stands there twice"),
+        ("fields: {prompt: a, prompt: b}\n", "the key 'prompt' is given twice"),
         ("fields: {8: x}\n", "write name=field, where a name is one of prompt, "),
         (
             "fields: prompt\n",

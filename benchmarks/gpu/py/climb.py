@@ -22,17 +22,19 @@ from common import MODULES, Clock, Report, arguments
 PIECES = {
     "rung.engine.trainer:Trainer": ("step", "gradients", "score", "write"),
     "rung.engine.pack:Pack": ("_fill", "update", "state"),
-    "rung.runner.local:LocalRunner": ("_run_pack", "_save", "_batches", "_make_room"),
+    "rung.runner.training:PackTraining": ("run", "_batches"),
+    "rung.runner.candidate_store:CandidateStore": ("save",),
+    "rung.costs.memory_policy:MemoryPolicy": ("prepare",),
 }
 FUNCTIONS = {
-    "rung.runner.local": (
+    "rung.runner.candidate_store": (
         "fresh_state",
         "save_checkpoint",
         "load_checkpoint",
         "save_adapter",
-        "collate",
-        "measure",
     ),
+    "rung.runner.training": ("collate",),
+    "rung.costs.memory_policy": ("measure_memory",),
     "rung.tuning.loop": ("load_base", "prepare"),
 }
 

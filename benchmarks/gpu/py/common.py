@@ -239,8 +239,8 @@ def random_base(
     """A `rung.model.load.Base` of that shape with random weights, by the very loader of transformers."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from rung.model.load import PRECISIONS, Base, _quantizer, cast_around_linear_layers
-    from rung.model.silence import quiet
+    from rung.model.load import PRECISIONS, Base, bitsandbytes_config, cast_around_linear_layers
+    from rung.model.silence import silence_libraries
 
     config, dtype = config_of(name), PRECISIONS[precision]
     kept = PRECISIONS.get(quantization, dtype)
@@ -260,7 +260,7 @@ def random_base(
     }
     from transformers import LlamaForCausalLM
 
-    with quiet():
+    with silence_libraries():
         try:
             if os.environ.get("KIT_BY_HAND"):
                 raise RuntimeError("asked for")
@@ -269,7 +269,7 @@ def random_base(
                 config=config,
                 state_dict=state,
                 dtype=kept,
-                quantization_config=_quantizer(quantization, dtype),
+                quantization_config=bitsandbytes_config(quantization, dtype),
                 device_map={"": str(device)},
             )
         except (
@@ -385,10 +385,10 @@ def step_flops(trainer: Any, candidates: list[Any], batch: int, length: int) -> 
     """The operations of a step's matrix products: frozen weights forwards and backwards, the head at completion tokens,
     the adapters, and the attention's two products (four backwards), causal.
     """
-    from rung.costs.time_model import Sizes, adapter_numbers
+    from rung.costs.time_model import ModelSize, adapter_parameters
 
-    sizes, numbers = Sizes.of(trainer.frozen), adapter_numbers(trainer.frozen, candidates)
-    load = sizes.training(numbers, batch * length, batch * (length - length // 2))
+    size, numbers = ModelSize.of(trainer.frozen), adapter_parameters(trainer.frozen, candidates)
+    load = size.training(numbers, batch * length, batch * (length - length // 2))
     config = trainer.model.config.get_text_config()
     pairs = len(candidates) * batch * length * length / 2
     attention = (
@@ -409,6 +409,6 @@ def gemm_rate(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    from rung.engine.memory import is_out_of_memory as found
+    from rung.engine.process_memory import is_out_of_memory as found
 
     return found(error)

@@ -91,7 +91,9 @@ def main() -> None:
                     ) as pack:
                         seen = watch.see(lambda: trainer.gradients(pack, rows))
                         names = watch.most(seen.operations) if options.names else []
-                        update = watch.see(lambda: [group.refresh() for group in pack.groups])
+                        update = watch.see(
+                            lambda: [group.update_compute_weights() for group in pack.groups]
+                        )
                         groups, numbers = (
                             len(pack.groups),
                             sum(trainer.frozen.parameters(c.setting) for c in candidates),

@@ -75,9 +75,11 @@ def main() -> None:
     from rung.costs.probes import CONTEXT, measured
     from rung.costs.time_model import adapter_numbers
     from rung.data.batches import collate
-    from rung.engine.memory import TokenLimit, memory_limit
-    from rung.engine.pack import Pack, fresh_state
-    from rung.engine.trainer import SCORED_ROWS, Trainer
+    from rung.engine.adapter_state import fresh_state
+    from rung.engine.pack import Pack
+    from rung.engine.process_memory import memory_limit
+    from rung.engine.tiling import TokenLimit
+    from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
     from rung.types import Candidate
 
     batch = 2 if options.tiny else 8
@@ -116,7 +118,7 @@ def main() -> None:
                 adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels)
             )
             common.clear(device)
-            trainer.training_room = TokenLimit()
+            trainer.training_limit = TokenLimit()
             try:
                 with Pack(
                     frozen, candidates, [fresh_state(frozen, candidates[0], 0)] * width
@@ -133,12 +135,12 @@ def main() -> None:
                     flush=True,
                 )
                 continue
-            tiled = trainer.training_room.tokens < width * made.ids.numel()
+            tiled = trainer.training_limit.tokens < width * made.ids.numel()
             here = costs.training.seconds(load)
             sheet = paper[0].seconds(load) if paper else 0.0
             sheet_peak = paper[1].peak(needs, batch, length) - CONTEXT if paper else 0
             here_peak = costs.memory.peak(needs, batch, length)
-            most = bound(trainer, needs, batch, SCORED_ROWS, length)
+            most = bound(trainer, needs, batch, SCORING_BATCH_SIZE, length)
             held = bool(memory_limit(device) * 0.9 - most > frozen.dense_bytes(base.dtype))
             report.add(
                 part="plan",

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rung.atomic import folder_beside, write_text
+from rung.atomic import temporary_folder, write_text
 from rung.data.builtin import TASKS
 from rung.data.data_stats import DataStats
 from rung.data.tokenize import RowTokenizer
@@ -84,7 +84,7 @@ def cached_stats(folder: Path, fill: Callable[[Path], DataStats]) -> DataStats:
     """
     if not (folder / _STATS_FILE).exists():
         _remove_incomplete(folder)
-        temporary = folder_beside(folder)
+        temporary = temporary_folder(folder)
         try:
             stats = fill(temporary)
             write_text(temporary / _STATS_FILE, stats.to_json())

@@ -114,7 +114,7 @@ def as_budget(budget: Any) -> Any:
     if isinstance(budget, int | float) and not isinstance(budget, bool):
         budget = str(budget)
     if isinstance(budget, str):
-        return Budget(*parse_budget(budget))
+        return parse_budget(budget)
     if budget is None or isinstance(budget, Budget):
         return budget
     raise ValueError("write a number of tokens such as 300k, or a time such as 30min")

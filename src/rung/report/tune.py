@@ -22,7 +22,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from rung.metrics.text import METRICS, SHARES, Metric
+from rung.metrics.metric import Metric
+from rung.metrics.registry import METRICS, SHARES
 from rung.runner.protocol import StepProgress
 from rung.search.strategy import Decision, in_words
 from rung.types import Candidate, Outcome, Verdict
@@ -102,10 +103,10 @@ class Progress:
             return
         self._timed += tick.tokens
         rate = self._timed / max(now - self._begun, 1e-9)
-        seconds = (tick.tokens_left + self._decision.remaining * self._full_tokens) / rate
-        share = self._done / (self._done + tick.tokens_left)
+        seconds = (tick.remaining_tokens + self._decision.remaining * self._full_tokens) / rate
+        share = self._done / (self._done + tick.remaining_tokens)
         line = (
-            f"{self._decision.stage.phase} {share:4.0%} · {tick.alive} of {tick.started} alive · "
+            f"{self._decision.stage.phase} {share:4.0%} · {tick.running} of {tick.started} alive · "
             f"{rate:,.0f} tokens/s · about {duration(seconds)} left"
         )
         if self._live:
@@ -248,7 +249,7 @@ def _finalists(found: Mapping[str, Any]) -> list[RenderableType]:
 
 def _worth(metric: Metric | None, mean: float) -> float:
     """To sort by, the best first; of a user's own metric nobody here knows which way is better."""
-    return metric.loss(mean) if metric else -mean
+    return metric.to_loss(mean) if metric else -mean
 
 
 def _with_reach(name: str, bounds: Mapping[str, float]) -> str:
