@@ -31,7 +31,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import save_adapter
 from rung.engine.pack import Pack
@@ -39,7 +39,7 @@ from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer
 from rung.errors import RungError
 from rung.model.load import load_base
-from rung.model.silence import quiet
+from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
 from rung.types import Candidate, Setting
 
@@ -248,7 +248,7 @@ def off(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any]:
     """What became of one architecture: `outcome` is equal, refused, WRONG, TRACEBACK, or none where none was made."""
     try:
-        with quiet():
+        with silence_libraries():
             model = make(kind)
             model.save_pretrained(folder / "base")
             tokenizer().save_pretrained(folder / "base")
@@ -271,7 +271,7 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
             ours = trainer.score(examples, pack)[0].losses
             idle = [n for n, t in pack.state(0).weights.items() if n.endswith(".B") and not t.any()]
             save_adapter(
-                folder / "adapter", candidate, pack.state(0), trainer.frozen, str(folder / "base")
+                folder / "adapter", candidate.setting, pack.state(0), trainer.frozen, str(folder / "base")
             )
         about = {
             "layers": len(layers),
@@ -288,7 +288,7 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
         return {"outcome": "TRACEBACK", "why": f"{type(error).__name__}: {first_line(error)}"}
     found: dict[str, Any]
     try:
-        with quiet():
+        with silence_libraries():
             base, other = (
                 AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
                 for _ in "12"

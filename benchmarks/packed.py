@@ -106,7 +106,7 @@ class PeftLoop:
 
     def __init__(self, precision: str) -> None:
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        config = peft_config(ONE, MODULES)
+        config = peft_config(ONE.setting, MODULES)
         config.inference_mode = False
         self.model = peft.get_peft_model(guarded(base), config).train()
         self.optimizer = torch.optim.AdamW(
@@ -144,7 +144,7 @@ class Trl:
         from trl import SFTConfig, SFTTrainer
 
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        labels = [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+        labels = [[-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows]
         data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": labels})
         wait, tell = self._wait, self._tell
 
@@ -170,7 +170,7 @@ class Trl:
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        lora = peft_config(candidate, modules)
+        lora = peft_config(candidate.setting, modules)
         lora.inference_mode = False
         self.trainer = SFTTrainer(
             model=guarded(base),
@@ -276,7 +276,7 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             command = self.process.args
-            raise SystemExit(f"the process of one side ended early: {command}")
+            raise SystemExit(f"the process of one side ended early: {command!r}")
         found: dict[str, Any] = json.loads(line)
         return found
 

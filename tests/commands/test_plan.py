@@ -169,7 +169,8 @@ def test_the_head_is_planned_for_where_the_climb_would_try_it(
     heads = []
     for foreign in (None, "Hangul"):
         monkeypatch.setattr(
-            "rung.commands.plan.find_foreign_language", lambda rows, tokenizer, foreign=foreign: foreign
+            "rung.commands.plan.find_foreign_language",
+            lambda rows, tokenizer, foreign=foreign: foreign,
         )
         monkeypatch.setattr(
             "rung.commands.plan.make_strategy",

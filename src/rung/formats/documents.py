@@ -7,6 +7,7 @@ become null: JSON has neither.
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -20,5 +21,5 @@ def to_json(document: object) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: type[object]) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -188,8 +188,8 @@ def _tell_about_model(data: Data, base: Base, runner: LocalRunner, observer: Obs
             f"{', '.join(experts)}: these experts are stacked parameters, so no adapter goes on "
             "them"
         )
-    for why in dict.fromkeys(frozen.unsupported_layers.values()):
-        names = star_numbers(name for name, own in frozen.unsupported_layers.items() if own == why)
+    for why in dict.fromkeys(frozen.unsupported.values()):
+        names = star_numbers(name for name, own in frozen.unsupported.items() if own == why)
         observer.note(f"{', '.join(names)}: {why}, so no adapter goes on them")
 
 
