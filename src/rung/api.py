@@ -147,7 +147,7 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     from rung.recipe import as_path
-    from rung.report.tune import Progress
+    from rung.report.progress import Progress
     from rung.study.folder import study_folder
     from rung.tuning.loop import tune as run
 
@@ -185,7 +185,7 @@ def plan(
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
     from rung.commands.plan import make_plan
-    from rung.report.tune import Progress
+    from rung.report.progress import Progress
 
     if price is not None and not 0 <= price < math.inf:
         raise RecipeError(
@@ -211,7 +211,7 @@ def audit(
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
     from rung.commands.data import report_data
-    from rung.report.tune import Progress
+    from rung.report.progress import Progress
 
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         return DataReport(report_data(_recipe(recipe, options), with_model, progress.note))

@@ -40,6 +40,7 @@ from rung.engine.probe_model import translate_model_errors
 from rung.engine.tiling import TokenLimit
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError, RungError, TargetError
+from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
 from rung.model.weight_checks import summarize_names
 from rung.types import Candidate, Setting

@@ -7,7 +7,6 @@ become null: JSON has neither.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -16,10 +15,11 @@ from pydantic import TypeAdapter
 
 def to_json(document: object) -> dict[str, Any]:
     """A document as JSON values: the fields as keys, tuples as lists."""
-    content: dict[str, Any] = json.loads(_adapter(type(document)).dump_json(document))
+    kind: Any = type(document)
+    content: dict[str, Any] = json.loads(_adapter(kind).dump_json(document))
     return content
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -10,13 +10,13 @@ from importlib.metadata import version
 
 import torch
 
-from rung import __version__
 from rung.data.batches import ORDER_VERSION
 from rung.data.prepare import Data
 from rung.model.files import fingerprint
 from rung.model.load import Base
 from rung.recipe import Recipe
 from rung.study.folder import FORMAT, SCHEMA
+from rung.version import __version__
 
 LIBRARIES = (
     "torch",
