@@ -8,7 +8,8 @@
   use `chat_turns` (with `tool_calls` and `training_flags`), `conversation_fields`, `field_values`,
   `field_hints` and `row_errors`. `remarks` counts what a row says and its tokens do not.
 - Rows to examples: `tokenize` and `tokenize_chat` make an `example.Example`. They use
-  `chat_render`, `template_probe`, `template_marks`, `missing_texts`, `special_tokens` and `tokenizer_state`.
+  `chat_render`, `template_probe`, `template_marks`, `missing_texts`, `special_tokens` and
+  `tokenizer_state`.
 - Examples to splits: `arrow_store` keeps them on the disk, `example_cache` finds them again,
   `splits` makes and checks splits, and `related_rows` keeps related rows in one split. It uses
   `contained_rows` (with `letter_stream`) and `repeated_questions`. `data_stats` has the counts.
