@@ -32,8 +32,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rung.data.batches import collate
 from rung.data.example import Example
+from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import save_adapter
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer
 from rung.errors import RungError
@@ -258,7 +259,7 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
         trainer = Trainer(load_base(str(folder / "base"), "fp32", "fp32"))
         candidate = Candidate(Setting(4, 8, targets, 1e-2))
         layers = trainer.frozen.targets(candidate.setting)
-        closed = sorted(set(map(last_name, trainer.frozen.closed)))
+        closed = sorted(set(map(last_name, trainer.frozen.unsupported)))
         untuned = trainer.score(examples)[0].losses
         try:
             preflight(trainer, [candidate.setting], examples, 0)
@@ -270,7 +271,7 @@ def tried(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
             ours = trainer.score(examples, pack)[0].losses
             idle = [n for n, t in pack.state(0).weights.items() if n.endswith(".B") and not t.any()]
             save_adapter(
-                folder / "adapter", candidate, pack.state(0), trainer.frozen, str(folder / "base")
+                folder / "adapter", candidate.setting, pack.state(0), trainer.frozen, str(folder / "base")
             )
         about = {
             "layers": len(layers),

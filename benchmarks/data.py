@@ -100,7 +100,7 @@ def main() -> None:
         "machine": machine(fast_dtype("cpu")),
         "date": time.strftime("%Y-%m-%d"),
         "rows": options.rows,
-        "shape": data.facts.shape,
+        "shape": data.stats.record_format,
         "megabytes": round(megabytes),
         "tokenise": {"seconds": round(reading, 1), "gigabytes": round(held, 2)},
         "audit": {"seconds": round(auditing, 1), "gigabytes": round(audited, 2)},
@@ -111,7 +111,7 @@ def main() -> None:
         print(json.dumps(document, indent=2))
         return
     print(
-        f"{options.rows:,} rows ({megabytes:.0f} MB, {data.facts.shape}), {document['machine']}, {document['date']}"
+        f"{options.rows:,} rows ({megabytes:.0f} MB, {data.stats.record_format}), {document['machine']}, {document['date']}"
     )
     print(
         f"  tokenised in {reading:.1f} s, holding {held:.2f} GB; audited in {auditing:.1f} s, {audited:.2f} GB"

@@ -8,7 +8,7 @@ which they would train wrongly.
 Each side is a process of its own, so that none lives on another's memory and settings, and they take turns step by
 step, with the machine's matrix products in between: a machine whose speed drifts is unfair to nobody, and the ratios of
 a round are what counts. Each of K candidates costs a rival the same, so one step of one candidate is timed, and counts
-K times. With --help-rivals they get the memory settings too that Rung makes for itself (rung.engine.memory).
+K times. With --help-rivals they get the memory settings too that Rung makes for itself (rung.engine.process_memory).
 
     python benchmarks/packed.py                  the whole grid, as a table in Markdown
     python benchmarks/packed.py --quick --json   three cells
@@ -43,15 +43,16 @@ from rung.data.batches import Batch, collate
 from rung.data.builtin import pronounce
 from rung.data.example import Example
 from rung.defaults import DEFAULT_MODEL
+from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import peft_config
-from rung.engine.memory import (
+from rung.engine.pack import Pack
+from rung.engine.process_memory import (
     give_back_freed_memory,
     keep_freed_memory,
     peak_bytes,
     reset_peak,
     resident_bytes,
 )
-from rung.engine.pack import Pack, fresh_state
 from rung.engine.trainer import Trainer
 from rung.model.load import Base, load_base
 from rung.types import Candidate, Setting
@@ -105,7 +106,7 @@ class PeftLoop:
 
     def __init__(self, precision: str) -> None:
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        config = peft_config(ONE, MODULES)
+        config = peft_config(ONE.setting, MODULES)
         config.inference_mode = False
         self.model = peft.get_peft_model(guarded(base), config).train()
         self.optimizer = torch.optim.AdamW(
@@ -143,7 +144,7 @@ class Trl:
         from trl import SFTConfig, SFTTrainer
 
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        labels = [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+        labels = [[-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows]
         data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": labels})
         wait, tell = self._wait, self._tell
 
@@ -169,7 +170,7 @@ class Trl:
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        lora = peft_config(candidate, modules)
+        lora = peft_config(candidate.setting, modules)
         lora.inference_mode = False
         self.trainer = SFTTrainer(
             model=guarded(base),
@@ -275,7 +276,7 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             command = self.process.args
-            raise SystemExit(f"the process of one side ended early: {command}")
+            raise SystemExit(f"the process of one side ended early: {command!r}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -23,9 +23,15 @@ from rung.costs.probes import measured, rehearsed
 from rung.costs.time_model import adapter_numbers
 from rung.data.batches import collate
 from rung.defaults import DEFAULT_MODEL
-from rung.engine.memory import give_back_freed_memory, keep_freed_memory, peak_bytes, reset_peak
-from rung.engine.pack import Pack, fresh_state
-from rung.engine.trainer import SCORED_ROWS, Trainer
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
+from rung.engine.process_memory import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    peak_bytes,
+    reset_peak,
+)
+from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
 from rung.model.anatomy import anatomy
 from rung.model.load import PRECISIONS, load_base
 from rung.types import Candidate, Setting
@@ -94,7 +100,7 @@ def main() -> None:
         cell["time_off"] = round(
             cost.training.seconds(load) / statistics.median(seconds[1:]) - 1, 3
         )
-        cell["bounded"] = bound(trainer, needs, BATCH, SCORED_ROWS, length) > peak
+        cell["bounded"] = bound(trainer, needs, BATCH, SCORING_BATCH_SIZE, length) > peak
         found.append(cell)
         if not options.json:
             print(*cell.values(), flush=True)

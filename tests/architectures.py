@@ -1,4 +1,4 @@
-"""Small random instances of the architectures that people fine-tune, made on the spot."""
+"""Small random instances of the architectures that people fine-tune, made by the tests."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _LATENT = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
-ROUNDS_SHARE_BEYOND_GRID: dict[str, Callable[[], Any]] = {
+SPECIAL_ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "deepseek-v3": lambda: t.DeepseekV3Config(
         **_LATENT,
         n_routed_experts=4,
@@ -159,17 +159,18 @@ ROUNDS_SHARE_BEYOND_GRID: dict[str, Callable[[], Any]] = {
         mm_tokens_per_image=4,
     ),
 }
-"""Those that PEFT, or a frozen layer, does something of its own with."""
+"""Architectures that PEFT or a frozen layer must treat in a special way."""
+ALL_ARCHITECTURES = ARCHITECTURES | SPECIAL_ARCHITECTURES
 
 
 def make(name: str, seed: int = 0) -> Any:
     """The model, in float32 and in evaluation mode."""
     torch.manual_seed(seed)
-    config = {**ARCHITECTURES, **ROUNDS_SHARE_BEYOND_GRID}[name]()
+    config = ALL_ARCHITECTURES[name]()
     model = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Biases and norms start at zero or one, which would hide a mistake.
+            # Biases start at zero and norms at one, which would hide a mistake.
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()

@@ -1,4 +1,4 @@
-"""What most tests stand on."""
+"""Fixtures and settings that most tests share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from tests.tiny import tiny_llama, tiny_tokenizer, write_rows
 import rung.data.prepare
 from rung.model.load import Base, load_base
 
-# How long an example takes says something of the machine, and nothing of the code.
+# How long an example takes depends on the machine, so it has no deadline.
 settings.register_profile("rung", deadline=None)
 settings.load_profile("rung")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokenised data go to a folder of the tests'; converted models stay where they are, as one takes 20 seconds."""
+    """Tokenised data go to a temporary folder.
+
+    Converted models stay in the user's cache, because converting one takes 20 seconds.
+    """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rung.data.prepare, "cache_folder", lambda: folder)
@@ -32,7 +35,7 @@ def cache_of_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's folder, as save_pretrained writes it."""
+    """The folder of the tiny Llama, as save_pretrained writes it."""
     folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
     tiny_llama().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -47,10 +50,10 @@ def tiny_base(tiny_folder: Path) -> Base:
 
 @pytest.fixture
 def exact_base(tiny_folder: Path) -> Iterator[Base]:
-    """The tiny Llama in float64 from end to end: rounding can neither hide nor fake a difference."""
+    """The tiny Llama in float64 throughout, so rounding can neither hide nor fake a difference."""
     import torch
-    from tests.engine.oracle import Loader
     from tests.engine.rounding import throughout
+    from tests.engine.setups import Loader
 
     with throughout(torch.float64):
         yield Loader(str(tiny_folder), "fp32", torch.float64)()

@@ -1,4 +1,4 @@
-"""Tokenizers as they are: with tokens of their own around a text, one token in several parts, letters that are lost."""
+"""Tokenizers with habits: tokens of their own around a text, or letters that they lose."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def byte_level(
     around: str | None = None,
     **options: Any,
 ) -> PreTrainedTokenizerFast:
-    """Byte pairs; `around` is what is written around a text, as in `<s> $A </s>`."""
+    """Byte pairs; `around` is the template of a text with special tokens, as in `<s> $A </s>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +46,7 @@ def byte_level(
 
 
 def pieces() -> PreTrainedTokenizerFast:
-    """Unigram pieces as sentencepiece makes them: a space before every text, and a first token."""
+    """Unigram pieces as sentencepiece makes them: with a space before every text, and `<s>`."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -72,7 +72,10 @@ def pieces() -> PreTrainedTokenizerFast:
 
 
 def words() -> PreTrainedTokenizerFast:
-    """Pieces of words in small letters, between [CLS] and [SEP], as BERT's; spaces before marks are cleaned up."""
+    """BERT's pieces of words: lower case, between [CLS] and [SEP].
+
+    Decoding removes spaces before punctuation.
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -97,7 +100,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 class Slow(PreTrainedTokenizer):  # type: ignore[misc]
-    """One in Python, without a fast version: characters, with an end token behind every text."""
+    """A tokenizer without a fast version: characters, and an end token after each text."""
 
     def __init__(self, alphabet: str = "".join(map(chr, range(32, 127))), **options: Any) -> None:
         self._ids = {"<unk>": 0, "</s>": 1, **{letter: 2 + i for i, letter in enumerate(alphabet)}}

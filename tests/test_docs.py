@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+from typer.main import get_command
+
 import rung.commands.data
 import rung.data.audit
 import rung.data.schema
@@ -15,7 +17,6 @@ from rung.cli import app
 from rung.metrics.registry import METRICS
 from rung.recipe import Recipe
 from rung.report.data import SHAPE_NAMES
-from typer.main import get_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -43,9 +43,7 @@ def test_no_class_is_long() -> None:
     assert {name: n for name, n in lengths.items() if n > MAX_CLASS} == {}
 
 
-@pytest.mark.parametrize(
-    "path", [*SOURCES, *PAGES], ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_line_is_wider_than_100_columns(path: Path) -> None:
     """A row of a table in Markdown cannot be broken, nor can an address."""
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""A tiny Llama made on the spot, with a tokenizer of single characters and something to learn."""
+"""A tiny random Llama, its tokenizer of single characters, and rows that it can learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALPHABET = ["<unk>", "<end>", *map(chr, range(32, 127)), "\n"]
 
 
 def tiny_llama(seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
-    """Hidden size 64, two heads sharing one key head, untied: small, with every kind of layer that a Llama has."""
+    """A Llama with every kind of layer: hidden size 64, two heads with one key head, untied."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(ALPHABET),
@@ -23,8 +23,8 @@ def tiny_llama(seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=128,
-        # The usual 0.02 leaves a model this small with gradients near AdamW's epsilon, where rounding decides the sign
-        # of a step: no two implementations agree there, and none should.
+        # With the usual 0.02 a model this small has gradients near AdamW's epsilon, where rounding
+        # decides the sign of a step, and no two implementations agree.
         initializer_range=0.2,
         tie_word_embeddings=False,
         bos_token_id=None,
@@ -46,14 +46,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_rows(path: Path) -> Path:
-    """120 rows of a task that two layers can learn: the completion is the prompt's letter, twice."""
+    """120 rows that two layers can learn: the completion is the prompt's letter, twice."""
+    letters = [chr(97 + i % 5) for i in range(120)]
     rows = [
-        {"prompt": f"{i % 97} {chr(97 + i % 5)}:", "completion": chr(97 + i % 5) * 2}
-        for i in range(120)
+        {"prompt": f"{i}{i % 97} {letter}:", "completion": letter * 2}
+        for i, letter in enumerate(letters)
     ]
-    path.write_text(
-        "\n".join(
-            json.dumps({**row, "prompt": f"{i}{row['prompt']}"}) for i, row in enumerate(rows)
-        )
-    )
+    path.write_text("\n".join(map(json.dumps, rows)))
     return path

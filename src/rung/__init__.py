@@ -24,12 +24,11 @@ from rung.errors import (
     TrainingError,
 )
 from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting, Verdict
+from rung.version import __version__
 
 if TYPE_CHECKING:
     from rung.api import DataReport, Inspection, Plan, Result, audit, inspect, plan, tune
     from rung.recipe import Recipe, read_recipe
-
-__version__ = "0.2.0"
 
 __all__ = [
     "Candidate",
@@ -53,6 +52,7 @@ __all__ = [
     "TargetError",
     "TrainingError",
     "Verdict",
+    "__version__",
     "audit",
     "inspect",
     "plan",

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rung import __version__
 from rung.errors import RungError
 from rung.options import takes_recipe
 from rung.recipe import Recipe
+from rung.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

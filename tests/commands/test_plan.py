@@ -157,7 +157,7 @@ def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_the
 ) -> None:
     model = Path(shutil.copytree(recipe.model, tmp_path / "model"))
     (model / "generation_config.json").write_text("[]")
-    with pytest.raises(ModelError, match="is no JSON object"):
+    with pytest.raises(ModelError, match="is not a JSON object"):
         plan(recipe.model_copy(update={"model": str(model)}), "t4", None, Listener())
 
 
@@ -169,7 +169,8 @@ def test_the_head_is_planned_for_where_the_climb_would_try_it(
     heads = []
     for foreign in (None, "Hangul"):
         monkeypatch.setattr(
-            "rung.commands.plan.find_foreign_language", lambda rows, tokenizer, foreign=foreign: foreign
+            "rung.commands.plan.find_foreign_language",
+            lambda rows, tokenizer, foreign=foreign: foreign,
         )
         monkeypatch.setattr(
             "rung.commands.plan.make_strategy",

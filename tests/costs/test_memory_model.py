@@ -12,7 +12,8 @@ from rung.costs.memory_model import (
     candidate_memory,
     fit_activations,
 )
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
 from rung.types import Candidate, Setting

@@ -23,7 +23,7 @@ from rung.costs.memory_policy import (
     process_limit,
 )
 from rung.data.prepare import prepare
-from rung.engine.memory import resident_bytes
+from rung.engine.process_memory import resident_bytes
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
 from rung.recipe import Recipe

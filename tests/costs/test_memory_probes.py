@@ -8,14 +8,16 @@ import pytest
 import torch
 from tests.engine.oracle import examples
 
+from rung.commands.data import SCORED_ROWS
 from rung.costs.memory_model import candidate_memory
 from rung.costs.memory_policy import upper_bound
 from rung.costs.memory_probes import longest_rows, measure_memory, probe_batch
 from rung.data.batches import collate
 from rung.data.example import Example
-from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak
-from rung.engine.pack import Pack, fresh_state
-from rung.engine.trainer import SCORED_ROWS, Trainer
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
+from rung.engine.process_memory import give_back_freed_memory, peak_bytes, reset_peak
+from rung.engine.trainer import Trainer
 from rung.model.load import load_base
 from rung.types import Candidate, Setting
 

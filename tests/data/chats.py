@@ -7,7 +7,7 @@ from typing import Any
 from tests.tiny import tiny_tokenizer
 
 from rung.data.example import Example
-from rung.data.schema import Messages, Row
+from rung.data.rows import Messages, Row
 from rung.data.tokenize import RowTokenizer
 
 CHATML = (

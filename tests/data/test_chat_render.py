@@ -6,12 +6,13 @@ from tests.data.chats import CHATML, answer, chat, chat_tokenizer, text_and_lear
 
 from rung.data.chat_render import chat_beginnings
 from rung.data.example import Example
-from rung.data.schema import Reader, Row
+from rung.data.rows import Row
+from rung.data.schema import RecordReader
 
 
 def tokenize(template: str, record: dict[str, Any]) -> tuple[Any, Example]:
     tokenizer = chat_tokenizer(template)
-    return tokenizer, tokenize_one(tokenizer, Reader().row(record, "line 1"))
+    return tokenizer, tokenize_one(tokenizer, RecordReader().read(record, "line 1"))
 
 
 def test_documents_and_variables_reach_the_template() -> None:
@@ -48,6 +49,6 @@ def test_the_beginnings_of_a_conversation_are_those_of_the_assistants_turns() ->
 
 
 def test_the_beginnings_of_a_pair_are_its_prompt_and_those_of_its_silent_turns() -> None:
-    row = Row(chat("a"), [*answer("b"), *chat("c"), *answer("d")], silent=(3,))
+    row = Row(chat("a"), [*answer("b"), *chat("c"), *answer("d")], untrained_turns=(3,))
     whole, prompt, asking_d = (4, False), (1, True), (3, True)
     assert chat_beginnings(row) == [whole, prompt, asking_d]

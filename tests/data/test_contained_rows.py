@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.data.arrow_store import Examples, Writer
+from rung.data.arrow_store import Examples, ExampleWriter
 from rung.data.contained_rows import (
     MIN_LETTERS,
     MIN_LETTERS_AT_START,
@@ -15,14 +15,14 @@ from rung.data.contained_rows import (
     find_contained_rows,
 )
 from rung.data.example import Example
-from rung.data.schema import Row
+from rung.data.rows import Row
 
 Pairs = list[tuple[str, str]]
 """Prompts and answers."""
 
 
 def store(path: Path, rows: Pairs) -> Examples:
-    with Writer(path) as writer:
+    with ExampleWriter(path) as writer:
         for prompt, answer in rows:
             writer.add(Example((1, 2), 1), Row(prompt, answer), ("", answer), "")
     return Examples(path)

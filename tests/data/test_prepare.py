@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tests.tiny import tiny_tokenizer
 
 import rung.data.prepare
-from rung.data.arrow_store import Examples, Writer
+from rung.data.arrow_store import Examples, ExampleWriter
 from rung.data.example import Example
-from rung.data.prepare import Data, bucket, prepare
-from rung.data.schema import Row
+from rung.data.prepare import Data, prepare
+from rung.data.rows import Row
+from rung.data.splits import split_of
 from rung.data.tokenize import RowTokenizer
 from rung.errors import DataError
 from rung.recipe import Recipe
@@ -40,7 +41,7 @@ def everything(example: Example | DataError) -> tuple[object, ...]:
 
 
 def prompts(examples: Examples) -> list[str]:
-    return [text.before for text in examples.every_text()]
+    return [text.prompt for text in examples.every_text()]
 
 
 def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
@@ -62,7 +63,11 @@ def test_what_comes_out_is_what_the_renderer_made(tmp_path: Path) -> None:
     found = [examples[i] for examples in data.splits.values() for i in range(len(examples))]
     assert len(found) == 1500
     one, other = (
-        {(e.ids, e.prompt_length, e.learned_spans, e.separate_prompt) for e in some if isinstance(e, Example)}
+        {
+            (e.ids, e.prompt_length, e.learned_spans, e.separate_prompt)
+            for e in some
+            if isinstance(e, Example)
+        }
         for some in (found, wanted)
     )
     assert one == other
@@ -86,9 +91,9 @@ def test_without_files_of_their_own_validation_and_test_are_split_off_by_the_sou
 
 @given(st.text(min_size=1), st.text())
 def test_the_same_row_always_falls_in_the_same_split(prompt: str, completion: str) -> None:
-    where = bucket(Row(prompt, completion), MADE)
-    assert where == bucket(Row(prompt, completion + "!"), MADE)
-    assert bucket(Row(prompt, completion), ["test"]) == (
+    where = split_of(Row(prompt, completion), MADE)
+    assert where == split_of(Row(prompt, completion + "!"), MADE)
+    assert split_of(Row(prompt, completion), ["test"]) == (
         "train" if where == "validation" else where
     )
 
@@ -101,14 +106,14 @@ def test_files_of_their_own_are_taken_whole(tmp_path: Path) -> None:
     )
     found = prepared(data, validation=validation, test=test)
     assert [len(part) for part in found.splits.values()] == [10, 3, 2]
-    assert found.validation.texts(1).where == f"{validation}, line 2"
+    assert found.validation.texts(1).location == f"{validation}, line 2"
 
 
 def test_the_splits_of_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", rows(300))
     write(tmp_path / "dev.jsonl", rows(5, "v"))
     found = prepared(str(tmp_path))
-    assert (len(found.validation), found.facts.made) == (5, ["test"])
+    assert (len(found.validation), found.stats.made_splits) == (5, ["test"])
     assert len(found.train) + len(found.test) == 300
 
 
@@ -140,7 +145,7 @@ def test_long_rows_are_left_out_and_refused_when_they_are_many(tmp_path: Path) -
         [*rows(400), *({"prompt": f"long{i}", "completion": "x" * 50} for i in range(20))],
     )
     found = prepared(path, max_tokens=30)
-    assert sum(found.facts.long.values()) == 20
+    assert sum(found.stats.long_rows.values()) == 20
     assert sum(len(part) for part in found.splits.values()) == 400
     assert max(found.train.lengths) <= 30
     cut = prepared(path, max_tokens=30, long_rows="cut")
@@ -173,8 +178,8 @@ def test_a_bad_row_stops_it_unless_it_is_to_be_skipped(tmp_path: Path) -> None:
         prepared(path)
     found = prepared(path, skip_bad_rows=True)
     assert sum(len(part) for part in found.splits.values()) == 600
-    assert found.facts.bad == 2
-    assert [said.partition(": ")[0] for said in found.facts.listed] == [
+    assert found.stats.bad_rows == 2
+    assert [said.partition(": ")[0] for said in found.stats.bad_row_messages] == [
         f"{path}, line 301",
         f"{path}, line 302",
     ]
@@ -251,7 +256,7 @@ def test_another_template_makes_other_data(tmp_path: Path) -> None:
         template.write_text(
             "{% for m in messages %}{{ '" + mark + "' + m['content'] + eos_token }}{% endfor %}"
         )
-        digests.add(prepared(path, template=str(template)).facts.digest)
+        digests.add(prepared(path, template=str(template)).stats.digest)
     assert len(digests) == 2
 
 
@@ -279,7 +284,7 @@ def test_another_tokenizer_makes_other_data_and_one_that_makes_the_same_tokens_t
         True,
         False,
     ]
-    assert found[0].facts.digest == found[2].facts.digest != found[1].facts.digest
+    assert found[0].stats.digest == found[2].stats.digest != found[1].stats.digest
 
 
 def test_the_key_of_the_cache_has_the_versions_and_the_models_end_tokens(
@@ -287,8 +292,8 @@ def test_the_key_of_the_cache_has_the_versions_and_the_models_end_tokens(
 ) -> None:
     path = write(tmp_path / "a.jsonl", rows(400))
     first = prepared(path)
-    other = prepare(Recipe(data=path), tiny_tokenizer(), ends=[7])
-    assert (first.facts.ends, other.facts.ends) == ([1], [1, 7])
+    other = prepare(Recipe(data=path), tiny_tokenizer(), end_tokens=[7])
+    assert (first.stats.end_tokens, other.stats.end_tokens) == ([1], [1, 7])
     monkeypatch.setattr(rung.data.prepare, "versions", lambda: ["another"])
     assert prepared(path).train.path != first.train.path
 
@@ -298,11 +303,11 @@ def test_rows_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first = prepared(path)
     with monkeypatch.context() as patch:
         patch.setattr(rung.data.prepare, "_write", lambda *_: pytest.fail("the cache has it"))
-        assert prepared(path).facts == first.facts
+        assert prepared(path).stats == first.stats
         with pytest.raises(pytest.fail.Exception):
             prepared(path, max_tokens=99)
     write(Path(path), rows(401))
-    assert prepared(path).facts.digest != first.facts.digest, (
+    assert prepared(path).stats.digest != first.stats.digest, (
         "the file's content is the key, not its name"
     )
 
@@ -331,7 +336,7 @@ def test_a_folder_of_its_own_names_the_tasks_too() -> None:
 
 
 def test_a_store_without_rows(tmp_path: Path) -> None:
-    with Writer(tmp_path / "a.arrow"):
+    with ExampleWriter(tmp_path / "a.arrow"):
         pass
     examples = Examples(tmp_path / "a.arrow")
     assert (len(examples), list(examples), examples.lengths) == (0, [], [])

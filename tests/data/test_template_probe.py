@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.data.chats import chat_tokenizer, text_and_learned, tokenize_one
 
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 
 ASK = "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + eos_token }}{% endfor %}" + ASK
@@ -26,7 +26,7 @@ def tokenize(
 ) -> tuple[str, str, set[tuple[str, str]]]:
     """The text of a record, what of it is trained on, and the remarks."""
     tokenizer = chat_tokenizer(template)
-    example = tokenize_one(tokenizer, Reader().row(record, "line 1"), **options)
+    example = tokenize_one(tokenizer, RecordReader().read(record, "line 1"), **options)
     return *text_and_learned(tokenizer, example), set(example.remarks)
 
 

@@ -11,7 +11,7 @@ import trl
 from tests.odd_tokenizers import byte_level
 
 from rung.data.example import Example
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 
 TEMPLATES = sorted(
@@ -112,7 +112,7 @@ def test_what_a_row_says_is_shown_or_has_a_remark_or_the_row_is_refused(
     path: Path, kind: str
 ) -> None:
     tokenizer = templated(path)
-    row = Reader().row(ROWS[kind], "line 1")
+    row = RecordReader().read(ROWS[kind], "line 1")
     (example,) = RowTokenizer(tokenizer).tokenize([row])
     if not isinstance(example, Example):
         assert str(example).startswith("the chat template refuses this row (")
@@ -140,7 +140,7 @@ def test_what_a_row_says_is_shown_or_has_a_remark_or_the_row_is_refused(
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.stem))
 def test_a_plain_conversation_is_shown_whole_by_every_template(path: Path) -> None:
-    row = Reader().row({"messages": [ASKS, SAYS]}, "line 1")
+    row = RecordReader().read({"messages": [ASKS, SAYS]}, "line 1")
     (example,) = RowTokenizer(templated(path)).tokenize([row])
     assert isinstance(example, Example)
     assert {remark for remark, _ in example.remarks} <= {"not_asked"}

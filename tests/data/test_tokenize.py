@@ -8,7 +8,7 @@ from tests.data.chats import CHATML, answer, chat, chat_tokenizer, text_and_lear
 from tests.tiny import tiny_tokenizer
 
 from rung.data.example import Example
-from rung.data.schema import Row
+from rung.data.rows import Row
 from rung.data.tokenize import RowTokenizer, tokenize_rows
 from rung.errors import DataError
 

@@ -7,7 +7,8 @@ from tests.data.chats import CHATML, answer, chat, chat_tokenizer, text_and_lear
 from tokenizers import Regex, pre_tokenizers
 
 from rung.data.example import Example
-from rung.data.schema import Reader, Row
+from rung.data.rows import Row
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 from rung.errors import DataError
 
@@ -110,7 +111,7 @@ WEIGHTED = [*chat("q"), {**answer("w")[0], "weight": 0}, *chat("r", "a")]
 
 
 def test_a_turn_of_weight_zero_is_not_trained_on() -> None:
-    tokenizer, row = chat_tokenizer(), Reader().row({"messages": WEIGHTED}, "line 1")
+    tokenizer, row = chat_tokenizer(), RecordReader().read({"messages": WEIGHTED}, "line 1")
     whole = "[user]q<end>\n[assistant]w<end>\n[user]r<end>\n[assistant]a<end>\n"
     assert text_and_learned(tokenizer, tokenize_one(tokenizer, row)) == (whole, "a<end>\n")
     assert text_and_learned(tokenizer, tokenize_one(tokenizer, row, learn="all")) == (
@@ -122,7 +123,7 @@ def test_a_turn_of_weight_zero_is_not_trained_on() -> None:
 def test_nor_is_one_in_the_completion_of_a_pair() -> None:
     tokenizer = chat_tokenizer()
     completion = [*answer("a"), *chat("r"), WEIGHTED[1]]
-    row = Reader().row({"prompt": chat("q"), "completion": completion}, "line 1")
+    row = RecordReader().read({"prompt": chat("q"), "completion": completion}, "line 1")
     learned = text_and_learned(tokenizer, tokenize_one(tokenizer, row))[1]
     assert learned == "a<end>\n[user]r<end>\n[assistant]"
 
@@ -130,7 +131,7 @@ def test_nor_is_one_in_the_completion_of_a_pair() -> None:
 def test_a_conversation_that_the_assistant_begins_has_a_remark() -> None:
     tokenizer = chat_tokenizer()
     record = {"messages": [*answer("hello"), *chat("q", "a")]}
-    row = Reader().row(record, "line 1")
+    row = RecordReader().read(record, "line 1")
     assert tokenize_one(tokenizer, row).remarks == (
         (
             "not_learnt",
@@ -139,7 +140,7 @@ def test_a_conversation_that_the_assistant_begins_has_a_remark() -> None:
     )
     assert tokenize_one(tokenizer, row, learn="all").remarks == ()
     record["messages"][0] = {**answer("hello")[0], "weight": 0}
-    example = tokenize_one(tokenizer, Reader().row(record, "line 1"))
+    example = tokenize_one(tokenizer, RecordReader().read(record, "line 1"))
     assert {kind for kind, _ in example.remarks} == {"read_as"}
 
 

@@ -22,7 +22,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from rung.data.example import Example
-from rung.data.schema import Reader
+from rung.data.schema import RecordReader
 from rung.data.tokenize import RowTokenizer
 from rung.model.load import load_tokenizer
 
@@ -156,9 +156,9 @@ def by_rung(
 
     A row of which nothing to train on is left in `max_tokens` is left out.
     """
-    reader = Reader()
+    reader = RecordReader()
     examples = RowTokenizer(tokenizer, **options).tokenize(
-        [reader.row(row, f"row {i}") for i, row in enumerate(rows)]
+        [reader.read(row, f"row {i}") for i, row in enumerate(rows)]
     )
     made = []
     for example in examples:

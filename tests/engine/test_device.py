@@ -1,7 +1,8 @@
-"""The CUDA path without a GPU: every tensor of a step on the device and in the dtype where it belongs.
+"""The CUDA path without a GPU: every tensor of a step is on the right device, in the right dtype.
 
-Under FakeTensorMode torch runs each operation on shapes, dtypes and devices alone, and refuses a mixture of devices as
-a real GPU would. What that cannot see, the kernels, their numbers and autograd's engine, is for the tests marked `gpu`.
+Under FakeTensorMode torch runs each operation on shapes, dtypes and devices alone, and refuses a
+mixture of devices as a real GPU would. It does not see the kernels, their numbers and autograd's
+engine: those are for the tests marked `gpu`.
 """
 
 from __future__ import annotations
@@ -13,32 +14,33 @@ import pytest
 import torch
 from bitsandbytes.functional import QuantState
 from tests.architectures import ARCHITECTURES
-from tests.engine.oracle import examples
+from tests.candidates import candidate_of
+from tests.engine.setups import examples
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from rung.data.batches import collate
-from rung.engine.lora import _PackedProduct
-from rung.engine.loss import HeadAdapter, _CompletionLoss
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.lora import PackedProduct
+from rung.engine.loss import CompletionLoss, HeadAdapter
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
-from rung.types import Candidate, Setting
 
 CUDA = torch.device("cuda", 0)
 CANDIDATES = [
-    Candidate(Setting(4, 8, "attention", 1e-3)),
-    Candidate(Setting(8, 16, "all-linear", 1e-3)),
-    Candidate(Setting(4, 8, "attention+lm_head", 1e-3)),
+    candidate_of(4, 8, "attention", 1e-3),
+    candidate_of(8, 16, "all-linear", 1e-3),
+    candidate_of(4, 8, "attention+lm_head", 1e-3),
 ]
 
 ROWS = examples(97)[:4]
 
 
 class Devices(TorchDispatchMode):
-    """Notes the operations that make tensors of more than one number outside the GPU."""
+    """Notes the operations that make tensors outside the GPU, unless they are a few numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class Devices(TorchDispatchMode):
 
 
 def indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    """`tensor[index]`, by operations that torch can fake; Python's own brackets ask for a real GPU."""
+    """`tensor[index]` by operations that torch can fake; Python's brackets need a real GPU."""
     parts = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in [part for part in parts if not isinstance(part, torch.Tensor)]:
         at = next(i for i, part in enumerate(parts) if part is Ellipsis)
@@ -90,9 +92,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     )
 
     def copy_(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        torch.broadcast_shapes(
-            self.shape, other.shape
-        )  # the devices may differ, and so may the dtypes
+        # The devices may differ, and so may the dtypes.
+        torch.broadcast_shapes(self.shape, other.shape)
         return self
 
     monkeypatch.setattr(torch.Tensor, "copy_", copy_)
@@ -105,7 +106,10 @@ def on_cuda(like: torch.Tensor) -> torch.Tensor:
 
 
 def in_nf4(layer: nn.Linear) -> None:
-    """Give the layer a weight as bitsandbytes keeps one, doubly quantised; its own parameters cannot be fake."""
+    """Give the layer a doubly quantised weight as bitsandbytes stores it.
+
+    The parameters of bitsandbytes cannot be fake.
+    """
     count, dtype = layer.weight.numel(), layer.weight.dtype
     blocks = count // 64
 
@@ -129,10 +133,8 @@ def in_nf4(layer: nn.Linear) -> None:
     layer.weight.quant_state = state  # type: ignore[attr-defined]
 
 
-def on_gpu(
-    name: str, quantization: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> Trainer:
-    """A trainer over a model on a GPU that is not there."""
+def on_gpu(name: str, quantization: str, dtype: torch.dtype) -> Trainer:
+    """A trainer over a model on a GPU that does not exist."""
     model = AutoModelForCausalLM.from_config(ARCHITECTURES[name](), dtype=dtype).eval()
     for module in model.modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -143,19 +145,16 @@ def on_gpu(
         for layer, module in model.named_modules():
             if isinstance(module, nn.Linear) and layer != "lm_head":
                 in_nf4(module)
-    # They compare numbers, and there are none.
-    monkeypatch.setattr(Trainer, "_check_head", lambda self: None)
-    # The attention is torch's and the model's own, and asks for a real GPU: it gives back what it was asked.
+    # The real attention needs a real GPU; this one returns the queries.
     AttentionInterface.register(
         "given_back", lambda module, query, *_, **__: (query.transpose(1, 2), None)
     )
     AttentionMaskInterface.register("given_back", lambda *_, **__: None)
-    monkeypatch.setattr(Trainer, "_attention_kinds", lambda self: ("given_back", "given_back"))
-    return Trainer(Base(model, None, name, dtype))
+    return Trainer(Base(model, None, name, dtype), attention=("given_back", "given_back"))
 
 
 class Context:
-    """What autograd hands to a function. Its engine asks for a real GPU, so the functions are called by hand."""
+    """The context of an autograd function. Autograd needs a real GPU, so the tests call by hand."""
 
     def __init__(self, needs: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs
@@ -165,93 +164,93 @@ class Context:
         self.saved_tensors = tensors
 
     def mark_non_differentiable(self, *_: torch.Tensor) -> None:
-        """Nothing to differentiate by."""
+        """Nothing is differentiated here."""
 
 
 @pytest.fixture
-def pack(
-    fake: FakeTensorMode,
-    name: str,
-    quantization: str,
-    dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
+def packed(
+    fake: FakeTensorMode, name: str, quantization: str, dtype: torch.dtype
 ) -> Iterator[tuple[Trainer, Pack]]:
-    trainer = on_gpu(name, quantization, dtype, monkeypatch)
+    trainer = on_gpu(name, quantization, dtype)
     states = [fresh_state(trainer.frozen, candidate, 0) for candidate in CANDIDATES]
-    with Pack(trainer.frozen, CANDIDATES, states) as made:
-        yield trainer, made
+    with Pack(trainer.frozen, CANDIDATES, states) as pack:
+        yield trainer, pack
 
 
-EVERY = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 MODELS = pytest.mark.parametrize(
     ("name", "quantization"), [("llama", "nf4"), ("llama", "dense"), ("gemma2", "dense")]
 )
 
 
-@EVERY
+@DTYPES
 @MODELS
-def test_the_way_up_keeps_to_the_gpu_and_to_its_dtypes(
-    pack: tuple[Trainer, Pack], dtype: torch.dtype
+def test_the_forward_pass_stays_on_the_gpu_and_in_its_dtypes(
+    packed: tuple[Trainer, Pack], dtype: torch.dtype
 ) -> None:
-    trainer, made = pack
+    trainer, pack = packed
     assert trainer.base.device == CUDA
     batch = collate(ROWS, CUDA)
     with Devices() as devices:
-        losses = trainer.losses(made, batch)
-        made.begin()
-        for group in made.groups:
-            group.refresh()
+        losses = trainer.row_losses(pack, batch)
+        pack.zero_gradients()
+        for group in pack.groups:
+            group.update_compute_weights()
     assert devices.elsewhere == []
     assert (losses.shape, losses.device) == ((3, 4), CUDA)
-    for group in made.groups:
-        for tensor in (group.weights, group.gradients, group.used, group.scale):
+    for group in pack.groups:
+        for tensor in (group.weights, group.gradients, group.compute_weights, group.scale):
             assert isinstance(tensor, FakeTensor)
             assert tensor.device == CUDA
         assert group.weights.dtype == group.gradients.dtype == torch.float32
-        assert group.used.dtype == dtype
-    for i in range(len(made)):
+        assert group.compute_weights.dtype == dtype
+    for i in range(len(pack)):
         assert all(
             m.device == CUDA and m.dtype == torch.float32
-            for m in made.optimizer.moments(i).values()
+            for m in pack.optimizer.moments(i).values()
         )
 
 
-@EVERY
+@DTYPES
 @MODELS
-def test_the_way_back_keeps_to_the_gpu_and_to_its_dtypes(
-    pack: tuple[Trainer, Pack], dtype: torch.dtype
+def test_the_backward_pass_stays_on_the_gpu_and_in_its_dtypes(
+    packed: tuple[Trainer, Pack], dtype: torch.dtype
 ) -> None:
-    """Of a layer and of the loss: what is written by hand. The rest of the way is torch's own."""
-    trainer, made = pack
+    """Of a layer and of the loss, which are written by hand. The rest is torch's own."""
+    trainer, pack = packed
     with torch.no_grad(), Devices() as devices:
-        layer = made.layers["model.layers.1.self_attn.q_proj"]
-        made.turn.training = True
+        layer = pack.layers["model.layers.1.self_attn.q_proj"]
+        pack.context.training = True
         x = torch.empty(12, 5, 64, dtype=dtype, device=CUDA)
         context: Any = Context((True, True))
-        y = _PackedProduct.forward(
-            context, x, made.turn.anchor, layer.frozen, layer.active(), made.turn, False
+        y = PackedProduct.forward(
+            context,
+            x,
+            pack.context.anchor,
+            layer.frozen,
+            layer.active_groups(),
+            pack.context,
+            False,
         )
-        to_x, *_ = _PackedProduct.backward(context, y)
-        part = made.layers["lm_head"].active()[0]
-        adapters = [None, None, HeadAdapter(part)]
+        to_x, *_ = PackedProduct.backward(context, y)
+        group = pack.layers["lm_head"].active_groups()[0]
+        adapters = [None, None, HeadAdapter(group)]
         hidden = torch.empty(3 * 7, 64, dtype=dtype, device=CUDA)
-        labels, weights = (
-            torch.zeros(3, 7, dtype=torch.int64, device=CUDA),
-            torch.ones(3, 7, device=CUDA),
-        )
+        labels = torch.zeros(3, 7, dtype=torch.int64, device=CUDA)
+        weights = torch.ones(3, 7, device=CUDA)
         context = Context((True, True))
-        losses, total = _CompletionLoss.forward(
+        losses, total = CompletionLoss.forward(
             context, hidden, None, labels, weights, trainer.head, adapters
         )
-        to_hidden, *_ = _CompletionLoss.backward(context, None, total)
+        to_hidden, *_ = CompletionLoss.backward(context, None, total)
     assert devices.elsewhere == []
     assert to_x is not None
     assert to_hidden is not None
-    for found, like in ((y, x.new_empty(12, 5, 64)), (to_x, x), (to_hidden, hidden)):
-        assert (found.shape, found.dtype, found.device) == (like.shape, dtype, CUDA)
+    for result, like in ((y, x.new_empty(12, 5, 64)), (to_x, x), (to_hidden, hidden)):
+        assert (result.shape, result.dtype, result.device) == (like.shape, dtype, CUDA)
     assert (losses.dtype, losses.device) == (torch.float32, CUDA)
 
 
-def test_a_tensor_on_the_wrong_device_would_be_found_out(fake: FakeTensorMode) -> None:
+def test_these_tests_would_find_a_tensor_on_the_wrong_device(fake: FakeTensorMode) -> None:
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(3, 3, device=CUDA) @ torch.ones(3, 3)

@@ -4,18 +4,19 @@ import math
 
 import pytest
 import torch
-from tests.engine.oracle import in_dtype
+from tests.candidates import candidate_of
 from tests.engine.rounding import EXACT
-from tests.engine.test_checkpoint import trained
+from tests.engine.setups import in_dtype, noisy_state
 
 from rung.data.example import Example
-from rung.engine.effective_rank import cut, effective_rank
-from rung.engine.pack import AdapterState, Pack
+from rung.engine.adapter_state import AdapterState
+from rung.engine.effective_rank import effective_rank, truncate_rank
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
-from rung.types import Candidate, Setting
+from rung.types import Candidate
 
-FULL = Candidate(Setting(8, 16, "attention", 1e-3))
+FULL = candidate_of(8, 16, "attention", 1e-3)
 ROWS = [Example(tuple(range(3 + i, 12 + i)), 4) for i in range(5)]
 
 
@@ -25,35 +26,39 @@ def updates(candidate: Candidate, state: AdapterState) -> dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize(
-    "candidate", [FULL, Candidate(Setting(8, 16, "all-linear", 1e-3, use_rslora=True))]
+    "candidate", [FULL, candidate_of(8, 16, "all-linear", 1e-3, use_rslora=True)]
 )
 @pytest.mark.parametrize("rank", [1, 3, 8])
-def test_what_is_cut_is_the_nearest_update_of_that_rank(
+def test_a_truncated_adapter_is_the_nearest_update_of_that_rank(
     exact_base: Base, candidate: Candidate, rank: int
 ) -> None:
-    state = in_dtype(trained(Trainer(exact_base), candidate), torch.float64)
-    smaller, less = cut(candidate, state, rank)
-    assert smaller.rank == rank
-    assert smaller.scale == pytest.approx(candidate.scale)
-    before, after = updates(candidate, state), updates(smaller, less)
+    state = in_dtype(noisy_state(Trainer(exact_base), candidate), torch.float64)
+    truncated, truncated_state = truncate_rank(candidate, state, rank)
+    assert truncated.rank == rank
+    assert truncated.scale == pytest.approx(candidate.scale)
+    before, after = updates(candidate, state), updates(truncated, truncated_state)
     for name, whole in before.items():
         left, values, right = torch.linalg.svd(whole, full_matrices=False)
         nearest = left[:, :rank] * values[:rank] @ right[:rank]
         assert torch.allclose(after[name], nearest, rtol=EXACT, atol=EXACT)
 
 
-def test_an_adapter_that_is_cut_to_its_own_rank_scores_as_before(exact_base: Base) -> None:
+def test_truncating_to_the_own_rank_changes_no_loss(exact_base: Base) -> None:
     trainer = Trainer(exact_base)
-    state = in_dtype(trained(trainer, FULL), torch.float64)
+    state = in_dtype(noisy_state(trainer, FULL), torch.float64)
     losses = []
-    for candidate, own in ((FULL, state), cut(FULL, state, 8), cut(FULL, state, 1)):
+    for candidate, own in (
+        (FULL, state),
+        truncate_rank(FULL, state, 8),
+        truncate_rank(FULL, state, 1),
+    ):
         with Pack(trainer.frozen, [candidate], [own]) as pack:
             losses.append(trainer.score(ROWS, pack)[0].mean)
     assert losses[1] == pytest.approx(losses[0], rel=EXACT)
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
-def test_the_effective_rank_counts_equal_directions_and_hardly_sees_small_ones() -> None:
+def test_the_effective_rank_counts_equal_directions_and_hardly_counts_small_ones() -> None:
     drawn = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     orthogonal = torch.linalg.qr(drawn)[0]
     for count in (1, 2, 4):
@@ -62,7 +67,7 @@ def test_the_effective_rank_counts_equal_directions_and_hardly_sees_small_ones()
         assert effective_rank(state) == pytest.approx(count, rel=EXACT)
     few = torch.tensor([1.0, 1.0, 1e-6, 1e-6], dtype=torch.float64)
     small = AdapterState(0, {"x.A": orthogonal[:4], "x.B": orthogonal[:, :4] * few})
-    # A share q of 1e-6 adds q (1 − log q) to the entropy: 1.5e-5, and as much to its exponential.
+    # A fraction q of 1e-6 adds q (1 − log q) to the entropy: 1.5e-5, and as much to the rank.
     assert effective_rank(small) == pytest.approx(2, rel=2e-5)
     assert math.isfinite(
         effective_rank(AdapterState(0, {"x.A": orthogonal[:4], "x.B": torch.zeros(6, 4)}))

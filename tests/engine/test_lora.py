@@ -1,4 +1,4 @@
-"""The packed layer against its plain twin, and the frozen product against the trap it exists for."""
+"""The packed layer gives what its plain twin gives, and the frozen product changes no weight."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.engine.rounding import EXACT
 from torch import Tensor, nn
 
-from rung.engine.lora import FrozenLinear, PackedLoraLinear, Part, PassContext
+from rung.engine.lora import AdapterGroup, FrozenLinear, PackedLoraLinear, PassContext
 from rung.errors import ModelError
 
 
-def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> FrozenLinear:
+def frozen_layer(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> FrozenLinear:
     torch.manual_seed(0)
     if not four_bit:
         return FrozenLinear(nn.Linear(inputs, outputs, bias=bias).requires_grad_(False))
@@ -24,35 +24,33 @@ def make(bias: bool, four_bit: bool, inputs: int = 64, outputs: int = 48) -> Fro
     return FrozenLinear(layer.to("cpu").requires_grad_(False))
 
 
-def part(start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float64) -> Part:
+def group_of(
+    start: int, candidates: int, rank: int, dtype: torch.dtype = torch.float64
+) -> AdapterGroup:
     A, B = draw(candidates, rank, 64), draw(candidates, 48, rank)
-    collected = (
-        torch.zeros_like(x, dtype=torch.promote_types(dtype, torch.float32)) for x in (A, B)
-    )
-    return Part(start, start + candidates, A.to(dtype), B.to(dtype), *collected)
+    wide = torch.promote_types(dtype, torch.float32)
+    gradients = (torch.zeros_like(x, dtype=wide) for x in (A, B))
+    return AdapterGroup(start, start + candidates, A.to(dtype), B.to(dtype), *gradients)
 
 
 def draw(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
-def turn(stop: int, start: int = 0) -> PassContext:
+def context_of(stop: int, start: int = 0) -> PassContext:
     return PassContext(start, stop, torch.zeros((), requires_grad=True))
 
 
-def factors(
-    parts: list[Part], stop: int, start: int = 0
-) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-    """Each candidate's A and B, ready for the plain twin; None where it has none."""
-    found: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * (stop - start)
-    for p in parts:
-        for k in range(max(p.start, start), min(p.stop, stop)):
-            own = (
-                p.A[k - p.start].detach().requires_grad_(),
-                p.B[k - p.start].detach().requires_grad_(),
-            )
-            found[k - start] = own
-    return found
+def factors_of(
+    groups: list[AdapterGroup], stop: int, start: int = 0
+) -> list[tuple[Tensor, Tensor] | None]:
+    """Each candidate's A and B for the plain twin; None without an adapter."""
+    factors: list[tuple[Tensor, Tensor] | None] = [None] * (stop - start)
+    for group in groups:
+        for k in range(max(group.start, start), min(group.stop, stop)):
+            A, B = (x[k - group.start].detach().requires_grad_() for x in (group.A, group.B))
+            factors[k - start] = (A, B)
+    return factors
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,75 +70,88 @@ def test_forward_and_gradients_are_those_of_the_plain_twin(
     four_bit: bool,
     data: st.DataObject,
 ) -> None:
-    """Of any mixture of ranks, with candidates that do not target the layer (rank 0), for any stretch of the pack."""
-    frozen = make(bias, four_bit)
+    """For any ranks, and any range of the pack; rank 0 are candidates without an adapter here."""
+    frozen = frozen_layer(bias, four_bit)
     torch.manual_seed(batch)
-    parts, stop = [], 0
+    groups, stop = [], 0
     for count, rank in sizes:
         if rank:
-            parts.append(part(stop, count, rank))
+            groups.append(group_of(stop, count, rank))
         stop += count
     start = data.draw(st.integers(0, stop - 1))
     stop = data.draw(st.integers(start + 1, stop))
-    layer, own = PackedLoraLinear(frozen, parts, turn(stop, start)), factors(parts, stop, start)
+    layer = PackedLoraLinear(frozen, groups, context_of(stop, start))
+    factors = factors_of(groups, stop, start)
     x = draw((stop - start) * batch, tokens, 64).requires_grad_()
     weights = draw((stop - start) * batch, tokens, 48)
     y = layer(x)
     (y * weights).sum().backward()
     fast = (y.detach(), x.grad)
     x.grad = None
-    twin = layer.plain(x, own)
+    twin = layer.plain(x, factors)
     (twin * weights).sum().backward()
-    for one, other in zip(fast, (twin.detach(), x.grad), strict=True):
-        assert one is not None
-        assert torch.allclose(one, other, rtol=EXACT, atol=EXACT)
-    for p in parts:
-        for k in range(p.start, p.stop):
-            factor = own[k - start] if start <= k < stop else None
-            for collected, wanted in zip((p.grad_A, p.grad_B), factor or (None, None), strict=True):
-                found = collected[k - p.start]
-                if wanted is None:
-                    assert not found.any(), "no gradient reaches a candidate that has no rows here"
-                else:
-                    assert wanted.grad is not None
-                    assert torch.allclose(found, wanted.grad, rtol=EXACT, atol=EXACT)
+    for ours, plain in zip(fast, (twin.detach(), x.grad), strict=True):
+        assert ours is not None
+        assert torch.allclose(ours, plain, rtol=EXACT, atol=EXACT)
+    for group in groups:
+        for k in range(group.start, group.stop):
+            gradients = group.grad_A[k - group.start], group.grad_B[k - group.start]
+            own = factors[k - start] if start <= k < stop else None
+            if own is None:
+                assert not any(gradient.any() for gradient in gradients), "it has no rows here"
+                continue
+            for gradient, factor in zip(gradients, own, strict=True):
+                assert factor.grad is not None
+                assert torch.allclose(gradient, factor.grad, rtol=EXACT, atol=EXACT)
 
 
-def test_rows_that_are_still_the_same_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below the first adapted layer the input needs no gradient: one candidate's rows stand for all."""
-    frozen, parts = make(True, True), [part(0, 3, 4), part(3, 1, 2)]
-    layer, own = PackedLoraLinear(frozen, parts, turn(4)), factors(parts, 4)
+def test_rows_that_all_candidates_share_are_multiplied_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Below the first adapted layer the input needs no gradient: one candidate's rows suffice."""
+    frozen, groups = frozen_layer(True, True), [group_of(0, 3, 4), group_of(3, 1, 2)]
+    layer, factors = PackedLoraLinear(frozen, groups, context_of(4)), factors_of(groups, 4)
     x = draw(2, 5, 64).repeat(4, 1, 1)
     weights = draw(8, 5, 48)
-    y = layer(x)
+    multiplied, mm = [], torch.mm
+
+    def watched_product(left: Tensor, right: Tensor) -> Tensor:
+        multiplied.append(left.shape[0])
+        return mm(left, right)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__matmul__", watched_product)
+        y = layer(x)
+    assert multiplied == [2 * 5], "the frozen product has the rows of one candidate"
     (y * weights).sum().backward()
-    twin = layer.plain(x, own)
+    twin = layer.plain(x, factors)
     (twin * weights).sum().backward()
     assert torch.allclose(y, twin, rtol=EXACT, atol=EXACT)
-    for p in parts:
-        for k in range(p.start, p.stop):
-            factor = own[k]
-            assert factor is not None
-            assert factor[0].grad is not None
-            assert torch.allclose(p.grad_A[k - p.start], factor[0].grad, rtol=EXACT, atol=EXACT)
-    # Rows that differ, and need no gradient because nothing does, are not taken for the same.
+    for group in groups:
+        for k in range(group.start, group.stop):
+            A, _ = factors[k] or (None, None)
+            assert A is not None
+            assert A.grad is not None
+            assert torch.allclose(group.grad_A[k - group.start], A.grad, rtol=EXACT, atol=EXACT)
+    # Without gradients no input needs one, but then the rows may differ.
     with torch.no_grad():
         different = draw(8, 5, 64)
-        assert torch.allclose(layer(different), layer.plain(different, own), rtol=EXACT, atol=EXACT)
+        plain = layer.plain(different, factors)
+        assert torch.allclose(layer(different), plain, rtol=EXACT, atol=EXACT)
 
 
-def test_a_layer_that_is_given_other_rows_than_the_pass_has_says_so() -> None:
-    layer = PackedLoraLinear(make(False, False), [part(0, 2, 4)], turn(2))
-    layer.turn.tokens = 12
+def test_a_layer_that_gets_other_rows_than_the_pass_has_is_an_error() -> None:
+    layer = PackedLoraLinear(frozen_layer(False, False), [group_of(0, 2, 4)], context_of(2))
+    layer.context.tokens = 12
     assert layer(draw(4, 3, 64)).shape == (4, 3, 48)
     with pytest.raises(
-        ModelError, match="sees 7 tokens of 12, so an adapter on it cannot be packed"
+        ModelError, match="gets 7 of the 12 tokens, so an adapter on it cannot be packed"
     ):
         layer(draw(7, 64))
 
 
 def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() -> None:
-    frozen = make(False, True)
+    frozen = frozen_layer(False, True)
     frozen.eval()
     before = frozen.base.weight.data.clone()
     with torch.no_grad():
@@ -154,7 +165,7 @@ def test_an_evaluation_without_gradients_leaves_the_four_bit_weight_as_it_was() 
 
 
 def test_the_frozen_product_is_the_dequantised_weight_to_the_last_bit() -> None:
-    frozen = make(False, True)
+    frozen = frozen_layer(False, True)
     x = torch.randn(7, 64)
     weight = bitsandbytes.functional.dequantize_4bit(
         frozen.base.weight.data, frozen.base.weight.quant_state
@@ -164,8 +175,8 @@ def test_the_frozen_product_is_the_dequantised_weight_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("four_bit", [False, True])
 def test_the_input_keeps_its_dtype_and_the_gradients_are_float32(four_bit: bool) -> None:
-    own = part(0, 2, 4, torch.bfloat16)
-    layer = PackedLoraLinear(make(True, four_bit), [own], turn(2))
+    own = group_of(0, 2, 4, torch.bfloat16)
+    layer = PackedLoraLinear(frozen_layer(True, four_bit), [own], context_of(2))
     y = layer(torch.randn(2, 3, 64, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
@@ -173,9 +184,9 @@ def test_the_input_keeps_its_dtype_and_the_gradients_are_float32(four_bit: bool)
     assert own.grad_A.any()
 
 
-def test_a_block_may_add_to_what_a_layer_gives_in_place() -> None:
-    frozen = make(False, False)
-    layer = PackedLoraLinear(frozen, [part(0, 2, 3)], turn(2))
+def test_a_block_may_add_to_a_layers_output_in_place() -> None:
+    frozen = frozen_layer(False, False)
+    layer = PackedLoraLinear(frozen, [group_of(0, 2, 3)], context_of(2))
     x = torch.randn(4, 5, 64, dtype=torch.float64, requires_grad=True)
 
     def gradient(add: bool) -> torch.Tensor:
@@ -190,10 +201,12 @@ def test_a_block_may_add_to_what_a_layer_gives_in_place() -> None:
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_a_weight_that_is_held_gives_the_same_bits(four_bit: bool) -> None:
-    frozen, x = make(True, four_bit), torch.randn(3, 64)
+def test_a_dense_weight_that_is_held_changes_no_bit(four_bit: bool) -> None:
+    frozen, x = frozen_layer(True, four_bit), torch.randn(3, 64)
     before = frozen(x)
-    frozen.keep(torch.float32)
+    frozen.hold_dense(torch.float32)
+    assert frozen.holds_dense
     assert torch.equal(frozen(x), before)
-    frozen.keep(None)
+    frozen.hold_dense(None)
+    assert not frozen.holds_dense
     assert torch.equal(frozen(x), before)

@@ -13,10 +13,12 @@ from rung.engine.optimizer import PackedAdamW, Schedule
 
 
 def packed(
-    start: list[torch.Tensor], rates: list[float], decay: float = 0.0, scaling: bool = False
+    start: list[torch.Tensor], rates: list[float], decay: float = 0.0, loss_scaling: bool = False
 ) -> PackedAdamW:
     rows = [row.clone().requires_grad_() for row in start]
-    return PackedAdamW(rows, [torch.zeros_like(row) for row in start], rates, decay, 1.0, scaling)
+    return PackedAdamW(
+        rows, [torch.zeros_like(row) for row in start], rates, decay, 1.0, loss_scaling
+    )
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -45,7 +47,7 @@ def test_every_candidate_is_moved_as_torch_adamw_with_clipping_moves_it_alone(de
         assert optimizer.progress[k].updates == len(gradients)
 
 
-def test_a_gradient_that_is_not_finite_moves_nobody() -> None:
+def test_a_candidate_whose_gradient_is_not_finite_is_not_moved() -> None:
     optimizer = packed([torch.zeros(3), torch.zeros(3)], [0.1, 0.1])
     optimizer.gradients[0].fill_(1.0)
     optimizer.gradients[1].copy_(torch.tensor([1.0, math.nan, 1.0]))
@@ -56,7 +58,7 @@ def test_a_gradient_that_is_not_finite_moves_nobody() -> None:
     assert [p.updates for p in optimizer.progress] == [1, 0]
 
 
-def test_what_is_restored_goes_on_as_if_nothing_had_happened() -> None:
+def test_a_restored_candidate_continues_as_if_it_had_never_stopped() -> None:
     torch.manual_seed(0)
     start, gradients = [torch.randn(5)], [torch.randn(5) for _ in range(6)]
     whole, first = packed(start, [0.1]), packed(start, [0.1])
@@ -77,8 +79,8 @@ def test_what_is_restored_goes_on_as_if_nothing_had_happened() -> None:
 
 
 def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each candidate's on its own: halved where its gradient overflowed, doubled after enough good steps."""
-    monkeypatch.setattr(module, "PATIENCE", 3)
+    """Each candidate has its own: halved when its gradient overflows, doubled after good steps."""
+    monkeypatch.setattr(module, "LOSS_SCALE_GROWTH_INTERVAL", 3)
     torch.manual_seed(0)
     overflows = [
         (True, False),
@@ -89,7 +91,7 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
         (True, False),
     ]
     ones = torch.ones(4, dtype=torch.float64)
-    optimizer = packed([ones, ones], [0.1, 0.1], scaling=True)
+    optimizer = packed([ones, ones], [0.1, 0.1], loss_scaling=True)
     steps = [(torch.randn_like(ones), torch.randn_like(ones)) for _ in overflows]
     for step, over in zip(steps, overflows, strict=True):
         for k in range(2):
@@ -117,26 +119,28 @@ def test_the_loss_scale_moves_as_torchs_scaler_moves_it(monkeypatch: pytest.Monk
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1))
-def test_the_schedule_rises_stays_and_falls_and_always_moves(
+def test_the_rate_rises_then_falls_to_zero_and_is_positive_at_every_step(
     stop: int, warmup: float, cooldown: float
 ) -> None:
-    schedule = Schedule.to(stop, 500, warmup, cooldown)
-    shares = [schedule.share(step) for step in range(stop)]
-    assert all(0 < share <= 1 for share in shares)
-    assert shares[: schedule.fork] == sorted(shares[: schedule.fork])
-    assert 0 <= schedule.fork < stop
-    assert schedule.share(stop) == pytest.approx(0, abs=1e-12)
+    schedule = Schedule.ending_at(stop, 500, warmup, cooldown)
+    factors = [schedule.rate_factor(step) for step in range(stop)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[: schedule.cooldown_start] == sorted(factors[: schedule.cooldown_start])
+    assert 0 <= schedule.cooldown_start < stop
+    assert schedule.rate_factor(stop) == pytest.approx(0, abs=1e-12)
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
-def test_before_the_fork_it_does_not_know_when_it_will_be_judged(one: int, other: int) -> None:
-    schedules = [Schedule.to(stop, 500, 0.05, 0.2) for stop in (one, other)]
-    for step in range(min(schedule.fork for schedule in schedules)):
-        assert schedules[0].share(step) == schedules[1].share(step)
+def test_before_the_cooldown_the_rate_does_not_depend_on_the_last_step(
+    stop: int, other_stop: int
+) -> None:
+    one, other = (Schedule.ending_at(end, 500, 0.05, 0.2) for end in (stop, other_stop))
+    for step in range(min(one.cooldown_start, other.cooldown_start)):
+        assert one.rate_factor(step) == other.rate_factor(step)
 
 
-def test_the_fall_begins_at_the_plateau_and_is_steepest_at_first() -> None:
-    shares = [Schedule(2, 6, 10).share(step) for step in range(10)]
-    assert shares == pytest.approx(
+def test_the_cooldown_starts_at_the_plateau_and_is_steepest_at_first() -> None:
+    factors = [Schedule(2, 6, 10).rate_factor(step) for step in range(10)]
+    assert factors == pytest.approx(
         [1 / 3, 2 / 3, 1, 1, 1, 1, 1 - 0.2**0.5, 1 - 0.4**0.5, 1 - 0.6**0.5, 1 - 0.8**0.5]
     )

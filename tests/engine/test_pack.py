@@ -2,101 +2,97 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
-from tests.engine.rounding import EXACT, throughout
+from tests.candidates import candidate_of
 from tests.tiny import tiny_llama
 
+from rung.engine.adapter_state import fresh_state
+from rung.engine.frozen_model import freeze
 from rung.engine.lora import FrozenLinear, PackedLoraLinear
-from rung.engine.pack import Pack, freeze, fresh_state
-from rung.types import Candidate, Setting
+from rung.engine.pack import MAX_RUNAWAY_STEPS, Pack, divergence
 
-SMALL, LARGE = (
-    Candidate(Setting(4, 8, "attention", 1e-3)),
-    Candidate(Setting(8, 16, "all-linear", 1e-3)),
-)
+SMALL = candidate_of(4, 8, "attention", 1e-3)
+LARGE = candidate_of(8, 16, "all-linear", 1e-3)
 
 
-def test_freezing_covers_every_linear_layer_and_changes_no_output() -> None:
-    model = tiny_llama().double()
-    ids = torch.arange(12)[None]
-    with throughout(torch.float64):
-        before = model(ids).logits
-        frozen = freeze(model)
-        after = model(ids).logits
-    assert len(frozen.layers) == 15
-    assert frozen.head == "lm_head"
-    assert torch.allclose(after, before, rtol=EXACT, atol=EXACT)
-    assert not any(p.requires_grad for p in model.parameters())
+def packed_layers(model: torch.nn.Module) -> int:
+    return sum(isinstance(module, PackedLoraLinear) for module in model.modules())
 
 
-def test_parameters_are_counted_from_the_shapes() -> None:
-    frozen = freeze(tiny_llama())
-    # q and o: 64 × 64; k and v: 64 × 32; two layers.
-    assert frozen.parameters(SMALL) == 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32))
-    state = fresh_state(frozen, LARGE, 0)
-    assert frozen.parameters(LARGE) == sum(tensor.numel() for tensor in state.weights.values())
-
-
-def test_a_fresh_adapter_is_drawn_as_peft_draws_it_and_says_nothing_yet() -> None:
-    frozen = freeze(tiny_llama())
-    state = fresh_state(frozen, LARGE, 0)
-    for key, tensor in state.weights.items():
-        if key.endswith(".B"):
-            assert not tensor.any()
-        else:
-            bound = 1 / math.sqrt(tensor.shape[1])  # kaiming_uniform with a = √5
-            assert tensor.abs().max() <= bound
-            assert abs(float(tensor.std()) - bound / math.sqrt(3)) < 0.01
-
-
-def test_the_first_numbers_depend_on_the_seeds_and_the_layer_alone() -> None:
-    frozen = freeze(tiny_llama())
-    key = "model.layers.1.self_attn.q_proj.A"
-    small, large = (
-        fresh_state(frozen, SMALL, 0).tensors[key],
-        fresh_state(frozen, LARGE, 0).tensors[key],
-    )
-    assert torch.equal(small, large[:4]), "a small rank starts from the first rows of a large one"
-    assert not torch.equal(small, fresh_state(frozen, SMALL, 1).tensors[key])
-    other = Candidate(Setting(4, 8, "attention", 1e-3), seed=1)
-    assert not torch.equal(small, fresh_state(frozen, other, 0).tensors[key])
-    assert not torch.equal(
-        small, fresh_state(frozen, SMALL, 0).tensors["model.layers.0.self_attn.q_proj.A"]
-    )
-
-
-def test_a_pack_is_put_in_and_taken_out_without_a_trace() -> None:
+def test_a_pack_is_put_into_the_model_and_taken_out_without_a_trace() -> None:
     model = tiny_llama()
     frozen = freeze(model)
     ids = torch.arange(12)[None]
     before = model(ids).logits
     with Pack(frozen, [SMALL, LARGE], [fresh_state(frozen, c, 0) for c in (SMALL, LARGE)]) as pack:
         assert len(pack) == 2
-        assert sum(isinstance(m, PackedLoraLinear) for m in model.modules()) == 14
-    assert sum(isinstance(m, PackedLoraLinear) for m in model.modules()) == 0
-    assert sum(isinstance(m, FrozenLinear) for m in model.modules()) == 15
+        assert packed_layers(model) == 14
+    assert packed_layers(model) == 0
+    assert sum(isinstance(module, FrozenLinear) for module in model.modules()) == 15
     assert torch.equal(model(ids).logits, before)
 
 
-def test_a_state_goes_in_and_comes_out_bit_by_bit_in_any_company() -> None:
+def test_candidates_alike_in_rank_layers_and_dropout_are_grouped() -> None:
     frozen = freeze(tiny_llama())
-    states = {c: fresh_state(frozen, c, 0) for c in (SMALL, LARGE)}
+    same, dropout = (
+        candidate_of(4, 16, "attention", 1e-2, seed=1),
+        candidate_of(4, 8, "attention", 1e-3, dropout=0.1),
+    )
+    candidates = [SMALL, LARGE, dropout, same]
+    with Pack(frozen, candidates, [fresh_state(frozen, c, 0) for c in candidates]) as pack:
+        assert [group.candidates for group in pack.groups] == [[SMALL, same], [dropout], [LARGE]]
+        assert [(group.start, group.stop) for group in pack.groups] == [(0, 2), (2, 3), (3, 4)]
+        assert pack.candidates == [SMALL, same, dropout, LARGE]
+
+
+def test_a_state_comes_out_as_it_went_in_beside_any_other_candidates() -> None:
+    frozen = freeze(tiny_llama())
+    states = {candidate: fresh_state(frozen, candidate, 0) for candidate in (SMALL, LARGE)}
     for state in states.values():
         for tensor in state.tensors.values():
             tensor.add_(torch.rand_like(tensor))
     for order in ([SMALL], [SMALL, LARGE], [LARGE, SMALL]):
-        with Pack(frozen, order, [states[c] for c in order]) as pack:
+        with Pack(frozen, order, [states[candidate] for candidate in order]) as pack:
             assert set(pack.candidates) == set(order)
             for index, candidate in enumerate(pack.candidates):
-                back = pack.state(index).tensors
-                assert back.keys() == states[candidate].tensors.keys()
-                assert all(torch.equal(back[key], states[candidate].tensors[key]) for key in back)
+                tensors, expected = pack.state(index).tensors, states[candidate].tensors
+                assert tensors.keys() == expected.keys()
+                assert all(torch.equal(tensors[key], expected[key]) for key in tensors)
 
 
-def test_the_last_to_leave_gives_the_layers_back() -> None:
+def test_when_the_last_candidate_leaves_the_frozen_layers_are_back() -> None:
     model = tiny_llama()
     frozen = freeze(model)
     with Pack(frozen, [SMALL], [fresh_state(frozen, SMALL, 0)]) as pack:
         pack.drop([0])
         assert len(pack) == 0
-        assert not any(isinstance(m, PackedLoraLinear) for m in model.modules())
+        assert packed_layers(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "runaway_steps", "loss_scale", "reason"),
+    [
+        (5.0, 1.0, MAX_RUNAWAY_STEPS - 1, None, ""),
+        (math.nan, 1.0, 0, None, "the loss is not a number"),
+        (math.inf, 1.0, 0, 1024.0, "the loss is not a number"),
+        (5.0, math.nan, 0, None, "the gradient is not a number"),
+        (5.0, math.inf, 0, 1.0, ""),
+        (5.0, math.inf, 0, 0.5, "no loss scale keeps the gradient finite in float16"),
+        (10.0, 1.0, 8, None, "the loss was above 9.0 nats a token for 8 steps in a row"),
+    ],
+)
+def test_when_a_candidate_counts_as_diverged(
+    loss: float, norm: float, runaway_steps: int, loss_scale: float | None, reason: str
+) -> None:
+    assert divergence(loss, norm, 9.0, runaway_steps, loss_scale) == reason
+
+
+def test_one_reasonable_loss_starts_the_count_of_runaway_steps_anew() -> None:
+    frozen = freeze(tiny_llama())
+    with Pack(frozen, [SMALL], [fresh_state(frozen, SMALL, 0)]) as pack:
+        for loss in [10.0] * (MAX_RUNAWAY_STEPS - 1) + [5.0] + [10.0] * (MAX_RUNAWAY_STEPS - 1):
+            pack.check_divergence([loss], [1.0], limit=9.0)
+        assert pack.diverged == {}
+        pack.check_divergence([10.0], [1.0], limit=9.0)
+        assert list(pack.diverged) == [0]

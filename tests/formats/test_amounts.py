@@ -53,6 +53,7 @@ def test_a_budget_is_tokens_or_seconds(text: str, budget: Budget) -> None:
     parsed = parse_budget(text)
     assert parsed == budget
     assert (parsed.amount, parsed.unit) == budget
+    assert parse_budget(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize(

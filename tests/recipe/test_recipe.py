@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rung.errors import RecipeError
 from rung.formats.amounts import Budget, parse_budget, parse_bytes
-from rung.recipe import Recipe, with_options, read_kept, read_recipe
+from rung.recipe import Recipe, read_kept, read_recipe, with_options
 
 
 def write(tmp_path: Path, text: str) -> Path:

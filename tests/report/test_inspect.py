@@ -14,7 +14,7 @@ from rung.commands.inspect import inspection
 from rung.model.anatomy import Anatomy
 from rung.report.explain import lessons
 from rung.report.inspect import structure
-from rung.types import Candidate, Setting
+from rung.types import Setting
 
 
 def found(config: dict[str, Any], *levers: Any, **more: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_the_memory_of_a_rank_is_what_a_pack_takes() -> None:
     from tests.tiny import tiny_llama
 
     from rung.costs.memory_model import candidate_memory
-    from rung.engine.pack import freeze
+    from rung.engine.frozen_model import freeze
     from rung.report.explain import STATE_BYTES
 
     frozen, setting = freeze(tiny_llama()), Setting(8, 16, "attention", 1e-3)

@@ -124,7 +124,9 @@ def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(
 def test_any_other_name_is_one_sentence_and_nothing_is_made(
     tmp_path: Path, name: str, why: str
 ) -> None:
-    with pytest.raises(StudyError, match=f"^--study: .* cannot be the name of a folder .*{why}") as error:
+    with pytest.raises(
+        StudyError, match=f"^--study: .* cannot be the name of a folder .*{why}"
+    ) as error:
         study_folder(tmp_path / "studies", name)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300

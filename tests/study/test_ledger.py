@@ -81,7 +81,9 @@ def test_optuna_sees_candidates_as_trials(tmp_path: Path) -> None:
 def test_a_candidate_of_other_targets_fits_in_the_same_study(tmp_path: Path) -> None:
     ledger = Ledger(StudyFolder(tmp_path / "s"))
     for targets in ("attention", "mlp", "q_proj,v_proj"):
-        ledger.record(replace(END, candidate=Candidate(replace(CANDIDATE.setting, targets=targets))))
+        ledger.record(
+            replace(END, candidate=Candidate(replace(CANDIDATE.setting, targets=targets)))
+        )
     assert {m.candidate.targets for m in ledger.history()} == {"attention", "mlp", "q_proj,v_proj"}
 
 

@@ -409,6 +409,6 @@ def gemm_rate(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    from rung.engine.memory import is_out_of_memory as found
+    from rung.engine.process_memory import is_out_of_memory as found
 
     return found(error)

@@ -1,6 +1,6 @@
 """Without a GPU: the launches of a step, and what the device would need for them, by shapes alone.
 
-The real engine takes its step on fake tensors of the real shapes (rung.costs.trace.OperationTracer sees every operation), and so
+The real engine takes its step on fake tensors of the real shapes (rung.costs.trace.Watch sees every operation), and so
 does PEFT in a bare loop. For each: operations that start a kernel; their time at given ceilings, each bound by
 arithmetic, by memory, or by the least that a kernel takes. Dequantising counts as its three kernels a use.
 """
@@ -15,12 +15,12 @@ import common
 import torch
 from common import MODULES
 
-from rung.costs import trace
+from rung.engine import trace
 
 FLOPS, BYTES, LEAST = 600e12, 2.5e12, 2.5e-6
 
 
-class Named(trace.OperationTracer):
+class Named(trace.Watch):
     """Remembers what the operations are called."""
 
     def __init__(self) -> None:
@@ -34,9 +34,9 @@ class Named(trace.OperationTracer):
             self.names.append(func.name().removesuffix(".default"))
         return out
 
-    def trace(self, work: Any) -> Any:
+    def see(self, work: Any) -> Any:
         self.names = []
-        return super().trace(work)
+        return super().see(work)
 
     def most(self, operations: Any, count: int = 24) -> list[list[Any]]:
         """Each name's launches, and its milliseconds on the device."""
@@ -65,8 +65,8 @@ def main() -> None:
     parser.add_argument("--sides", default="pack,race,peft")
     parser.add_argument("--names", action="store_true", help="and what the operations are")
     options = parser.parse_args()
-    trace.OperationTracer = Named
-    from rung.costs.trace import blank_state, fake_trainer
+    trace.Watch = Named
+    from rung.costs.trace import blank_state, rehearsal
     from rung.data.batches import collate
     from rung.engine.pack import Pack
 
@@ -74,7 +74,7 @@ def main() -> None:
     for name in options.bases.split(","):
         config = common.config_of(name)
         for what in [side for side in ("pack", "race") if side in options.sides]:
-            with fake_trainer(config, "nf4", "bf16") as (trainer, watch):
+            with rehearsal(config, "nf4", "bf16") as (trainer, watch):
                 for count, batch, length in (
                     cells if what == "pack" else [c for c in cells if c[0] == 8]
                 ):
@@ -89,9 +89,11 @@ def main() -> None:
                         candidates,
                         [blank_state(trainer.frozen, c) for c in candidates],
                     ) as pack:
-                        seen = watch.trace(lambda: trainer.gradients(pack, rows))
+                        seen = watch.see(lambda: trainer.gradients(pack, rows))
                         names = watch.most(seen.operations) if options.names else []
-                        update = watch.trace(lambda: [group.refresh() for group in pack.groups])
+                        update = watch.see(
+                            lambda: [group.update_compute_weights() for group in pack.groups]
+                        )
                         groups, numbers = (
                             len(pack.groups),
                             sum(trainer.frozen.parameters(c.setting) for c in candidates),
@@ -100,7 +102,7 @@ def main() -> None:
                     optimizer = 3 * len(candidates) + 2 * groups
                     moved = numbers * (28 + 4 + 4 + 8 + 6)
                     dequantised = sum(1 for _ in trainer.frozen.layers) - 1
-                    # The tracer sees a dequantisation as its operations; see rung.costs.trace.
+                    # Watch sees a dequantisation as its operations; see rung.costs.trace.
                     ops = list(seen.operations)
                     print(
                         json.dumps(
@@ -164,7 +166,7 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
                     logits = inner.lm_head(states.flatten(0, 1)[rows.positions])
                 torch.nn.functional.cross_entropy(logits.float(), rows.labels).backward()
 
-            seen = watch.trace(step)
+            seen = watch.see(step)
             ops = list(seen.operations)
             extra = 2 * weights * (0.5 + 2) / BYTES
             numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)

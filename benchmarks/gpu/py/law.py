@@ -29,7 +29,7 @@ from tests.engine.rounding import relative_error, throughout
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 from rung.data.batches import Batch
-from rung.engine.memory import TokenLimit
+from rung.engine.tiling import TokenLimit
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 
@@ -110,7 +110,7 @@ def alone_errors(load: Loader, candidates: list[Candidate]) -> dict[str, float]:
                 scored = dict(
                     zip(pack.candidates, [s.mean for s in trainer.score(rows, pack)], strict=True)
                 )
-            trainer.step(pack, batch, SCHEDULE.share(number))
+            trainer.step(pack, batch, SCHEDULE.rate_factor(number))
         ended = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
     found = {}
     for candidate in candidates:
@@ -142,12 +142,12 @@ def trained(
     load: Loader, candidates: list[Candidate], room: int | None = None, checkpointing: bool = False
 ) -> dict[Candidate, Any]:
     trainer = Trainer(load())
-    trainer.training_room = TokenLimit(room)
+    trainer.training_limit = TokenLimit(room)
     if checkpointing:
-        trainer.checkpoint()
+        trainer.enable_activation_checkpointing()
     with packed(trainer, candidates, load.states(trainer, candidates)) as pack:
         for number, batch in enumerate(batches(examples(trainer.model.config.vocab_size))):
-            trainer.step(pack, to(batch, trainer.base.device), SCHEDULE.share(number))
+            trainer.step(pack, to(batch, trainer.base.device), SCHEDULE.rate_factor(number))
         return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
 
 

@@ -214,21 +214,21 @@ class Bench:
         print(f"{side:5} {kind:10} {count:2}x{batch}x{length:<4} {shown}{more}", flush=True)
 
     def rung(self, candidates: list[Any], batch: int, length: int, dense: bool) -> dict[str, Any]:
-        from rung.costs.memory_model import candidate_memory
-        from rung.costs.memory_policy import MEMORY_HEADROOM, upper_bound
+        from rung.costs.memory_policy import MEMORY_HEADROOM
+        from rung.costs.memory_model import (bound, need)
         from rung.data.batches import collate
-        from rung.engine.memory import TokenLimit, memory_limit
-        from rung.engine.pack import Pack, fresh_state
-        from rung.engine.trainer import SCORED_ROWS
+        from rung.engine.adapter_state import fresh_state
+        from rung.engine.pack import Pack
+        from rung.engine.process_memory import memory_limit
+        from rung.engine.tiling import TokenLimit
+        from rung.engine.trainer import SCORING_BATCH_SIZE
 
         trainer, frozen = self.trainer, self.trainer.frozen
-        trainer.training_room = TokenLimit()
+        trainer.training_limit = TokenLimit()
         frozen.hold_dense(None)
-        needs = [
-            candidate_memory(frozen, candidate.setting, self.base.dtype) for candidate in candidates
-        ]
-        spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - upper_bound(
-            trainer, needs, batch, SCORED_ROWS, length
+        needs = [need(frozen, candidate, self.base.dtype) for candidate in candidates]
+        spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - bound(
+            trainer, needs, batch, SCORING_BATCH_SIZE, length
         )
         frozen.hold_dense(self.base.dtype if dense else None)
         # One draw for all: eight times 42 million numbers take the CPU seconds.
@@ -245,10 +245,10 @@ class Bench:
 
             found = timed(step, self.device)
             flops = common.step_flops(trainer, candidates, batch, length)
-            assert not pack.lost, pack.lost
+            assert not pack.diverged, pack.diverged
         frozen.hold_dense(None)
         tried = len(candidates) * batch * length
-        room = trainer.training_room.tokens
+        room = trainer.training_limit.tokens
         return {
             **spread("step", found, 6),
             "flops": flops,

@@ -24,15 +24,15 @@ GRID = [(1, 64), (8, 64), (12, 64), (1, 256), (8, 256), (8, 512)]
 
 def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
     from rung.costs.devices import device as sheet_of
-    from rung.costs.probes import estimate_costs
-    from rung.types import Setting
+    from rung.costs.probes import rehearsed
+    from rung.types import Candidate, Setting
 
     rows = common.rows_of(longest, 16, common.SHAPES[name]["vocab_size"])
-    found = estimate_costs(
+    found = rehearsed(
         common.config_of(name),
         "nf4",
         "bf16",
-        Setting(8, 16, "all-linear", 1e-3),
+        Candidate(Setting(8, 16, "all-linear", 1e-3)),
         rows,
         sheet_of(sheet),
     )
@@ -47,12 +47,12 @@ def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
 def _paper(sheet: dict[str, Any] | None) -> tuple[Any, Any] | None:
     """The speed of training and the memory, as they were written down."""
     from rung.costs.memory_model import Activations, MemoryModel
-    from rung.costs.time_model import TimeModel
+    from rung.costs.time_model import Speed
 
     if sheet is None:
         return None
     memory = sheet["memory"]
-    return TimeModel(**sheet["training"]), MemoryModel(
+    return Speed(**sheet["training"]), MemoryModel(
         memory["held"], Activations(**memory["training"]), Activations(**memory["scoring"])
     )
 
@@ -71,15 +71,16 @@ def main() -> None:
         options.rehearse.write_text(json.dumps(found, indent=1) + "\n")
         return
     device, report, clock = place(options), Report(options.out), Clock(options.seconds)
-    from rung.costs.memory_model import candidate_memory
-    from rung.costs.memory_policy import upper_bound
-    from rung.costs.probes import CUDA_CONTEXT_BYTES, measure_costs
-    from rung.costs.time_model import adapter_parameters
+    from rung.costs.memory_model import bound, need
+    from rung.costs.probes import CONTEXT, measured
+    from rung.costs.time_model import adapter_numbers
     from rung.data.batches import collate
-    from rung.engine.memory import TokenLimit, memory_limit
-    from rung.engine.pack import Pack, fresh_state
-    from rung.engine.trainer import SCORED_ROWS, Trainer
-    from rung.types import Candidate, Setting
+    from rung.engine.adapter_state import fresh_state
+    from rung.engine.pack import Pack
+    from rung.engine.process_memory import memory_limit
+    from rung.engine.tiling import TokenLimit
+    from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
+    from rung.types import Candidate
 
     batch = 2 if options.tiny else 8
     grid = [(1, 16), (4, 16)] if options.tiny else GRID
@@ -89,7 +90,7 @@ def main() -> None:
             print(f"{name}: no time left", flush=True)
             continue
         shape = "tiny" if options.tiny else name
-        widest = Setting(8, 16, "all-linear", 1e-3)
+        widest = Candidate(Setting(8, 16, "all-linear", 1e-3))
         longest = max(length for _, length in grid)
         rows = common.rows_of(longest, 16, common.SHAPES[shape]["vocab_size"])
         paper = _paper(
@@ -99,7 +100,7 @@ def main() -> None:
         trainer = Trainer(base)
         frozen = trainer.frozen
         begun = clock.gone
-        costs = measure_costs(trainer, widest, rows)
+        costs = measured(trainer, widest, rows)
         print(
             f"\n{name}: {'by the sheet ' + options.sheet if paper else 'no rehearsal'}; measured in {clock.gone - begun:.1f} s",
             flush=True,
@@ -111,15 +112,13 @@ def main() -> None:
             candidates = [
                 Candidate(Setting(16, 32, "all-linear", 1e-3), seed=seed) for seed in range(width)
             ]
-            needs = [
-                candidate_memory(frozen, candidate.setting, base.dtype) for candidate in candidates
-            ]
+            needs = [need(frozen, candidate, base.dtype) for candidate in candidates]
             made = collate(common.rows_of(length, batch, base.model.config.vocab_size), device)
-            load = costs.size.training(
-                adapter_parameters(frozen, candidates), made.ids.numel(), len(made.labels)
+            load = costs.sizes.training(
+                adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels)
             )
             common.clear(device)
-            trainer.training_room = TokenLimit()
+            trainer.training_limit = TokenLimit()
             try:
                 with Pack(
                     frozen, candidates, [fresh_state(frozen, candidates[0], 0)] * width
@@ -136,12 +135,12 @@ def main() -> None:
                     flush=True,
                 )
                 continue
-            tiled = trainer.training_room.tokens < width * made.ids.numel()
+            tiled = trainer.training_limit.tokens < width * made.ids.numel()
             here = costs.training.seconds(load)
             sheet = paper[0].seconds(load) if paper else 0.0
-            sheet_peak = paper[1].peak(needs, batch, length) - CUDA_CONTEXT_BYTES if paper else 0
+            sheet_peak = paper[1].peak(needs, batch, length) - CONTEXT if paper else 0
             here_peak = costs.memory.peak(needs, batch, length)
-            most = upper_bound(trainer, needs, batch, SCORED_ROWS, length)
+            most = bound(trainer, needs, batch, SCORING_BATCH_SIZE, length)
             held = bool(memory_limit(device) * 0.9 - most > frozen.dense_bytes(base.dtype))
             report.add(
                 part="plan",
@@ -189,7 +188,7 @@ def _speeds(speed: Any) -> list[Any]:
         round(speed.per_pass, 5),
         rate(speed.per_frozen, 2e-12),
         rate(speed.per_adapter, 2e-12),
-        rate(speed.per_update, 28e-9),
+        rate(speed.per_moved, 28e-9),
     ]
 
 

@@ -84,7 +84,8 @@ def _pack(
     options: Any,
 ) -> None:
     from rung.data.batches import collate
-    from rung.engine.pack import Pack, fresh_state
+    from rung.engine.adapter_state import fresh_state
+    from rung.engine.pack import Pack
 
     frozen = trainer.frozen
     frozen.hold_dense(trainer.base.dtype if dense else None)
@@ -118,7 +119,7 @@ def _pack(
             norms = piece("update", lambda: pack.update([1.0] * len(pack)))
             piece(
                 "watch",
-                lambda losses=losses, norms=norms: pack.watch(
+                lambda losses=losses, norms=norms: pack.check_divergence(
                     losses.tolist(), norms.tolist(), limit=1e9
                 ),
             )
@@ -269,8 +270,9 @@ def _graph(
     import transformers.models.llama.modeling_llama as llama
 
     from rung.data.batches import collate, side_by_side
-    from rung.engine.memory import Tile
-    from rung.engine.pack import Pack, fresh_state
+    from rung.engine.adapter_state import fresh_state
+    from rung.engine.pack import Pack
+    from rung.engine.tiling import Tile
 
     plain = llama.create_causal_mask
     # While a graph is captured transformers makes a mask, which is another kernel; there is no padding to mask here.
@@ -290,7 +292,7 @@ def _graph(
                 weights = rows.counted.double() / rows.counted.shape[1]
 
                 def work() -> None:
-                    pack.begin()
+                    pack.zero_gradients()
                     _, total = trainer._losses(rows, pack, Tile(0, len(pack), 0, batch), weights)
                     total.backward()
 

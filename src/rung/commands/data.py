@@ -11,9 +11,10 @@ import torch
 
 from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
-from rung.data.limits import check_rows
-from rung.data.prepare import Data, fits, prepare
-from rung.engine.memory import memory_limit
+from rung.data.data_stats import DataStats
+from rung.data.model_limits import check_model_limits
+from rung.data.prepare import Data, prepare
+from rung.engine.process_memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.errors import DataError
 from rung.formats.numbers import Convention
@@ -148,26 +149,26 @@ def report_data(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -
     findings = audit(data, tokenizer, recipe.numbers)
     evaluator = make_evaluator(data, recipe)
     scores, more = _ask_model(recipe, data, findings, tell) if with_model else (None, [])
-    facts, validation = data.facts, data.validation
+    stats, validation = data.stats, data.validation
     trivial = None
-    if facts.shape != "text" and len(validation):
+    if stats.record_format != "text" and len(validation):
         texts = [validation.texts(row) for row in range(len(validation))]
-        rows = [Generation("", text.after, text.before, text.where) for text in texts]
+        rows = [Generation("", text.answer, text.prompt, text.location) for text in texts]
         text = evaluator.completion_stats.trivial_text
         trivial = TrivialPredictor(text, evaluator.trivial_values(rows))
     return DataReport(
         schema=SCHEMA,
         data=recipe.data,
         model=recipe.model,
-        format=facts.shape,
+        format=stats.record_format,
         splits={name: len(rows) for name, rows in data.splits.items()},
-        made_splits=tuple(facts.made),
-        read=facts.read,
-        too_long=facts.long,
-        bad_rows=BadRows(facts.bad, tuple(facts.listed)),
+        made_splits=tuple(stats.made_splits),
+        read=stats.row_counts,
+        too_long=stats.long_rows,
+        bad_rows=BadRows(stats.bad_rows, tuple(stats.bad_row_messages)),
         example=_example(data, tokenizer),
-        ends=tuple(EndToken(token, tokenizer.decode([token])) for token in facts.ends),
-        lengths=_lengths(facts.lengths, recipe.max_tokens),
+        ends=tuple(EndToken(token, tokenizer.decode([token])) for token in stats.end_tokens),
+        lengths=_lengths(stats, recipe.max_tokens),
         metrics=tuple(metric.name for metric in evaluator.metrics),
         numbers=evaluator.completion_stats.numbers,
         trivial=trivial,
@@ -180,7 +181,7 @@ def _example(data: Data, tokenizer: Any) -> ExampleRow:
     """The first training row."""
     example = data.train[0]
     return ExampleRow(
-        where=data.train.texts(0).where,
+        where=data.train.texts(0).location,
         tokens=tuple(example.ids),
         learned=tuple(example.mask),
         text=tuple(_token_texts(example.ids, tokenizer)),
@@ -200,9 +201,9 @@ def _token_texts(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
     return texts
 
 
-def _lengths(counts: Mapping[int, int], max_tokens: int) -> Lengths:
+def _lengths(stats: DataStats, max_tokens: int) -> Lengths:
     """From the number of rows of each length."""
-    rows = {int(length): count for length, count in sorted(counts.items())}
+    rows = stats.lengths
     shortest, longest = min(rows), max(rows)
     width = -(-(longest - shortest + 1) // _BARS)
     bars = tuple(
@@ -211,7 +212,9 @@ def _lengths(counts: Mapping[int, int], max_tokens: int) -> Lengths:
         )
         for first in range(shortest, longest + 1, width)
     )
-    return Lengths(max_tokens, fits(rows, 0.5), fits(rows, 0.99), longest, bars)
+    return Lengths(
+        max_tokens, stats.covering_length(0.5), stats.covering_length(0.99), longest, bars
+    )
 
 
 def _ask_model(
@@ -225,7 +228,7 @@ def _ask_model(
     trainer, validation = Trainer(base), data.validation
     count = min(SCORED_ROWS, len(validation))
     try:
-        check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
+        check_model_limits(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     except DataError as error:
         return None, [Finding("limits", "error", str(error))]
     rows = [validation[at * len(validation) // count] for at in range(count)]

@@ -225,7 +225,7 @@ def _seconds_without_training(
     both = (None, recommended)
     seconds = sum(runner.scoring_seconds(who, data.test) for who in both)
     seconds += (1 + len(lower)) * runner.scoring_seconds(None, data.validation)
-    if data.facts.shape == "text":
+    if data.stats.record_format == "text":
         return seconds
     most: Mapping[str, int] = GENERATED_ROWS if recipe.judge == "loss" else {}
     test, validation = data.test[: most.get("test")], data.validation[: most.get("validation")]

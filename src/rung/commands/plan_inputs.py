@@ -17,10 +17,10 @@ from rung.costs.probes import (
     estimate_costs,
     measure_costs,
 )
-from rung.data.languages import another_language
-from rung.data.limits import check_rows
+from rung.data.foreign_language import find_foreign_language
+from rung.data.model_limits import check_model_limits
 from rung.data.prepare import Data, prepare
-from rung.engine.memory import keep_freed_memory
+from rung.engine.process_memory import keep_freed_memory
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError, TargetError
 from rung.model.anatomy import anatomy
@@ -98,7 +98,7 @@ def _here(recipe: Recipe, tell: Tell) -> PlanInputs:
     if base.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(base)
-    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
+    check_model_limits(data, trainer.positions, trainer.vocabulary, base.tokenizer)
     recipe = fill_in(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
     tell("scoring the untuned model")
     (baseline,) = trainer.score(data.validation)
@@ -112,7 +112,7 @@ def _here(recipe: Recipe, tell: Tell) -> PlanInputs:
         data=data,
         baseline=baseline,
         loading_seconds=loading,
-        head=another_language(data.train, tokenizer) is not None,
+        head=find_foreign_language(data.train, tokenizer) is not None,
         notes=(),
     )
 
@@ -179,7 +179,7 @@ def _data(recipe: Recipe, tell: Tell, notes: list[str]) -> tuple[Data, bool]:
         )
         return prepare(recipe, _CountingTokenizer(), tell), False
     data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
-    return data, another_language(data.train, tokenizer) is not None
+    return data, find_foreign_language(data.train, tokenizer) is not None
 
 
 class _CountingTokenizer:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from rung.engine.pack import FrozenModel
+from rung.engine.frozen_model import FrozenModel
 from rung.types import Setting
 
 

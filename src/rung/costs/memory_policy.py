@@ -22,8 +22,9 @@ from rung.costs.memory_model import CandidateMemory, MemoryModel, candidate_memo
 from rung.costs.memory_probes import bytes_in_use, measure_memory
 from rung.data.arrow_store import Examples
 from rung.engine.loss import CHUNK
-from rung.engine.memory import TokenLimit, memory_limit
-from rung.engine.trainer import SCORED_ROWS, Trainer
+from rung.engine.process_memory import memory_limit
+from rung.engine.tiling import TokenLimit
+from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
 from rung.errors import TargetError
 from rung.types import Candidate, Setting
 
@@ -166,24 +167,24 @@ class MemoryPolicy:
         """
         trainer, frozen, dtype = self.trainer, self.trainer.frozen, self.trainer.base.dtype
         if spare := self._spare_bytes(candidates):
-            trainer.training_room, trainer.scoring_room = TokenLimit(), TokenLimit()
+            trainer.training_limit, trainer.scoring_limit = TokenLimit(), TokenLimit()
             frozen.hold_dense(dtype if spare > frozen.dense_bytes(dtype) else None)
             return
         frozen.hold_dense(None)
         memory = self._memory(candidates)
         tokens = self._rules(candidates).training_tokens(memory)
-        if not tokens and not trainer.checkpointing:
-            trainer.checkpoint()
+        if not tokens and not trainer.activation_checkpointing:
+            trainer.enable_activation_checkpointing()
             self._measured = None
             tokens = self._rules(candidates).training_tokens(memory)
-        trainer.training_room = TokenLimit(max(tokens, self.longest))
-        trainer.scoring_room = TokenLimit(self._rules(candidates).scoring_tokens(memory))
+        trainer.training_limit = TokenLimit(max(tokens, self.longest))
+        trainer.scoring_limit = TokenLimit(self._rules(candidates).scoring_tokens(memory))
 
     def _spare_bytes(self, candidates: Sequence[Candidate]) -> int:
         """Bytes that are certainly free beside a pack of these; if any, nothing is measured."""
         frozen, dtype = self.trainer.frozen, self.trainer.base.dtype
         memory = self._memory(candidates)
-        most = upper_bound(self.trainer, memory, self.batch_size, SCORED_ROWS, self.longest)
+        most = upper_bound(self.trainer, memory, self.batch_size, SCORING_BATCH_SIZE, self.longest)
         most -= frozen.dense_bytes(dtype) if frozen.holds_dense else 0
         return max(0, int(self.limit * (1 - MEMORY_HEADROOM)) - most)
 

@@ -11,8 +11,14 @@ import torch
 from rung.costs.memory_model import MemoryModel, candidate_memory, fit_activations
 from rung.data.batches import Batch, collate
 from rung.data.example import Example
-from rung.engine.memory import give_back_freed_memory, peak_bytes, reset_peak, resident_bytes
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.pack import Pack
+from rung.engine.process_memory import (
+    give_back_freed_memory,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 
@@ -37,7 +43,7 @@ def measure_memory(trainer: Trainer, setting: Setting, examples: Sequence[Exampl
         batches = [probe_batch(longest, tokens, share, device) for tokens, share in PASSES]
         trainer.step(pack, batches[0], 0.0)  # some things are allocated once and then held
         training = [_peak(device, partial(trainer.step, pack, batch, 0.0)) for batch in batches]
-        scoring = [_peak(device, partial(trainer.losses, pack, batch)) for batch in batches]
+        scoring = [_peak(device, partial(trainer.row_losses, pack, batch)) for batch in batches]
         held = bytes_in_use(device) - own.state
     shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
     without_adapter = [

@@ -22,7 +22,9 @@ from rung.costs.time_model import ModelSize, TimeModel, Workload, adapter_parame
 from rung.costs.trace import OperationTracer, blank_state, fake_trainer
 from rung.data.batches import Batch
 from rung.data.example import Example
-from rung.engine.pack import AdapterState, FrozenModel, Pack, fresh_state
+from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.frozen_model import FrozenModel
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 
@@ -145,7 +147,7 @@ def estimate_costs(
     """
     with fake_trainer(config, quantization, precision) as (trainer, tracer):
         if checkpointing:
-            trainer.checkpoint()
+            trainer.enable_activation_checkpointing()
         return _trace_costs(trainer, tracer, setting, examples, device)
 
 
@@ -233,7 +235,7 @@ def _run_probes(
             workload = size.training(adapters, tokens, completion)
             training.append((workload, seconds(partial(step, pack, batch))))
             workload = size.scoring(adapters, tokens, completion)
-            scoring.append((workload, seconds(partial(trainer.losses, pack, batch))))
+            scoring.append((workload, seconds(partial(trainer.row_losses, pack, batch))))
     return training, scoring
 
 

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from rung.engine.pack import FrozenModel
+from rung.engine.frozen_model import FrozenModel
 from rung.types import Candidate
 
 

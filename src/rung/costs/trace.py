@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from rung.engine.pack import FACTORS, MOMENTS, AdapterState, FrozenModel
+from rung.engine.adapter_state import FACTORS, MOMENTS, AdapterState
+from rung.engine.frozen_model import FrozenModel
 from rung.engine.trainer import Trainer
 from rung.model.load import PRECISIONS, Base
 from rung.model.silence import silence_libraries

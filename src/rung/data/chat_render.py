@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rung.data.field_values import is_empty
 from rung.data.missing_texts import missing_texts
 from rung.data.remarks import Remark
-from rung.data.schema import Messages, Row
+from rung.data.rows import Messages, Row
 from rung.data.special_tokens import SpecialTokens, common_prefix_length
 from rung.data.template_probe import REFUSALS, TemplateProber, TemplateView
-from rung.data.turns import is_empty
 from rung.errors import DataError
 
 _OTHER_PROMPT: Remark = (
@@ -155,7 +155,7 @@ def located_turns(row: Row) -> Sequence[int]:
     and is not among them. In a pair they are the turns that are not trained on.
     """
     if row.kind == "pair":
-        return row.silent
+        return row.untrained_turns
     chat = [*row.prompt, *row.completion]
     return [i for i, message in enumerate(chat) if i and message["role"] == "assistant"]
 

@@ -7,19 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from rung.data.chat_turns import ChatTurn, is_chat, read_turns
+from rung.data.field_values import check_text, describe_kind, is_empty, list_names, parse_nested
 from rung.data.remarks import Remark
-from rung.data.turns import (
-    FLAGS,
-    PassContext,
-    UnfitError,
-    is_chat,
-    is_empty,
-    kind_of,
-    names,
-    read_turns,
-    sound,
-    unpacked,
-)
+from rung.data.row_errors import InvalidRowError
+from rung.data.training_flags import FLAGS
 
 CONTEXT_FIELDS = {
     "system",
@@ -48,18 +40,20 @@ class RecordFields:
     Attributes:
         values: the value of each field.
         used: the fields that a row is made of so far.
-        told: the remarks on the record.
+        remarks: the remarks on the record.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self.used: set[str] = set()
-        self.told: list[Remark] = []
+        self.remarks: list[Remark] = []
 
     @property
     def names(self) -> str:
         """The names of the fields, for a message. An empty `source` is not one of the record's."""
-        return names(name for name, value in self.values.items() if (name, value) != ("source", ""))
+        return list_names(
+            name for name, value in self.values.items() if (name, value) != ("source", "")
+        )
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a field, which counts as used from now on."""
@@ -77,13 +71,13 @@ def unused_field_remark(name: str, value: Any) -> Remark:
     return "left_out" if is_important else "unused", f"'{name}'"
 
 
-def read_history(fields: RecordFields) -> list[PassContext]:
+def read_history(fields: RecordFields) -> list[ChatTurn]:
     """The earlier turns, in alpaca's field for them: messages, or pairs of question and answer.
 
     Raises:
-        UnfitError: It is neither.
+        InvalidRowError: It is neither.
     """
-    history = unpacked(fields.get("history"))
+    history = parse_nested(fields.get("history"))
     if is_empty(history):
         return []
     if is_chat(history):
@@ -92,18 +86,18 @@ def read_history(fields: RecordFields) -> list[PassContext]:
         isinstance(pair, list | tuple) and len(pair) == 2 for pair in history
     )
     if not are_pairs or not all(isinstance(text, str | None) for pair in history for text in pair):
-        raise UnfitError(
+        raise InvalidRowError(
             '"history" is a list of questions with their answers, [["question", "answer"], …]'
         )
     return [
-        PassContext({"role": role, "content": sound(text, "history")})
+        ChatTurn({"role": role, "content": check_text(text, "history")})
         for pair in history
         for role, text in zip(("user", "assistant"), pair, strict=True)
         if text
     ]
 
 
-def read_system(fields: RecordFields, turns: list[PassContext]) -> PassContext | None:
+def read_system(fields: RecordFields, turns: list[ChatTurn]) -> ChatTurn | None:
     """The system message of a field of its own; None if the conversation begins with it already."""
     first = (
         turns[0].message["content"].strip() if turns[0].role in ("system", "developer") else None
@@ -112,7 +106,9 @@ def read_system(fields: RecordFields, turns: list[PassContext]) -> PassContext |
         text = fields.values.get(name)
         if isinstance(text, str) and text.strip() and first in (None, text.strip()):
             fields.get(name)
-            return None if first else PassContext({"role": "system", "content": sound(text, name)})
+            return (
+                None if first else ChatTurn({"role": "system", "content": check_text(text, name)})
+            )
     return None
 
 
@@ -120,16 +116,16 @@ def read_tools(fields: RecordFields) -> tuple[Any, ...]:
     """The tools that may be called, in OpenAI's form.
 
     Raises:
-        UnfitError: They are not a list of objects.
+        InvalidRowError: They are not a list of objects.
     """
     for name in ("tools", "functions"):
-        if is_empty(tools := unpacked(fields.get(name))):
+        if is_empty(tools := parse_nested(fields.get(name))):
             continue
-        tools = [unpacked(tool) for tool in tools] if isinstance(tools, list) else [tools]
+        tools = [parse_nested(tool) for tool in tools] if isinstance(tools, list) else [tools]
         if not all(isinstance(tool, dict) for tool in tools):
-            raise UnfitError(
+            raise InvalidRowError(
                 f'"{name}" is a list of the tools\' schemas, and this is '
-                f"{kind_of(fields.values[name])}"
+                f"{describe_kind(fields.values[name])}"
             )
         return tuple(
             {"type": "function", "function": tool} if _is_bare_function(tool) else tool
@@ -147,16 +143,16 @@ def read_variables(fields: RecordFields) -> dict[str, Any]:
     """What the row gives to the chat template beside messages and tools.
 
     Raises:
-        UnfitError: The variables are not an object.
+        InvalidRowError: The variables are not an object.
     """
-    variables = unpacked(fields.get("chat_template_kwargs"))
+    variables = parse_nested(fields.get("chat_template_kwargs"))
     variables = {} if is_empty(variables) else variables
     if not isinstance(variables, dict):
-        raise UnfitError(
+        raise InvalidRowError(
             '"chat_template_kwargs" is an object with named values, and this is '
-            f"{kind_of(variables)}"
+            f"{describe_kind(variables)}"
         )
-    documents = unpacked(fields.values.get("documents"))
+    documents = parse_nested(fields.values.get("documents"))
     are_documents = isinstance(documents, list) and all(isinstance(one, dict) for one in documents)
     if are_documents and documents:
         fields.get("documents")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rung.data.remarks import Remark
-from rung.data.schema import Messages
+from rung.data.rows import Messages
 from rung.data.template_marks import CONTROL_FIELDS, ID_FIELDS, READ_FIELDS
 
 

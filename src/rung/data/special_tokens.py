@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rung.data.example import Example, Ids
-from rung.data.tokens import first_tokens
+from rung.data.tokenizer_state import first_tokens
 
 
 class SpecialTokens:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rung.data.chat_turns import SHAREGPT_FIELDS
 from rung.data.remarks import Remark, RemarkKind
-from rung.data.turns import FLAGS, SAYING
+from rung.data.training_flags import FLAGS
 
 THOUGHT_FIELDS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
 READ_FIELDS = ("content", "tool_calls", "tools", "functions", *THOUGHT_FIELDS)
@@ -103,4 +104,4 @@ def _kind(name: str, value: Any, turns: str) -> RemarkKind:
     """The kind of remark on a field that the template does not show."""
     if name in READ_FIELDS or not turns:
         return "not_shown"
-    return "left_out" if isinstance(value, bool) or name in FLAGS | SAYING else "unused"
+    return "left_out" if isinstance(value, bool) or name in FLAGS | SHAREGPT_FIELDS else "unused"

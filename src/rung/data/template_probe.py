@@ -20,10 +20,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from rung.data.field_values import is_empty
 from rung.data.remarks import Remark
-from rung.data.schema import Messages, Row
+from rung.data.rows import Messages, Row
 from rung.data.template_marks import Marks
-from rung.data.turns import is_empty
 
 REFUSALS = (
     TemplateError,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.example import Example
-from rung.data.schema import Row, flat
+from rung.data.rows import Row, plain_text
 from rung.data.special_tokens import SpecialTokens, common_prefix_length, encode
 from rung.data.tokenize_chat import ChatTokenizer, Learn, add_remarks, make_example
 from rung.errors import DataError
@@ -103,7 +103,7 @@ class RowTokenizer:
                 )
             examples += self._tokenize_texts(alike) if are_texts else self._chats.tokenize(alike)
         return [
-            add_remarks(example, row.told) if isinstance(example, Example) else example
+            add_remarks(example, row.remarks) if isinstance(example, Example) else example
             for row, example in zip(rows, examples, strict=True)
         ]
 
@@ -128,13 +128,13 @@ class RowTokenizer:
         if isinstance(row.completion, str):
             return "", self._special.strip_stop(row.completion)
         if not example.prompt_ids:
-            return "", flat(row.completion)
+            return "", plain_text(row.completion)
         # Where everything is trained on, no span begins at the answer, and none ends it.
         turn_end = next(
             (end for first, end in example.learned_spans if first == example.prompt_length), None
         )
         ids = example.ids[example.prompt_length : turn_end]
-        wanted = self._special.strip_stop(row.wanted or "").strip()
+        wanted = self._special.strip_stop(row.expected_text or "").strip()
         end = next((i for i, token in enumerate(ids) if token in self._special.ends), len(ids))
         text: str = self.tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False

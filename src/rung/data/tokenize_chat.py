@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rung.data.chat_render import ChatRenderer, chat_beginnings
 from rung.data.example import Example, Ids, Spans
 from rung.data.remarks import Remark
-from rung.data.schema import Row
+from rung.data.rows import Row
 from rung.data.special_tokens import SpecialTokens, common_prefix_length, encode
 from rung.errors import DataError
 
@@ -89,14 +89,14 @@ class ChatTokenizer:
         example = make_example(row, whole, chat.before[len(row.prompt)], self._learn, prompt)
         example = replace(example, spans=((0, len(whole)),))
         if self._learn == "all":
-            return _without_spans(example, [places.get(turn) for turn in row.silent])
-        wanted = [turn for turn in chat.before if turn not in row.silent]
+            return _without_spans(example, [places.get(turn) for turn in row.untrained_turns])
+        wanted = [turn for turn in chat.before if turn not in row.untrained_turns]
         spans = tuple(place for turn in wanted if (place := places[turn]))
         if not spans:
             return DataError(
                 "the chat template shows no turn of the assistant as the model would generate it"
             )
-        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.silent  # type: ignore[index]
+        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.untrained_turns  # type: ignore[index]
         remarks = (_REWRITTEN,) * (len(wanted) - len(spans)) + (_FIRST,) * begins
         return replace(example, spans=spans, remarks=remarks)
 
@@ -105,9 +105,11 @@ class ChatTokenizer:
         start = common_prefix_length(chat.prompt, chat.whole)
         whole = self._special.with_end(chat.whole, start)
         example = make_example(row, whole, chat.prompt, self._learn, prompt)
-        if not row.silent:
+        if not row.untrained_turns:
             return example
-        return _without_spans(example, [self._find_turn(whole, chat, turn) for turn in row.silent])
+        return _without_spans(
+            example, [self._find_turn(whole, chat, turn) for turn in row.untrained_turns]
+        )
 
     def _find_turn(self, whole: Ids, chat: _Beginnings, turn: int) -> tuple[int, int] | None:
         """The place of a turn in the whole chat, with what follows its end token.

@@ -1,4 +1,4 @@
 """The packed engine: many adapters trained at once over one frozen base."""
 
-# Before PEFT, which some modules import first, imports bitsandbytes: it is told there not to complain.
+# It must run before PEFT, which some modules import first, imports bitsandbytes: it silences it.
 import rung.model  # noqa: F401

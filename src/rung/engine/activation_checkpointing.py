@@ -1,4 +1,4 @@
-"""The repeated blocks of a decoder, and how to keep only their inputs until the backward pass."""
+"""Activation checkpointing: training saves only the inputs of a decoder's transformer blocks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def blocks(decoder: nn.Module) -> list[nn.Module]:
-    """The transformer blocks, from the bottom up: the decoder's longest list of modules."""
+def transformer_blocks(decoder: nn.Module) -> list[nn.Module]:
+    """The transformer blocks from the first to the last: the decoder's longest list of modules."""
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     return max(map(list, lists), key=len, default=[])
 
 
-def checkpoint_blocks(decoder: nn.Module) -> None:
-    """From now on, training keeps each block's input and computes the block again in the backward pass.
+def checkpoint_activations(decoder: nn.Module) -> None:
+    """From now on, training saves each block's input and recomputes the block in the backward pass.
 
-    A third more work, for memory that no longer grows with the number of blocks (Chen et al., 1604.06174). transformers
-    has the same, but only for a model in training mode, which a frozen base never is.
+    This costs a third more work, and the memory for activations hardly grows with the number of
+    blocks (Chen et al., 1604.06174). transformers can do the same, but only for a model in training
+    mode, and a frozen base is never in that mode.
     """
-    for block in blocks(decoder):
+    for block in transformer_blocks(decoder):
         block.forward = _checkpointed(block.forward)
 
 

@@ -1,27 +1,41 @@
 """Attention that is fast for short rows on a CPU, forward and backward.
 
-transformers' plain attention repeats the keys and values for grouped queries, and leaves autograd to add up what it
-repeated; its products' gradients come from strided views. Here the queries that share a key head are stacked as more
-rows of one product, both passes are written out with contiguous layouts, and only the probabilities are kept. Rows of
-more than `SHORT` tokens go to torch's fused kernel, which never writes the T × T scores down.
+The plain attention of transformers repeats the keys and values for grouped queries, and autograd
+then adds up the gradients of the copies; its products' gradients come from strided views. Here the
+queries that share a key head are stacked as more rows of one product, both passes are written out
+with contiguous layouts, and only the probabilities are saved. Rows of more than `SHORT_ROW_TOKENS`
+tokens go to torch's fused kernel, which never stores the T × T scores.
 
-Shapes: B rows, H query heads, G key heads, n = H / G, T tokens, S tokens of the keys, D head size.
+Shapes: B rows, H query heads, G key heads, T tokens, S tokens of the keys, D head size.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-SHORT = 128
-"""Rows of up to so many tokens are taken: the fused kernel's backward pass is slower there."""
+SHORT_ROW_TOKENS = 128
+"""The longest rows that use this attention; up to here the fused kernel is slower backwards."""
 
-NAME = "rung_short_rows"
-"""What transformers knows it by."""
+ATTENTION_NAME = "rung_short_rows"
+"""The name under which transformers knows this attention."""
+
+
+class AttentionKinds(NamedTuple):
+    """The attention for short rows and for long rows, by the names that transformers knows."""
+
+    short: str
+    long: str
+
+    def set_on(self, decoder: Any, row_tokens: int) -> None:
+        """Choose the kind for rows of so many tokens; only the time depends on it."""
+        kind = self.short if row_tokens <= SHORT_ROW_TOKENS else self.long
+        if decoder.config._attn_implementation != kind:
+            decoder.set_attn_implementation(kind)
 
 
 def attend(
@@ -34,28 +48,28 @@ def attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers asks of an attention.
+    """The function that transformers calls for an attention layer.
 
     Args:
         module: the layer; not used.
         query: (B, H, T, D).
         key, value: (B, G, S, D).
-        attention_mask: (B or 1, 1, T, S), added to the scores; None where every key may be seen.
-        scaling: of the scores; 1 / √D by default.
-        dropout: nothing is dropped from a frozen base.
+        attention_mask: (B or 1, 1, T, S), added to the scores; None where every key is visible.
+        scaling: the factor of the scores; 1 / √D by default.
+        dropout: not used; nothing is dropped from a frozen base.
 
     Returns:
-        (B, T, H, D), and no weights.
+        (B, T, H, D), and None in the place of the attention weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     y: Tensor = _Attention.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     return y, None
 
 
-def register() -> None:
-    """Make it known to transformers, with the masks of its plain attention."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, eager_mask)
+def register_attention() -> None:
+    """Register this attention with transformers; its masks are those of the plain attention."""
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
 
 
 class _Attention(torch.autograd.Function):
@@ -82,12 +96,9 @@ class _Attention(torch.autograd.Function):
         B, H, G, T, S = ctx.shape
         g = grad.transpose(1, 2).reshape(B * G, H // G * T, -1)
         to_weights = torch.bmm(g, v.mT)
-        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(
-            ctx.scale
-        )
-        to_q, to_k, to_v = (
-            torch.bmm(to_scores, k),
-            torch.bmm(to_scores.mT, q),
-            torch.bmm(weights.mT, g),
-        )
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_scores.mul_(ctx.scale)
+        to_q = torch.bmm(to_scores, k)
+        to_k = torch.bmm(to_scores.mT, q)
+        to_v = torch.bmm(weights.mT, g)
         return to_q.view(B, H, T, -1), to_k.view(B, G, S, -1), to_v.view(B, G, S, -1), None, None

@@ -1,8 +1,9 @@
-"""A candidate's state on disk: checkpoints to go on from, and an adapter in PEFT's format to use.
+"""A candidate's state on disk: checkpoints to resume from, and an adapter in PEFT's format to use.
 
-A checkpoint is a folder `step-000040` with `state.safetensors` (the factors and AdamW's moments) and `state.json`
-(everything else). It appears whole or not at all, and the one before it stays: a pack that is killed while it writes
-its candidates' checkpoints has an older one of each, from one and the same step.
+A checkpoint is a folder `step-000040` with `state.safetensors` (the factors and AdamW's moments)
+and `state.json` (everything else). It appears whole or not at all, and the checkpoint before it
+stays. So a pack that is killed while it writes its candidates' checkpoints has an older one of
+each, all from the same step.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rung.atomic import write_bytes, write_folder, write_text
-from rung.engine.optimizer import Progress
-from rung.engine.pack import AdapterState, FrozenModel
-from rung.types import Candidate
+from rung.engine.adapter_state import AdapterState
+from rung.engine.frozen_model import FrozenModel
+from rung.engine.optimizer import OptimizerProgress
+from rung.types import Setting
 
-KEPT = 2
-"""How many checkpoints of a candidate stay."""
+KEPT_CHECKPOINTS = 2
+"""How many checkpoints of a candidate stay on disk."""
 
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
+"""What PEFT writes before the name of a layer."""
+
 _WEIGHTS = "adapter_model.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 
@@ -36,77 +40,78 @@ _STEP = re.compile(r"step-(\d+)")
 def save_checkpoint(
     folder: Path, state: AdapterState, position: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the checkpoint of one step into the candidate's `folder`, and delete all but the last `KEPT`.
+    """Write a checkpoint into the candidate's `folder`; delete all but the last `KEPT_CHECKPOINTS`.
 
     Args:
-        folder: the candidate's, with a folder for each step.
+        folder: the candidate's folder; it gets a folder for each step.
         state: the factors, moments and counts.
-        position: what else says where the training stands: the schedule, the data's order, the seeds. Kept for the
-            reader and for `saved_position`; the training itself needs `state` alone, since the order of the rows, the
-            schedule and the dropout masks all follow from seeds and the step.
+        position: what else describes the point of the training: the schedule, the order of the
+            data, the seeds. It is for the reader and for `saved_position`. The training itself
+            needs only `state`, because the order of the rows, the schedule and the dropout masks
+            follow from the seeds and the step.
     """
-    with write_folder(folder / f"step-{state.step:06d}") as made:
-        write_bytes(made / "state.safetensors", save(dict(state.tensors)))
-        kept = {
+    with write_folder(_step_folder(folder, state.step)) as temporary:
+        write_bytes(temporary / "state.safetensors", save(dict(state.tensors)))
+        document = {
             "schema": 1,
             "step": state.step,
             "progress": asdict(state.progress),
             "position": dict(position or {}),
         }
-        write_text(made / "state.json", json.dumps(kept, indent=2) + "\n")
-    for step in saved_steps(folder)[:-KEPT]:
-        shutil.rmtree(folder / f"step-{step:06d}")
+        write_text(temporary / "state.json", json.dumps(document, indent=2) + "\n")
+    for step in saved_steps(folder)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(_step_folder(folder, step))
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps that the candidate's `folder` has a checkpoint of, from the first to the last."""
+    """The steps of which the candidate's `folder` has a checkpoint, in increasing order."""
     if not folder.is_dir():
         return []
-    return sorted(
-        int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name))
-    )
+    names = [_STEP.fullmatch(path.name) for path in folder.iterdir()]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def load_checkpoint(folder: Path, step: int | None = None) -> AdapterState | None:
-    """What `save_checkpoint` wrote at that step, or last; None where there is nothing."""
+    """Read the checkpoint of a step, by default of the last one; None where there is none."""
     steps = saved_steps(folder)
     if not steps or (step is not None and step not in steps):
         return None
-    path = folder / f"step-{steps[-1] if step is None else step:06d}"
-    kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return AdapterState(
-        kept["step"], load_file(path / "state.safetensors"), Progress(**kept["progress"])
-    )
+    path = _step_folder(folder, steps[-1] if step is None else step)
+    document = _read_json(path / "state.json")
+    progress = OptimizerProgress(**document["progress"])
+    return AdapterState(document["step"], load_file(path / "state.safetensors"), progress)
 
 
-def can_be_read(folder: Path, step: int) -> bool:
-    """Whether the checkpoint of that step is whole, as far as the lengths of its files say."""
-    path = folder / f"step-{step:06d}"
+def checkpoint_is_readable(folder: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is complete, as far as the lengths of its files show."""
+    path = _step_folder(folder, step)
     try:
-        kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        document = _read_json(path / "state.json")
         with safe_open(path / "state.safetensors", framework="pt"):
-            return bool(kept["step"] == step and {"progress", "position"} <= kept.keys())
-    except Exception:  # whatever lies there now
+            return bool(document["step"] == step and {"progress", "position"} <= document.keys())
+    except Exception:  # the files may hold anything
         return False
 
 
 def saved_position(folder: Path, step: int) -> dict[str, Any]:
-    """The `position` of a checkpoint."""
-    kept = json.loads((folder / f"step-{step:06d}" / "state.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = kept["position"]
-    return found
+    """The `position` that the checkpoint of a step was saved with."""
+    position: dict[str, Any] = _read_json(_step_folder(folder, step) / "state.json")["position"]
+    return position
 
 
 def save_adapter(
-    folder: Path, candidate: Candidate, state: AdapterState, frozen: FrozenModel, base: str
+    folder: Path, setting: Setting, state: AdapterState, frozen: FrozenModel, base: str
 ) -> None:
-    """Write a folder that `PeftModel.from_pretrained(model, folder)` loads; `base` is where the model is from.
+    """Write a folder that `PeftModel.from_pretrained(model, folder)` loads.
 
-    The weights of the adapter and nothing else: PEFT itself would write a whole output head beside an adapter of it,
-    which servers refuse.
+    It holds only the weights of the adapter: PEFT itself would write a whole output head beside an
+    adapter of the head, which servers refuse.
+
+    Args:
+        base: where the model comes from, for the configuration.
     """
     write_bytes(folder / _WEIGHTS, save(_peft_weights(state), metadata={"format": "pt"}))
-    config = peft_config(candidate, frozen.peft_names(candidate.setting), base)
+    config = peft_config(setting, frozen.peft_names(setting), base)
     fields = {
         key: sorted(value) if isinstance(value, set) else value
         for key, value in config.to_dict().items()
@@ -114,37 +119,47 @@ def save_adapter(
     write_text(folder / "adapter_config.json", json.dumps(fields, indent=2, sort_keys=True))
 
 
-def adapter_holds(folder: Path, state: AdapterState | None = None) -> bool:
-    """Whether an adapter can be read from the folder; with a `state`, whether its weights are those of that."""
+def adapter_is_saved(folder: Path, state: AdapterState | None = None) -> bool:
+    """Whether an adapter can be read from the folder; with `state`, whether its weights are equal.
+
+    An adapter without weights counts as none.
+    """
     try:
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
-        kept = load_file(folder / _WEIGHTS)
-    except Exception:  # whatever lies there now
+        _read_json(folder / "adapter_config.json")["target_modules"]
+        saved = load_file(folder / _WEIGHTS)
+    except Exception:  # the files may hold anything
         return False
     if state is None:
-        return bool(kept)
+        return bool(saved)
     wanted = _peft_weights(state)
-    return kept.keys() == wanted.keys() and all(kept[name].equal(wanted[name]) for name in kept)
+    return saved.keys() == wanted.keys() and all(saved[name].equal(wanted[name]) for name in saved)
 
 
-def _peft_weights(state: AdapterState) -> dict[str, Tensor]:
-    return {
-        f"{_PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor
-        for key, tensor in state.weights.items()
-    }
-
-
-def peft_config(
-    candidate: Candidate, target_modules: list[str], base: str | None = None
-) -> LoraConfig:
-    """The candidate in PEFT's words."""
+def peft_config(setting: Setting, target_modules: list[str], base: str | None = None) -> LoraConfig:
+    """The setting as a configuration of PEFT."""
     return LoraConfig(
-        r=candidate.rank,
-        lora_alpha=candidate.alpha,
-        use_rslora=candidate.use_rslora,
+        r=setting.rank,
+        lora_alpha=setting.alpha,
+        use_rslora=setting.use_rslora,
         target_modules=target_modules,
-        lora_dropout=candidate.dropout,
+        lora_dropout=setting.dropout,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
     )
+
+
+def _peft_weights(state: AdapterState) -> dict[str, Tensor]:
+    return {
+        f"{PEFT_PREFIX}{key[:-2]}.lora_{key[-1]}.weight": tensor
+        for key, tensor in state.weights.items()
+    }
+
+
+def _step_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document

@@ -1,30 +1,37 @@
-"""The linear layers of the packed engine, and the plain twin that the tests hold them to.
+"""The linear layers of the packed engine, and the plain twin that the tests compare them with.
 
-A pack's rows come grouped by candidate. `PackedLoraLinear` multiplies all of them by the frozen weight at once, which
-is dequantised once for the whole pack, and then each candidate's rows by its own A and B:
+The rows of a pack are grouped by candidate. `PackedLoraLinear` multiplies all rows by the frozen
+weight at once, so the weight is dequantised once for the whole pack. Then it multiplies each
+candidate's rows by that candidate's own A and B:
 
-    y_k = x_k Wᵀ + scale_k · (drop_k(x_k) A_kᵀ) B_kᵀ            (Hu et al., 2106.09685)
+    y_k = x_k Wᵀ + scale_k · (dropout_k(x_k) A_kᵀ) B_kᵀ         (Hu et al., 2106.09685)
 
-Candidates of one rank and one set of targets stand next to each other and make one `Part`, whose products are batched;
-nothing is padded to another's rank, and a candidate that does not target a layer costs nothing there.
+Candidates of one rank and one set of layers stand next to each other and form one `AdapterGroup`,
+whose products are batched. No candidate is padded to another's rank, and a candidate that does not
+adapt a layer costs nothing there.
 
-Both passes are written out as autograd functions, for four reasons. The weight is dequantised again in the backward
-pass rather than kept for it; where there is memory in plenty, `FrozenLinear.keep` holds it, which saves a tenth of a
-step on two cores. The layouts are contiguous, where autograd's own `bmm` copies strided tensors. The gradients of A and
-B go straight into the candidates' rows of one matrix, which is what the optimizer reads. And the frozen product must
-never run through bitsandbytes' own forward: version 0.50.2 on a CPU with AVX512-BF16 repacks the weight at the first
-evaluation under `no_grad`, and from then on drops the gradient to the layer's input, in training too.
+Both passes are written out as autograd functions, for four reasons:
 
-Below the first adapted layer all candidates' rows are the same, where they train on one batch. There the input needs
-no gradient, and the frozen product is done for one candidate and copied for the others.
+- The weight is dequantised again in the backward pass instead of being saved for it. Where there is
+  enough memory, `FrozenLinear.hold_dense` holds it, which saves a tenth of a step on two cores.
+- The layouts are contiguous, where autograd's own `bmm` copies strided tensors.
+- The gradients of A and B go straight into the candidates' rows of one matrix, which the optimizer
+  reads.
+- The frozen product must never run through the forward pass of bitsandbytes: version 0.50.2 on a
+  CPU with AVX512-BF16 repacks the weight at the first evaluation under `no_grad`. From then on it
+  drops the gradient to the layer's input, in training too.
 
-Shapes: K candidates, N rows of each (batch · tokens), I in, O out, R the part's rank, k its candidates.
+Below the first adapted layer all candidates have the same rows if they train on one batch. There
+the input needs no gradient, and the frozen product is computed for one candidate and copied.
+
+Shapes: K candidates of the pass, N rows of each (batch · tokens), I inputs, O outputs; in one
+group, R is the rank and k counts its candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,7 +43,10 @@ from rung.model.load import dense_weight
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer that is never trained: 4-bit, 8-bit or plain. (…, I) ─▶ (…, O), in the dtype of its input."""
+    """A linear layer that is never trained: 4-bit, 8-bit or plain.
+
+    (…, I) ─▶ (…, O), in the dtype of its input.
+    """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -46,11 +56,11 @@ class FrozenLinear(nn.Module):
         else:
             assert isinstance(base, nn.Linear)
             self.in_features, self.out_features = base.in_features, base.out_features
-        self._kept: Tensor | None = None
+        self._dense: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
-        """As the base keeps it. Some models ask a layer for its weight's dtype or device."""
+        """The weight as the base stores it. Some models read its dtype or its device."""
         weight: Any = self.base.weight
         return weight  # type: ignore[no-any-return]
 
@@ -60,32 +70,37 @@ class FrozenLinear(nn.Module):
         return bias  # type: ignore[no-any-return]
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """The weight as a matrix of (O, I)."""
-        if self._kept is not None and self._kept.dtype == dtype:
-            return self._kept
+        """The weight as a matrix (O, I)."""
+        if self._dense is not None and self._dense.dtype == dtype:
+            return self._dense
         return dense_weight(self.base, dtype)
 
     @property
-    def keeps(self) -> bool:
-        """Whether it holds the dense weight."""
-        return self._kept is not None
+    def holds_dense(self) -> bool:
+        """Whether the layer holds its dense weight in memory."""
+        return self._dense is not None
 
-    def keep(self, dtype: torch.dtype | None) -> None:
-        """Hold the dense weight in memory; or, with None, let it go."""
-        self._kept = None if dtype is None else dense_weight(self.base, dtype)
+    def hold_dense(self, dtype: torch.dtype | None) -> None:
+        """Hold the dense weight in memory from now on; with None, release it."""
+        self._dense = None if dtype is None else dense_weight(self.base, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 @dataclass
 class PassContext:
-    """What the layers of a pack need to know of the pass that is running.
+    """What the layers of a pack must know of the forward pass that is running.
 
-    The rows are those of the candidates `start` to `stop` of the pack, and of the places `rows` in the batch. `tokens`
-    counts all of them with their padding, and `alike` says that every candidate has the same rows. `anchor` is a scalar
-    that needs a gradient: it makes autograd ask a layer for its backward pass where the layer's input needs none.
+    Attributes:
+        start, stop: the pass has rows of the candidates `start` to `stop` of the pack.
+        anchor: a scalar that needs a gradient. It makes autograd ask a layer for its backward pass
+            where the layer's input needs no gradient.
+        rows: the places of the rows in their batch.
+        tokens: the tokens of all rows of all candidates, padding included; None where unknown.
+        shared_rows: every candidate has the same rows.
+        training: dropout is applied.
     """
 
     start: int
@@ -93,21 +108,32 @@ class PassContext:
     anchor: Tensor
     rows: Sequence[int] = ()
     tokens: int | None = None
-    alike: bool = True
+    shared_rows: bool = True
     training: bool = False
 
     @property
     def width(self) -> int:
+        """The number of candidates in the pass."""
         return self.stop - self.start
+
+    def set_whole_pass(self, candidates: int, training: bool = False) -> None:
+        """Describe a pass of all candidates of the pack, whose rows are not known yet."""
+        self.start, self.stop = 0, candidates
+        self.rows, self.tokens, self.training = (), None, training
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Candidates `start` to `stop` of the pack, which share a rank and stand next to each other, at one layer.
+class AdapterGroup:
+    """The adapters of one layer for candidates that share a rank and stand next to each other.
 
-    `A` (k, R, I) and `B` (k, O, R) are in the dtype that is computed in, B times the candidate's scale; `grad_A` and
-    `grad_B` are where their gradients are added up, of the same shapes, in float32. `keeps` gives the dropout masks
-    (k, rows, T, I) of the candidates from `start` to `stop` for places in the batch, where there is dropout.
+    Attributes:
+        start, stop: the candidates' places in the pack.
+        A, B: (k, R, I) and (k, O, R), in the dtype of the computation; B is multiplied by the
+            candidate's scale.
+        grad_A, grad_B: their gradients are added up here; the same shapes, float32.
+        dropout: the fraction of the inputs that is dropped in training, in [0, 1).
+        dropout_mask: gives the masks (stop − start, rows, T, I) of the candidates from `start` to
+            `stop`, for some places in the batch and T tokens. None without dropout.
     """
 
     start: int
@@ -117,37 +143,38 @@ class Part:
     grad_A: Tensor
     grad_B: Tensor
     dropout: float = 0.0
-    keeps: Callable[[int, int, Sequence[int], int], Tensor] | None = None
+    dropout_mask: Callable[[int, int, Sequence[int], int], Tensor] | None = None
 
-    def cut(self, start: int, stop: int) -> Part:
-        """The share of it that is among the candidates `start` to `stop`."""
+    def select(self, start: int, stop: int) -> AdapterGroup:
+        """The adapters of those candidates that lie between `start` and `stop`: views."""
         low, high = max(self.start, start), min(self.stop, stop)
         if (low, high) == (self.start, self.stop):
             return self
         own = slice(low - self.start, high - self.start)
-        return Part(
-            low,
-            high,
-            self.A[own],
-            self.B[own],
-            self.grad_A[own],
-            self.grad_B[own],
-            self.dropout,
-            self.keeps,
+        return replace(
+            self,
+            start=low,
+            stop=high,
+            A=self.A[own],
+            B=self.B[own],
+            grad_A=self.grad_A[own],
+            grad_B=self.grad_B[own],
         )
 
 
 class PackedLoraLinear(nn.Module):
-    """A frozen linear layer with the adapters of a pack, for rows grouped by candidate.
+    """A frozen linear layer with the adapters of a pack, for rows that are grouped by candidate.
 
     The products are computed in the dtype of the input: with bfloat16, as PEFT does under autocast.
     """
 
-    def __init__(self, frozen: FrozenLinear, parts: Sequence[Part], turn: PassContext) -> None:
+    def __init__(
+        self, frozen: FrozenLinear, groups: Sequence[AdapterGroup], context: PassContext
+    ) -> None:
         super().__init__()
         self.frozen = frozen
-        self.parts = list(parts)
-        self.turn = turn
+        self.groups = list(groups)
+        self.context = context
 
     @property
     def weight(self) -> Tensor:
@@ -157,52 +184,62 @@ class PackedLoraLinear(nn.Module):
     def bias(self) -> Tensor | None:
         return self.frozen.bias
 
-    def active(self) -> list[Part]:
-        """The parts that the running pass has rows of."""
-        turn = self.turn
+    def active_groups(self) -> list[AdapterGroup]:
+        """The adapters of the candidates that the running pass has rows of."""
+        context = self.context
         return [
-            p.cut(turn.start, turn.stop)
-            for p in self.parts
-            if p.start < turn.stop and p.stop > turn.start
+            group.select(context.start, context.stop)
+            for group in self.groups
+            if group.start < context.stop and group.stop > context.start
         ]
 
     def forward(self, x: Tensor) -> Tensor:
         """(K·B, T, I) or (K·N, I) ─▶ the same with O.
 
         Raises:
-            ModelError: the layer was given other rows than the pass has, as an expert is by its router.
+            ModelError: the layer gets other rows than the pass has, as an expert does from its
+                router.
         """
-        turn = self.turn
-        if turn.tokens not in (None, x.shape[:-1].numel()):
+        context, tokens = self.context, x.shape[:-1].numel()
+        if context.tokens not in (None, tokens):
             raise ModelError(
-                f"A layer with {self.frozen.in_features} inputs sees {x.shape[:-1].numel()} tokens of {turn.tokens}, "
-                "so an adapter on it cannot be packed; leave it out of the target modules."
+                f"A layer with {self.frozen.in_features} inputs gets {tokens} of the "
+                f"{context.tokens} tokens, so an adapter on it cannot be packed; leave it out of "
+                "the target modules."
             )
-        parts = self.active()
-        if not parts:
+        groups = self.active_groups()
+        if not groups:
             y: Tensor = self.frozen(x)
             return y
-        shared = turn.width > 1 and turn.alike and torch.is_grad_enabled() and not x.requires_grad
-        y = _PackedProduct.apply(x, turn.anchor, self.frozen, parts, turn, shared)  # type: ignore[no-untyped-call]
+        several = context.width > 1 and context.shared_rows
+        shared = several and torch.is_grad_enabled() and not x.requires_grad
+        y = PackedProduct.apply(x, context.anchor, self.frozen, groups, context, shared)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def plain(self, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
-        """The plain twin: one candidate after another, with its A (R, I) and scaled B (O, R), left to autograd."""
+        """The plain twin: one candidate after another, differentiated by autograd.
+
+        Args:
+            x: (K·B, T, I).
+            factors: each candidate's A (R, I) and scaled B (O, R), or None without an adapter.
+
+        Returns:
+            (K·B, T, O).
+        """
         weight = self.frozen.dense(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
         y = []
         for x_k, own in zip(x.chunk(len(factors)), factors, strict=True):
-            y_k = nn.functional.linear(
-                x_k, weight, None if self.bias is None else self.bias.to(x.dtype)
-            )
+            y_k = nn.functional.linear(x_k, weight, bias)
             y.append(y_k if own is None else y_k + x_k @ own[0].T @ own[1].T)
         return torch.cat(y)
 
 
-class _FrozenProduct(torch.autograd.Function):
+class FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        return _product(x, x.reshape(-1, x.shape[-1]), layer)
+        return _frozen_product(x, x.reshape(-1, x.shape[-1]), layer)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -210,49 +247,48 @@ class _FrozenProduct(torch.autograd.Function):
         return grad_x.view(*grad.shape[:-1], -1), None
 
 
-class _PackedProduct(torch.autograd.Function):
+class PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         anchor: Tensor,
         layer: FrozenLinear,
-        parts: Sequence[Part],
-        turn: PassContext,
+        groups: Sequence[AdapterGroup],
+        context: PassContext,
         shared: bool,
     ) -> Tensor:
-        inputs, K = x.shape[-1], turn.width
+        inputs, K = x.shape[-1], context.width
         x_NI = x.reshape(-1, inputs)
         if shared:
             x_NI = x_NI[: x_NI.shape[0] // K]
             x_KNI = x_NI.expand(K, -1, -1)
         else:
             x_KNI = x_NI.view(K, -1, inputs)
-        y = _product(x, x_NI, layer)
+        y = _frozen_product(x, x_NI, layer)
         y_KNO = y.view(K, -1, y.shape[-1])
-        lows, keeps = [], []
-        for part in parts:
-            own = slice(part.start - turn.start, part.stop - turn.start)
-            x_k = x_KNI[own]
-            if part.dropout and turn.training:
-                assert part.keeps is not None
-                keep = part.keeps(
-                    part.start, part.stop, turn.rows, x_k.shape[1] // len(turn.rows)
-                ).view(x_k.shape)
-                keeps.append(keep)
-                x_k = drop(x_k, keep, part.dropout)
-            low = torch.bmm(x_k, part.A.mT)
-            y_KNO[own].baddbmm_(low, part.B.mT)
-            lows.append(low)
-        ctx.save_for_backward(x_NI, *lows, *keeps)
-        ctx.layer, ctx.parts, ctx.start, ctx.width = layer, parts, turn.start, K
+        lows, masks = [], []
+        for group in groups:
+            own = slice(group.start - context.start, group.stop - context.start)
+            x_kNI = x_KNI[own]
+            if group.dropout and context.training:
+                assert group.dropout_mask is not None
+                tokens = x_kNI.shape[1] // len(context.rows)
+                mask = group.dropout_mask(group.start, group.stop, context.rows, tokens)
+                masks.append(mask.view(x_kNI.shape))
+                x_kNI = apply_dropout(x_kNI, masks[-1], group.dropout)
+            low_kNR = torch.bmm(x_kNI, group.A.mT)
+            y_KNO[own].baddbmm_(low_kNR, group.B.mT)
+            lows.append(low_kNR)
+        ctx.save_for_backward(x_NI, *lows, *masks)
+        ctx.layer, ctx.groups, ctx.start, ctx.width = layer, groups, context.start, K
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
-        x_NI, *kept = ctx.saved_tensors
-        parts: Sequence[Part] = ctx.parts
-        lows, keeps = kept[: len(parts)], kept[len(parts) :]
+        x_NI, *saved = ctx.saved_tensors
+        groups: Sequence[AdapterGroup] = ctx.groups
+        lows, masks = saved[: len(groups)], saved[len(groups) :]
         g = grad.reshape(-1, grad.shape[-1])
         g_KNO = g.view(ctx.width, -1, g.shape[-1])
         shared = x_NI.shape[0] != g.shape[0]
@@ -260,35 +296,35 @@ class _PackedProduct(torch.autograd.Function):
             x_NI.expand(ctx.width, -1, -1) if shared else x_NI.view(ctx.width, -1, x_NI.shape[-1])
         )
         grad_x = g @ ctx.layer.dense(g.dtype) if ctx.needs_input_grad[0] else None
-        masks = iter(keeps)
-        for part, low in zip(parts, lows, strict=True):
-            own = slice(part.start - ctx.start, part.stop - ctx.start)
-            keep = next(masks) if keeps and part.dropout else None
-            x_k = x_KNI[own] if keep is None else drop(x_KNI[own], keep, part.dropout)
-            grad_low = torch.bmm(g_KNO[own], part.B)
-            _add_product(part.grad_A, grad_low.mT, x_k)
-            _add_product(part.grad_B, g_KNO[own].mT, low)
+        next_mask = iter(masks)
+        for group, low_kNR in zip(groups, lows, strict=True):
+            own = slice(group.start - ctx.start, group.stop - ctx.start)
+            mask = next(next_mask) if masks and group.dropout else None
+            x_kNI = x_KNI[own]
+            if mask is not None:
+                x_kNI = apply_dropout(x_kNI, mask, group.dropout)
+            grad_low = torch.bmm(g_KNO[own], group.B)
+            _add_product(group.grad_A, grad_low.mT, x_kNI)
+            _add_product(group.grad_B, g_KNO[own].mT, low_kNR)
             if grad_x is not None:
                 own_grad_x = grad_x.view(ctx.width, -1, grad_x.shape[-1])[own]
-                if keep is None:
-                    own_grad_x.baddbmm_(grad_low, part.A)
+                if mask is None:
+                    own_grad_x.baddbmm_(grad_low, group.A)
                 else:
-                    own_grad_x.add_(drop(torch.bmm(grad_low, part.A), keep, part.dropout))
-        return (
-            None if grad_x is None else grad_x.view(*grad.shape[:-1], -1),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+                    to_dropped = torch.bmm(grad_low, group.A)
+                    own_grad_x.add_(apply_dropout(to_dropped, mask, group.dropout))
+        to_x = None if grad_x is None else grad_x.view(*grad.shape[:-1], -1)
+        return to_x, None, None, None, None, None
 
 
-def _product(x: Tensor, x_NI: Tensor, layer: FrozenLinear) -> Tensor:
-    """The frozen product (…, O) of x (…, I), whose rows are those of the matrix x_NI, or some copies of them.
+def _frozen_product(x: Tensor, x_NI: Tensor, layer: FrozenLinear) -> Tensor:
+    """The frozen product (…, O) of x (…, I), computed from the matrix x_NI.
 
-    As a matrix: given a strided (B, 1, I), matmul would copy the weight once for each of the B rows. And in a tensor of
-    its own: a view could not be added to in place, as Falcon's blocks do.
+    The rows of x are those of x_NI, or several copies of them one after another.
+
+    It is computed as a matrix product: given a strided (B, 1, I), matmul would copy the weight once
+    for each of the B rows. The result is a tensor of its own: a view could not be added to in
+    place, as Falcon's blocks do.
     """
     weight = layer.dense(x.dtype)
     y = x.new_empty(*x.shape[:-1], weight.shape[0])
@@ -301,13 +337,13 @@ def _product(x: Tensor, x_NI: Tensor, layer: FrozenLinear) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, batched; at once where they are of one dtype, which spares touching the product."""
+    """total += left @ right, batched; fused where the dtypes agree, which saves a temporary."""
     if total.dtype == left.dtype:
         total.baddbmm_(left, right)
     else:
         total.add_(torch.bmm(left, right))
 
 
-def drop(x: Tensor, keep: Tensor, dropout: float) -> Tensor:
-    """What dropout leaves of x, scaled up as torch.nn.functional.dropout does."""
-    return x * keep * (1 / (1 - dropout))
+def apply_dropout(x: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """x where the mask is True, else 0, scaled as torch.nn.functional.dropout scales it."""
+    return x * mask * (1 / (1 - dropout))

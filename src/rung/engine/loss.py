@@ -1,11 +1,13 @@
 """The loss at completion tokens only: the output head never multiplies a prompt token.
 
-The head is frozen, so the gradient of a token's loss to its hidden state, (softmax − onehot) W, needs nothing from
-above but one factor. It is computed in the forward pass, a chunk of tokens at a time, and the logits are thrown away:
-two matrix products, and memory for one chunk of the vocabulary instead of every token's. Candidates that adapt the
-head itself get the gradients of its A and B on the way.
+The head is frozen, so the gradient of a token's loss to its hidden state, (softmax − onehot) W,
+needs only one factor from the backward pass. It is computed in the forward pass, a chunk of tokens
+at a time, and the logits are discarded: that is two matrix products, and memory for the logits of
+one chunk instead of every token's. Candidates that adapt the head get the gradients of its A and B
+in the same loop.
 
-Shapes: K candidates, M completion tokens of each, D hidden size, V vocabulary, R rank, C tokens of a chunk.
+Shapes: K candidates, M completion tokens of each, D hidden size, V vocabulary, R rank, C tokens of
+a chunk.
 """
 
 from __future__ import annotations
@@ -17,51 +19,75 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.engine.lora import FrozenLinear, Part, drop
+from rung.engine.lora import AdapterGroup, FrozenLinear, apply_dropout
 
 CHUNK = 256
-"""Tokens at a time: 50 MB of float32 logits for a vocabulary of 49,152."""
+"""Tokens of a chunk: 50 MB of float32 logits for a vocabulary of 49,152."""
+
+LOGIT_FACTOR_KEYS = ("logit_scale", "lm_head_multiplier")
+"""Keys of a model's configuration that hold a factor of its logits."""
+LOGIT_CAP_KEYS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Keys of a model's configuration that hold a cap of its logits."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadAdapter:
-    """One candidate's adapter of the head: a `Part` of one, and its dropout mask (M, D), where it has one."""
+    """One candidate's adapter of the output head.
 
-    part: Part
-    keep: Tensor | None = None
+    Attributes:
+        group: an `AdapterGroup` of this candidate alone.
+        dropout_mask: (M, D) bool; None without dropout.
+    """
 
-    def inputs(self, hidden: Tensor, start: int) -> Tensor:
-        """The states of the tokens from `start`, as the adapter sees them; and, alike, the gradient to them."""
-        if self.keep is None:
+    group: AdapterGroup
+    dropout_mask: Tensor | None = None
+
+    def dropped(self, hidden: Tensor, start: int) -> Tensor:
+        """Apply the dropout of the tokens from `start` to their states (C, D), or to a gradient."""
+        if self.dropout_mask is None:
             return hidden
-        return drop(hidden, self.keep[start : start + hidden.shape[0]], self.part.dropout)
+        mask = self.dropout_mask[start : start + hidden.shape[0]]
+        return apply_dropout(hidden, mask, self.group.dropout)
 
     def product(self, hidden: Tensor, start: int = 0) -> Tensor:
-        """What the adapter adds: (C, D) ─▶ (C, V)."""
-        return self.inputs(hidden, start) @ self.part.A[0].T @ self.part.B[0].T
+        """What the adapter adds to the head's product: (C, D) ─▶ (C, V)."""
+        return self.dropped(hidden, start) @ self.group.A[0].T @ self.group.B[0].T
 
 
 @dataclass(frozen=True)
 class Head:
     """The output head, and what the model does to its logits: z ─▶ cap · tanh(factor · z / cap).
 
-    Cohere and Granite have a factor, Gemma 2 a cap.
+    Cohere and Granite have a factor, Gemma 2 has a cap.
     """
 
     layer: FrozenLinear
     factor: float = 1.0
     cap: float | None = None
 
+    @classmethod
+    def of(cls, layer: FrozenLinear, config: Any) -> Head:
+        """The head of a model, with the factor and the cap that its text configuration names."""
+        factor = _first_value(config, LOGIT_FACTOR_KEYS)
+        divisor = getattr(config, "logits_scaling", None) or 1
+        return cls(layer, factor or 1 / divisor, _first_value(config, LOGIT_CAP_KEYS))
+
     def logits_(self, z: Tensor) -> Tensor:
-        """What comes after the product with the weight, in place: z in float32, or in float64 where the states are."""
+        """The logits from the product with the weight, in place.
+
+        `z` is float32, or float64 where the hidden states are.
+        """
         if self.layer.bias is not None:
             z.add_(self.layer.bias)
         if self.factor != 1:
             z.mul_(self.factor)
         return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
 
-    def to_product(self, grad: Tensor, logits: Tensor | None) -> Tensor:
-        """The gradient to the logits ─▶ that to the product; in place. `logits` are wanted where there is a cap."""
+    def gradient_of_product_(self, grad: Tensor, logits: Tensor | None) -> Tensor:
+        """The gradient of the product from the gradient of the logits, in place.
+
+        `logits` must be given where there is a cap.
+        """
         if self.cap is not None:
             assert logits is not None
             grad.mul_(1 - (logits / self.cap).square_())
@@ -76,22 +102,25 @@ def completion_loss(
     adapters: Sequence[HeadAdapter | None],
     anchor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """−log p(label) for each token, and what to differentiate.
+    """−log p(label) of each token, and the sum to differentiate.
 
     Args:
-        hidden: (K·M, D), the states that predict, grouped by candidate.
+        hidden: (K·M, D), the states that predict the labels, grouped by candidate.
         labels: (K, M), int64.
-        weights: (K, M) float64, what each loss counts for; zero where a candidate has fewer tokens than another.
+        weights: (K, M) float64, the weight of each loss; zero where a candidate has fewer tokens
+            than another.
         head: the frozen output head.
         adapters: for each candidate its adapter of the head, or None.
-        anchor: a scalar that needs a gradient, where an adapter does and the states may not.
+        anchor: a scalar that needs a gradient. It is needed where an adapter of the head learns and
+            the hidden states need no gradient.
 
     Returns:
-        (K, M) in nats, without a gradient, float32, or float64 where the states are; and a scalar, the sum of all
-        losses times their weights. Differentiating that adds the gradients of the head's adapters to their parts.
+        The losses (K, M) in nats, without a gradient, float32 (float64 where the states are); and a
+        scalar, the sum of all losses times their weights. Differentiating the scalar adds the
+        gradients of the head's adapters to their groups.
     """
     inputs = (hidden, anchor, labels, weights, head, adapters)
-    losses, total = _CompletionLoss.apply(*inputs)  # type: ignore[no-untyped-call]
+    losses, total = CompletionLoss.apply(*inputs)  # type: ignore[no-untyped-call]
     return losses, total
 
 
@@ -109,7 +138,7 @@ def plain_completion_loss(
     return torch.nn.functional.cross_entropy(z, labels, reduction="none")
 
 
-class _CompletionLoss(torch.autograd.Function):
+class CompletionLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -121,20 +150,20 @@ class _CompletionLoss(torch.autograd.Function):
         adapters: Sequence[HeadAdapter | None],
     ) -> tuple[Tensor, Tensor]:
         K, M = labels.shape
-        losses = torch.empty(
-            K, M, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
-        )
+        wide_dtype = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(K, M, dtype=wide_dtype, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        wanted = any(ctx.needs_input_grad)
+        needs_gradient = any(ctx.needs_input_grad)
         weight = head.layer.dense(hidden.dtype)
         weights = weights.to(losses.dtype)
         label_of, weight_of = labels.reshape(-1, 1), weights.reshape(-1, 1)
-        ctx.adapted = []
-        # The largest tensors of a step: made once, and worked on in place, because it is touching memory that costs.
+        ctx.adapter_gradients = []
+        # The largest tensors of a step. They are allocated once and used in place, because touching
+        # new memory is what takes the time.
         narrow = hidden.new_empty(min(CHUNK, K * M), weight.shape[0])
-        wide = (
-            narrow if narrow.dtype == losses.dtype else torch.empty_like(narrow, dtype=losses.dtype)
-        )
+        wide = narrow
+        if narrow.dtype != wide_dtype:
+            wide = torch.empty_like(narrow, dtype=wide_dtype)
         for start, stop, adapter in _chunks(K, M, adapters):
             h, label = hidden[start:stop], label_of[start:stop]
             product = torch.mm(h, weight.T, out=narrow[: stop - start])
@@ -146,20 +175,22 @@ class _CompletionLoss(torch.autograd.Function):
             at_label = logits.gather(1, label)
             total = logits.exp_().sum(dim=1, keepdim=True)
             torch.sub(total.log(), at_label, out=losses.view(-1, 1)[start:stop])
-            if not wanted:
+            if not needs_gradient:
                 continue
-            # The weight comes in before the dtype narrows: it may be what keeps float16 from losing small numbers.
+            # Multiply by the weight before the dtype narrows: it can keep small numbers from
+            # becoming zero in float16.
             scaled = logits.mul_(weight_of[start:stop] / total)
             scaled.scatter_add_(1, label, -weight_of[start:stop])
-            g = product.copy_(head.to_product(scaled, capped))
+            g = product.copy_(head.gradient_of_product_(scaled, capped))
             if gradient is not None:
                 torch.mm(g, weight, out=gradient[start:stop])
             if adapter is not None:
-                part, x = adapter.part, adapter.inputs(h, start % M)
-                low = g @ part.B[0]
+                group, x = adapter.group, adapter.dropped(h, start % M)
+                low = g @ group.B[0]
                 if gradient is not None:
-                    gradient[start:stop].add_(adapter.inputs(low @ part.A[0], start % M))
-                ctx.adapted.append((part, low.T @ x, g.T @ (x @ part.A[0].T)))
+                    gradient[start:stop].add_(adapter.dropped(low @ group.A[0], start % M))
+                grad_A, grad_B = low.T @ x, g.T @ (x @ group.A[0].T)
+                ctx.adapter_gradients.append((group, grad_A, grad_B))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)
         return losses, (losses * weights).sum()
@@ -169,9 +200,9 @@ class _CompletionLoss(torch.autograd.Function):
         ctx: Any, _: Any, grad: Tensor
     ) -> tuple[Tensor | None, None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        for part, grad_A, grad_B in ctx.adapted:
-            part.grad_A[0].add_(grad_A * grad)
-            part.grad_B[0].add_(grad_B * grad)
+        for group, grad_A, grad_B in ctx.adapter_gradients:
+            group.grad_A[0].add_(grad_A * grad)
+            group.grad_B[0].add_(grad_B * grad)
         to_hidden = None if gradient is None else (gradient * grad).to(gradient.dtype)
         return to_hidden, None, None, None, None, None
 
@@ -179,15 +210,23 @@ class _CompletionLoss(torch.autograd.Function):
 def _chunks(
     K: int, M: int, adapters: Sequence[HeadAdapter | None]
 ) -> list[tuple[int, int, HeadAdapter | None]]:
-    """Stretches of at most `CHUNK` tokens that share an adapter of the head, or have none."""
-    runs: list[tuple[int, int, HeadAdapter | None]] = []
+    """Ranges of at most `CHUNK` tokens, each with its adapter of the head or with None.
+
+    Neighbours without an adapter share their ranges.
+    """
+    stretches: list[tuple[int, int, HeadAdapter | None]] = []
     for k, adapter in enumerate(adapters):
-        if runs and adapter is None and runs[-1][2] is None:
-            runs[-1] = (runs[-1][0], (k + 1) * M, None)
+        if stretches and adapter is None and stretches[-1][2] is None:
+            stretches[-1] = (stretches[-1][0], (k + 1) * M, None)
         else:
-            runs.append((k * M, (k + 1) * M, adapter))
+            stretches.append((k * M, (k + 1) * M, adapter))
     return [
         (start, min(start + CHUNK, stop), adapter)
-        for first, stop, adapter in runs
+        for first, stop, adapter in stretches
         for start in range(first, stop, CHUNK)
     ]
+
+
+def _first_value(config: Any, keys: Sequence[str]) -> float | None:
+    """The first of the configuration's values under `keys` that is there and is not zero."""
+    return next((value for key in keys if (value := getattr(config, key, None))), None)

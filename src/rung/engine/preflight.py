@@ -1,13 +1,15 @@
-"""What has to hold before anything is trained: the base's losses are right, and PEFT reads an adapter back as it is.
+"""Checks before anything is trained: the base's losses are right, and PEFT reads adapters back.
 
-The untuned losses have to be numbers, those of the model's own logits, and blind to what comes after a token. Then a
-candidate of each set of target modules goes through one step, is saved as a study saves it, and is read back by
-`PeftModel.from_pretrained`: the factors have to be the very same on the very same layers, and the losses too. What PEFT
-would put elsewhere, or nowhere, shows here and not after a day; and so does a model that cannot write.
+The untuned losses must be numbers, must be those of the model's own logits, and must not depend on
+what comes after a token. Then one adapter for each set of target modules is trained for one step,
+saved as a study saves it, and read back by `PeftModel.from_pretrained`. The factors must be the
+same, on the same layers, and the losses too. If PEFT puts something elsewhere or nowhere, it shows
+here and not after a day; so does a model that cannot generate.
 
-No second base is loaded: PEFT is given a copy of the tree of modules over the same tensors, in which every linear
-layer multiplies as the engine does. The copy is thrown away with all that PEFT did to it, so nothing of it is left in
-the base; and the global random state, from which PEFT draws factors before it reads the saved ones, is put back.
+No second base is loaded. PEFT gets a copy of the tree of modules over the same tensors, in which
+every linear layer multiplies as the engine does. The copy is discarded with everything that PEFT
+did to it, so the base is unchanged. PEFT draws factors from the global random state before it reads
+the saved ones, so that state is restored too.
 """
 
 from __future__ import annotations
@@ -28,107 +30,62 @@ from torch import Tensor, nn
 
 from rung.data.batches import collate
 from rung.data.example import Example
-from rung.engine.checkpoint import save_adapter
+from rung.engine.adapter_state import AdapterState, fresh_state
+from rung.engine.checkpoint import PEFT_PREFIX, save_adapter
+from rung.engine.frozen_model import FrozenModel
+from rung.engine.generate import generate
 from rung.engine.lora import FrozenLinear
-from rung.engine.memory import TokenLimit
-from rung.engine.pack import AdapterState, FrozenModel, Pack, fresh_state
-from rung.engine.trainer import Trainer, runs
+from rung.engine.pack import Pack
+from rung.engine.probe_model import translate_model_errors
+from rung.engine.tiling import TokenLimit
+from rung.engine.trainer import Trainer
 from rung.errors import ModelError, RungError, TargetError
 from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
 from rung.model.weight_checks import summarize_names
 from rung.types import Candidate, Setting
 
-ROWS, AMONG = 3, 256
-"""The shortest rows of so many are tried."""
-RATE = 1e-3
-"""Of the step: large enough to show in every number that has a gradient."""
-_PREFIX = "base_model.model."
+TRIED_ROWS = 3
+"""How many rows the checks use: the shortest of the first `ROWS_TO_CHOOSE_FROM`."""
+ROWS_TO_CHOOSE_FROM = 256
+LEARNING_RATE = 1e-3
+"""The rate of the one step: so large that it shows in every number that has a gradient."""
 
 
 def preflight(
     trainer: Trainer, settings: Sequence[Setting], examples: Sequence[Example], seed: int
 ) -> list[str]:
-    """Try the base, and an adapter of each of the candidates' target modules.
+    """Check the base, and an adapter for each of the settings' target modules.
 
     Returns:
-        The layers, in full, on which an adapter learns nothing: text does not go through them, or not as products.
+        The full names of the layers on which an adapter learns nothing: the text does not pass
+        through them, or not as a product.
 
     Raises:
-        ModelError: the untuned model's loss is not a number, or not what the model itself says, or a gradient is none,
-            or the model cannot write.
+        ModelError: the untuned model's loss is not a number, or differs from the model's own; or a
+            gradient is not a number; or the model cannot generate.
         TargetError: PEFT reads an adapter back as something else.
     """
-    some = sorted(itertools.islice(examples, AMONG), key=lambda example: len(example.ids))[:ROWS]
-    with trainer.dense_where_room():
-        _check_base(trainer, some)
-        return _check_adapters(trainer, settings, some, seed)
-
-
-def _check_adapters(
-    trainer: Trainer, settings: Sequence[Setting], some: Sequence[Example], seed: int
-) -> list[str]:
-    """See `preflight`."""
-    precision = str(trainer.base.dtype).removeprefix("torch.")
-    kinds = {
-        one.targets: Candidate(replace(one, dropout=0.0, learning_rate=RATE)) for one in settings
-    }
-    states = [
-        _bent(fresh_state(trainer.frozen, candidate, seed), candidate.scale)
-        for candidate in kinds.values()
-    ]
-    before = dict(zip(kinds.values(), states, strict=True))
-    with runs(trainer.base.source), Pack(trainer.frozen, list(before), states, seed=seed) as pack:
-        # In float16 steps are passed over until the loss scale suits the gradient.
-        while not pack.lost and not all(progress.updates for progress in pack.optimizer.progress):
-            trainer.step(pack, collate(some, trainer.base.device), 1.0)
-        if pack.lost:
-            why = next(iter(pack.lost.values()))
-            raise ModelError(
-                f"In a first step in {precision} {why}; give another --precision, or a sound model."
-            )
-        after = {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
-    idle = dict.fromkeys(
-        name
-        for candidate, state in after.items()
-        for name, factor in state.weights.items()
-        if name.endswith(".B") and torch.equal(factor, before[candidate].tensors[name])
-    )
-    # A study leaves the B of such a layer at zero.
-    still = [
-        replace(
-            state, tensors={name: t * 0 if name in idle else t for name, t in state.tensors.items()}
-        )
-        for state in after.values()
-    ]
-    with Pack(trainer.frozen, list(after), still, seed=seed) as pack:
-        scores = trainer.score(some, pack)
-        trained = [
-            (candidate, pack.state(i), scores[i].losses)
-            for i, candidate in enumerate(pack.candidates)
-        ]
-        _check_writing(trainer, pack, some[0])
-    # What did not fit here need not be told to the packs.
-    trainer.training_room, trainer.scoring_room = TokenLimit(), TokenLimit()
-    for candidate, state, losses in trained:
-        _read_back(trainer, candidate, state, some, losses)
-    return [name.removesuffix(".B") for name in idle]
+    first = itertools.islice(examples, ROWS_TO_CHOOSE_FROM)
+    rows = sorted(first, key=lambda example: len(example.ids))[:TRIED_ROWS]
+    with trainer.frozen.dense_if_it_fits(trainer.base.dtype, trainer.free_memory()):
+        _check_base(trainer, rows)
+        return _check_adapters(trainer, settings, rows, seed)
 
 
 @torch.no_grad()
 def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
-    """
+    """Check the untuned losses.
+
     Raises:
         ModelError: see `preflight`.
     """
     model, device, name = trainer.model, trainer.base.device, trainer.base.source
-    untuned, precision = (
-        trainer.score(rows)[0].losses,
-        str(trainer.base.dtype).removeprefix("torch."),
-    )
+    untuned = trainer.score(rows)[0].losses
     if not all(map(math.isfinite, untuned)):
         raise ModelError(
-            f"The untuned model's loss is not a number in {precision}; give a sound model, or another --precision."
+            f"The untuned model's loss is not a number in {_precision(trainer)}; give a sound "
+            "model, or another --precision."
         )
     ids = collate(rows[-1:], device).ids
     whole, shorter = (
@@ -137,169 +94,240 @@ def _check_base(trainer: Trainer, rows: Sequence[Example]) -> None:
     )
     if (whole - shorter).abs().max() > _tolerance(trainer) * whole.abs().max():
         raise ModelError(
-            f"The model {name} looks at the tokens that it is to write, so it is no model that writes text."
+            f"The model {name} sees the tokens that it has to predict, so it cannot generate text; "
+            "give a causal language model."
         )
-    theirs = [_losses(model, [row], device)[0] for row in rows]
-    if (off := _off(untuned, theirs)) > _tolerance(trainer):
+    alone = [_model_losses(model, [row], device)[0] for row in rows]
+    difference = _largest_difference(untuned, alone)
+    if difference > _tolerance(trainer):
         raise ModelError(
-            f"The model {name} gives rows in a batch other losses than alone (off by {off:.1%}), which Rung cannot "
-            "train yet."
+            f"The model {name} gives rows in a batch other losses than alone (off by "
+            f"{difference:.1%}), which Rung cannot train yet."
         )
 
 
-def _check_writing(trainer: Trainer, pack: Pack, row: Example) -> None:
-    """Write two tokens, the second one over the cache of the first.
+def _check_adapters(
+    trainer: Trainer, settings: Sequence[Setting], rows: Sequence[Example], seed: int
+) -> list[str]:
+    """Check an adapter for each set of target modules; see `preflight`."""
+    by_targets = {setting.targets: setting for setting in settings}
+    candidates = [
+        Candidate(replace(setting, dropout=0.0, learning_rate=LEARNING_RATE))
+        for setting in by_targets.values()
+    ]
+    before = {
+        candidate: _with_visible_b(fresh_state(trainer.frozen, candidate, seed), candidate.scale)
+        for candidate in candidates
+    }
+    after = _train_one_step(trainer, before, rows, seed)
+    idle = dict.fromkeys(
+        name
+        for candidate, state in after.items()
+        for name, factor in state.weights.items()
+        if name.endswith(".B") and torch.equal(factor, before[candidate].tensors[name])
+    )
+    # In a study the B of such a layer stays zero.
+    states = [_with_zeros(state, idle) for state in after.values()]
+    with Pack(trainer.frozen, list(after), states, seed=seed) as pack:
+        scores = trainer.score(rows, pack)
+        trained = [
+            (candidate, pack.state(i), scores[i].losses)
+            for i, candidate in enumerate(pack.candidates)
+        ]
+        _check_generation(trainer, pack, rows[0])
+    # Limits that were lowered here say nothing about the packs of the study.
+    trainer.training_limit, trainer.scoring_limit = TokenLimit(), TokenLimit()
+    for candidate, state, losses in trained:
+        _check_read_back(trainer, candidate.setting, state, rows, losses)
+    return [name.removesuffix(".B") for name in idle]
+
+
+def _train_one_step(
+    trainer: Trainer,
+    states: Mapping[Candidate, AdapterState],
+    rows: Sequence[Example],
+    seed: int,
+) -> dict[Candidate, AdapterState]:
+    """The states after one update.
 
     Raises:
-        ModelError: the model cannot write.
+        ModelError: a loss or a gradient is not a number.
+    """
+    with (
+        translate_model_errors(trainer.base.source),
+        Pack(trainer.frozen, list(states), list(states.values()), seed=seed) as pack,
+    ):
+        batch = collate(rows, trainer.base.device)
+        # In float16, steps do not update until the loss scale suits the gradient.
+        while not pack.diverged and not all(p.updates for p in pack.optimizer.progress):
+            trainer.step(pack, batch, 1.0)
+        if pack.diverged:
+            reason = next(iter(pack.diverged.values()))
+            raise ModelError(
+                f"In a first step in {_precision(trainer)} {reason}; give another --precision, or "
+                "a sound model."
+            )
+        return {candidate: pack.state(i) for i, candidate in enumerate(pack.candidates)}
+
+
+def _check_generation(trainer: Trainer, pack: Pack, row: Example) -> None:
+    """Generate two tokens, the second one with the cache of the first.
+
+    Raises:
+        ModelError: the model cannot generate.
     """
     try:
-        trainer.write([Example(row.ids[:1] * 3, prompt=1)], pack)
+        generate(trainer, [Example(row.ids[:1] * 3, prompt_length=1)], pack)
     except RungError:
         raise
-    except Exception as error:  # an architecture that generate() does not know breaks it in any way
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    except Exception as error:  # an architecture that generate() does not know can break anywhere
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"The model {trainer.base.source} cannot write text ({why}), so what a study writes in the end would be "
-            "missing; give a causal language model."
+            f"The model {trainer.base.source} cannot generate text ({reason}), so a study could "
+            "not show what it learned; give a causal language model."
         ) from error
 
 
-def _off(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The largest relative difference; infinite where one is no number."""
+@torch.no_grad()
+def _check_read_back(
+    trainer: Trainer,
+    setting: Setting,
+    state: AdapterState,
+    rows: Sequence[Example],
+    losses: Sequence[float],
+) -> None:
+    """Save the adapter, let PEFT read it, and compare factors and losses.
+
+    Raises:
+        TargetError: they differ, or PEFT cannot read it.
+    """
+    frozen, device = trainer.frozen, trainer.base.device
+    gpus = [device] if device.type == "cuda" else []
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(gpus), silence_libraries():
+        save_adapter(Path(folder), setting, state, frozen, trainer.base.source)
+        try:
+            peft_model = PeftModel.from_pretrained(_copy_for_peft(frozen), folder).eval()
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise TargetError(
+                f"PEFT does not read an adapter on '{setting.targets}' back "
+                f"({str(error).strip().splitlines()[0]}); give other target modules."
+            ) from error
+        _check_factors(frozen, setting, state, peft_model)
+        peft_losses = _model_losses(peft_model, rows, device)
+    difference = _largest_difference(losses, peft_losses)
+    if difference > _tolerance(trainer):
+        raise TargetError(
+            f"An adapter on '{setting.targets}' has other losses when PEFT reads it back (off by "
+            f"{difference:.1%}), so the adapter in use would not be the one that was trained; give "
+            "other target modules."
+        )
+
+
+def _check_factors(
+    frozen: FrozenModel, setting: Setting, state: AdapterState, peft_model: nn.Module
+) -> None:
+    """Compare the layers, factors and scale that PEFT has read with those that were saved.
+
+    Raises:
+        TargetError: they differ.
+    """
+    read: dict[str, Any] = {
+        name.removeprefix(PEFT_PREFIX): module
+        for name, module in peft_model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    saved = frozen.targets(setting)
+    equal = [
+        name
+        for name in saved
+        if name in read and _is_same(read[name], name, state.weights, setting.scale)
+    ]
+    if len(equal) == len(saved) == len(read):
+        return
+    changed = [name for name in saved if name not in equal]
+    added = [name for name in read if name not in saved]
+    difference = (
+        f"{summarize_names(changed)} differ" if changed else f"{summarize_names(added)} get one too"
+    )
+    readable = {last_name(name) for name in equal}
+    readable -= {last_name(name) for name in (*changed, *added)}
+    remedy = "give other target modules"
+    if readable:
+        remedy = f"of these it reads {', '.join(sorted(readable))} back, so give them"
+    raise TargetError(
+        f"PEFT reads an adapter on '{setting.targets}' back as another: {difference}; {remedy}."
+    )
+
+
+def _is_same(layer: Any, name: str, weights: Mapping[str, Tensor], scale: float) -> bool:
+    if list(layer.lora_A) != ["default"] or abs(layer.scaling["default"] - scale) > 1e-9 * scale:
+        return False
+    factors = (("A", layer.lora_A["default"].weight), ("B", layer.lora_B["default"].weight))
+    return all(
+        torch.equal(read.cpu().float(), weights[f"{name}.{factor}"]) for factor, read in factors
+    )
+
+
+def _precision(trainer: Trainer) -> str:
+    return str(trainer.base.dtype).removeprefix("torch.")
+
+
+def _largest_difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest relative difference; infinite where one of them is not a number."""
     each = [abs(a - b) / max(abs(a), 1e-6) for a, b in zip(ours, theirs, strict=True)]
     return max(each) if all(map(math.isfinite, each)) else math.inf
 
 
 def _tolerance(trainer: Trainer) -> float:
-    """How far apart two ways of computing the same thing may be, by rounding alone."""
+    """How far two ways to compute the same thing may differ by rounding."""
     return 1e-3 + 4 * float(torch.finfo(trainer.base.dtype).eps)
 
 
-def _bent(state: AdapterState, scale: float) -> AdapterState:
-    """With a B that is not zero, so that the adapter shows in the losses: about a tenth of what a layer gives."""
+def _with_visible_b(state: AdapterState, scale: float) -> AdapterState:
+    """The state with a B that is not zero, so that the adapter shows in the losses.
+
+    Its product is about a tenth of what a layer gives.
+    """
     tensors = dict(state.tensors)
     for name in [name for name in tensors if name.endswith(".B")]:
         rank = tensors[name].shape[1]
         draw = torch.Generator().manual_seed(rank)
-        tensors[name] = torch.randn(tensors[name].shape, generator=draw) * (
-            0.2 / (scale * rank**0.5)
-        )
+        size = 0.2 / (scale * rank**0.5)
+        tensors[name] = torch.randn(tensors[name].shape, generator=draw) * size
     return replace(state, tensors=tensors)
 
 
-@torch.no_grad()
-def _read_back(
-    trainer: Trainer,
-    candidate: Candidate,
-    state: AdapterState,
-    rows: Sequence[Example],
-    losses: Sequence[float],
-) -> None:
-    frozen, device = trainer.frozen, trainer.base.device
-    cards = [device] if device.type == "cuda" else []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        torch.random.fork_rng(cards),
-        silence_libraries(),
-    ):
-        save_adapter(Path(folder), candidate, state, frozen, trainer.base.source)
-        try:
-            read = PeftModel.from_pretrained(_twin(frozen), folder).eval()
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise TargetError(
-                f"PEFT does not read an adapter on '{candidate.targets}' back ({str(error).strip().splitlines()[0]}); "
-                "give other target modules."
-            ) from error
-        _check_factors(frozen, candidate, state, read)
-        theirs = _losses(read, rows, device)
-    if (off := _off(losses, theirs)) > _tolerance(trainer):
-        raise TargetError(
-            f"An adapter on '{candidate.targets}' has other losses as PEFT reads it back (off by {off:.1%}), so what "
-            "is trained here would not be what is used; give other target modules."
-        )
+def _with_zeros(state: AdapterState, names: Mapping[str, object]) -> AdapterState:
+    """The state with zeros in the tensors of those names."""
+    tensors = {name: t * 0 if name in names else t for name, t in state.tensors.items()}
+    return replace(state, tensors=tensors)
 
 
-def _check_factors(
-    frozen: FrozenModel, candidate: Candidate, state: AdapterState, read: nn.Module
-) -> None:
-    """
-    Raises:
-        TargetError: PEFT has other layers, factors or a scale than were saved.
-    """
-    found: dict[str, Any] = {
-        name.removeprefix(_PREFIX): module
-        for name, module in read.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-    wanted = frozen.targets(candidate.setting)
-    right = [
-        name
-        for name in wanted
-        if name in found and _same(found[name], name, state.weights, candidate.scale)
-    ]
-    if len(right) == len(wanted) == len(found):
-        return
-    lost, more = (
-        [name for name in wanted if name not in right],
-        [name for name in found if name not in wanted],
-    )
-    what = (
-        f"{summarize_names(lost)} come back otherwise"
-        if lost
-        else f"{summarize_names(more)} get one too"
-    )
-    good = sorted(
-        {last_name(name) for name in right} - {last_name(name) for name in (*lost, *more)}
-    )
-    remedy = (
-        f"; of these it reads {', '.join(good)} back, so give them"
-        if good
-        else "; give other target modules"
-    )
-    raise TargetError(
-        f"PEFT reads an adapter on '{candidate.targets}' back as another: {what}{remedy}."
-    )
-
-
-def _same(layer: Any, name: str, weights: Mapping[str, Tensor], scale: float) -> bool:
-    if list(layer.lora_A) != ["default"] or abs(layer.scaling["default"] - scale) > 1e-9 * scale:
-        return False
-    factors = (("A", layer.lora_A["default"].weight), ("B", layer.lora_B["default"].weight))
-    return all(
-        torch.equal(there.cpu().float(), weights[f"{name}.{factor}"]) for factor, there in factors
-    )
-
-
-def _losses(model: Any, rows: Sequence[Example], device: torch.device) -> list[float]:
-    """The summed loss of what is learnt of each row, from the model's own logits."""
+def _model_losses(model: Any, rows: Sequence[Example], device: torch.device) -> list[float]:
+    """The summed loss of each row's completion tokens, from the model's own logits."""
     batch = collate(rows, device)
-    logits = (
-        model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)[batch.positions].float()
-    )
-    each = nn.functional.cross_entropy(logits, batch.labels, reduction="none").double()
-    sums: list[float] = (
-        torch.zeros(len(rows), dtype=torch.float64, device=device)
-        .index_add(0, batch.rows, each)
-        .tolist()
-    )
-    return sums
+    every_logit = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)
+    logits = every_logit[batch.positions].float()
+    losses = nn.functional.cross_entropy(logits, batch.labels, reduction="none").double()
+    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    row_losses: list[float] = sums.index_add(0, batch.rows, losses).tolist()
+    return row_losses
 
 
-def _twin(frozen: FrozenModel) -> Any:
-    """The model's modules once more, over the same tensors."""
+def _copy_for_peft(frozen: FrozenModel) -> Any:
+    """A copy of the model's modules over the same tensors, with layers that PEFT can adapt."""
     model = frozen.model
     tensors = itertools.chain(model.parameters(), model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for name in frozen.layers:
-        twin.set_submodule(name, _AsLinear(twin.get_submodule(name)))
-    # Where accelerate put the model is nothing to PEFT: nothing is to be moved.
+        twin.set_submodule(name, _LinearForPeft(twin.get_submodule(name)))
+    # PEFT must not move anything, so it does not learn where accelerate has put the model.
     twin.__dict__.pop("hf_device_map", None)
     return twin
 
 
-class _AsLinear(nn.Linear):
-    """A frozen layer that PEFT takes for a linear one, which it is."""
+class _LinearForPeft(nn.Linear):
+    """A frozen layer in the form of the linear layer that it is, for PEFT."""
 
     def __init__(self, frozen: FrozenLinear) -> None:
         super().__init__(frozen.in_features, frozen.out_features, bias=False, device="meta")

@@ -27,7 +27,7 @@ class Budget(NamedTuple):
     unit: Literal["tokens", "seconds"]
 
     def __str__(self) -> str:
-        """As `parse_budget` reads it back."""
+        """The budget as `parse_budget` reads it back."""
         return f"{self.amount:.15g} {self.unit}"
 
 

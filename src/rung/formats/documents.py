@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
-
-Document = TypeVar("Document")
 
 
 def to_json(document: object) -> dict[str, Any]:
     """A document as JSON values: the fields as keys, tuples as lists."""
-    content: dict[str, Any] = json.loads(_adapter(type(document)).dump_json(document))
+    kind: Any = type(document)
+    content: dict[str, Any] = json.loads(_adapter(kind).dump_json(document))
     return content
 
 
-def from_json(kind: type[Document], content: str | bytes) -> Document:
-    """Read a document back.
-
-    Raises:
-        ValueError: the content is not such a document.
-    """
-    document: Document = _adapter(kind).validate_json(content)
-    return document
-
-
 @cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

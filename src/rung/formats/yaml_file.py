@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, Union
 
 import yaml
 
@@ -30,7 +30,11 @@ _IMPLICIT_TAGS |= {
 }
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+Value: TypeAlias = Union[str, "list[Value]", "dict[str, Value]", None]
+"""A value of the file."""
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Value], dict[str, int]]:
     """The mapping in the file, and the line number of each of its keys.
 
     Raises:
@@ -104,8 +108,8 @@ class _Reader:
         self.path = path
         self._seen: set[int] = set()
 
-    def mapping(self, node: yaml.MappingNode, depth: int = 0) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
+    def mapping(self, node: yaml.MappingNode, depth: int = 0) -> dict[str, Value]:
+        mapping: dict[str, Value] = {}
         lines: dict[str, int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _IMPLICIT_TAGS:
@@ -119,7 +123,7 @@ class _Reader:
             mapping[name], lines[name] = self._value(value, depth), _line(key)
         return mapping
 
-    def _value(self, node: yaml.Node, depth: int) -> Any:
+    def _value(self, node: yaml.Node, depth: int) -> Value:
         if node.tag not in _IMPLICIT_TAGS:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise self._error(node, f"the tag {tag} is not read; write the value without a tag")

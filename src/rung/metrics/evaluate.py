@@ -25,7 +25,7 @@ from rung.metrics.report import (
     SettingMetrics,
 )
 from rung.search.stats import (
-    KNOWN_ZERO,
+    NO_SEED_NOISE,
     Interval,
     Variance,
     gain_estimate,
@@ -166,7 +166,7 @@ class Evaluator:
                     mean = self._mean_value(metric, runs, candidates)
                     metrics[setting][metric.name] = MetricBounds(mean)
                     continue
-                seeds = (noise or KNOWN_ZERO).times(1 / len(own))
+                seeds = (noise or NO_SEED_NOISE).times(1 / len(own))
                 interval = loss_estimate(own, seeds).interval()
                 metrics[setting][metric.name] = _bounds(metric, interval)
                 if setting != recommended:
@@ -256,7 +256,7 @@ def _all_splits_have_numbers(
 
 def _compare(before: Sequence[Scores], after: Sequence[Scores], noise: Variance | None) -> Interval:
     """How much better one side is, over its runs; `noise` is that of one run."""
-    seeds = (noise or KNOWN_ZERO).times(1 / len(before) + 1 / len(after))
+    seeds = (noise or NO_SEED_NOISE).times(1 / len(before) + 1 / len(after))
     return gain_estimate(before, after, seeds).interval()
 
 

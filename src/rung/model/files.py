@@ -183,7 +183,8 @@ def weight_dtypes(file: Path) -> dict[str, str]:
         return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors}
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()
+            return {name: opened.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{file} is truncated or broken ({str(error).rstrip('.')}); download it again."

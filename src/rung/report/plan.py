@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rung.report.tune import duration
+from rung.report.format import duration
 from rung.search.strategy import in_words
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.batches import Steps
+from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.checkpoint import (
-    adapter_holds,
-    can_be_read,
+    adapter_is_saved,
+    checkpoint_is_readable,
     load_checkpoint,
     save_adapter,
     save_checkpoint,
     saved_position,
     saved_steps,
 )
-from rung.engine.pack import AdapterState, Pack, fresh_state
+from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.errors import StudyError
 from rung.runner.packing import SavedProgress, StageSchedules
@@ -85,7 +86,7 @@ class CandidateStore:
         }
         for index, candidate in enumerate(pack.candidates):
             state = pack.state(index)
-            if pack.steps[index] <= schedule.fork:
+            if pack.steps[index] <= schedule.cooldown_start:
                 save_checkpoint(self.folder.checkpoint(candidate), state, position)
                 continue
             copy = self.folder.cooldown_copy(candidate, stage.fraction)
@@ -109,7 +110,7 @@ class CandidateStore:
     def save_adapter(self, candidate: Candidate, state: AdapterState) -> None:
         """Write the adapter in PEFT's format."""
         frozen, source = self.trainer.frozen, self.trainer.base.source
-        save_adapter(self.folder.adapter(candidate), candidate, state, frozen, source)
+        save_adapter(self.folder.adapter(candidate), candidate.setting, state, frozen, source)
 
     def repair_adapter(self, candidate: Candidate) -> bool:
         """See `Runner.repair_adapter`."""
@@ -117,10 +118,10 @@ class CandidateStore:
         try:
             state = self.load_trained(candidate)
         except StudyError:
-            if adapter_holds(folder):
+            if adapter_is_saved(folder):
                 return False
             raise
-        if adapter_holds(folder, state):
+        if adapter_is_saved(folder, state):
             return False
         self.save_adapter(candidate, state)
         return True
@@ -131,10 +132,14 @@ class CandidateStore:
         shared = self.folder.checkpoint(candidate)
         copy = self.folder.cooldown_copy(candidate, stage.fraction)
         # Steps beyond the schedule belong to a training that the ledger does not know.
-        steps = {step: shared for step in saved_steps(shared) if step <= schedule.fork}
-        steps |= {step: copy for step in saved_steps(copy) if schedule.fork < step <= schedule.stop}
+        steps = {step: shared for step in saved_steps(shared) if step <= schedule.cooldown_start}
+        steps |= {
+            step: copy
+            for step in saved_steps(copy)
+            if schedule.cooldown_start < step <= schedule.stop
+        }
         # A damaged checkpoint gives way to the one before it, which trains to the same end.
-        return {step: path for step, path in steps.items() if can_be_read(path, step)}
+        return {step: path for step, path in steps.items() if checkpoint_is_readable(path, step)}
 
 
 def _is_of(stage: Stage, position: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from rung.costs.probes import DeviceCosts
 from rung.costs.time_model import Workload, adapter_parameters
 from rung.data.batches import Steps, by_length
 from rung.data.example import Example
-from rung.engine.trainer import SCORED_ROWS
+from rung.engine.trainer import SCORING_BATCH_SIZE
 from rung.recipe import Recipe
 from rung.runner.packing import (
     PlannedPack,
@@ -172,7 +172,7 @@ class EstimateRunner:
                 max((self.peak(pack.candidates) for pack in packs), default=0),
             )
         )
-        self._cooldown_starts |= dict.fromkeys(stage.candidates, schedule.fork)
+        self._cooldown_starts |= dict.fromkeys(stage.candidates, schedule.cooldown_start)
         return [
             self._measurement(candidate, stage.fraction, schedule.stop, spent[candidate])
             for candidate in stage.candidates
@@ -212,7 +212,7 @@ class EstimateRunner:
     def _scoring(self, adapters: Sequence[int], examples: Sequence[Example]) -> Workload:
         """The workload of scoring these rows."""
         work, lengths = Workload(), [len(example.ids) for example in examples]
-        for rows in by_length(lengths, max(1, SCORED_ROWS // len(adapters))):
+        for rows in by_length(lengths, max(1, SCORING_BATCH_SIZE // len(adapters))):
             padded = len(rows) * max(lengths[row] for row in rows)
             completion = sum(examples[row].loss_tokens for row in rows)
             work += self.costs.size.scoring(adapters, padded, completion)

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from rung.costs.memory_policy import MemoryPolicy
 from rung.data.batches import Steps, collate
-from rung.data.limits import check_rows
+from rung.data.model_limits import check_model_limits
 from rung.data.prepare import Data
-from rung.engine.effective_rank import cut, effective_rank
-from rung.engine.memory import keep_freed_memory
-from rung.engine.pack import Pack, fresh_state
+from rung.engine.adapter_state import fresh_state
+from rung.engine.effective_rank import effective_rank, truncate_rank
+from rung.engine.generate import generate
+from rung.engine.pack import Pack
+from rung.engine.process_memory import keep_freed_memory
 from rung.engine.trainer import Trainer
 from rung.model.load import Base
 from rung.recipe import Recipe
@@ -74,7 +76,7 @@ class LocalRunner:
         if base.device.type == "cpu":
             keep_freed_memory()
         self.trainer = Trainer(base)
-        check_rows(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
+        check_model_limits(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
         self.data, self.train, self.validation = data, data.train, data.validation
         self.pack_width, self.seed, self.min_race_rows = (
             recipe.pack_width,
@@ -169,14 +171,14 @@ class LocalRunner:
         trained = [candidate for candidate in candidates if candidate]
         for members in [*([[]] if None in candidates else []), *self._split(trained)]:
             with self._trained_pack(members) as pack:
-                generated = self.trainer.write(prompts, pack, self.data.facts.ends)
+                generated = generate(self.trainer, prompts, pack, self.data.stats.end_tokens)
                 # A pack orders its candidates itself.
                 authors: list[Candidate | None] = [*pack.candidates] if pack else [None]
             answers |= dict(zip(authors, generated, strict=True))
         return [
             [
                 Generation(
-                    text.answer_in(answer), text.after, text.before, text.where, example.source
+                    text.answer_in(answer), text.answer, text.prompt, text.location, example.source
                 )
                 for answer, text, example in zip(answers[candidate], texts, prompts, strict=True)
             ]
@@ -187,7 +189,9 @@ class LocalRunner:
         state = self.store.load_trained(candidate)
         if not ranks:
             return RankUse(effective_rank(state), {})
-        members, states = zip(*(cut(candidate, state, rank) for rank in ranks), strict=True)
+        members, states = zip(
+            *(truncate_rank(candidate, state, rank) for rank in ranks), strict=True
+        )
         with Pack(self.trainer.frozen, members, states) as pack:
             scores = self.trainer.score(self.validation, pack)
             losses = {

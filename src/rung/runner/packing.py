@@ -37,7 +37,7 @@ class StageSchedules:
     def of(self, stage: Stage) -> Schedule:
         """The schedule up to the stage's end."""
         stop = max(1, round(stage.fraction * self.steps))
-        return Schedule.to(stop, self.steps, self.warmup, self.cooldown)
+        return Schedule.ending_at(stop, self.steps, self.warmup, self.cooldown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rung.costs.memory_policy import MemoryPolicy
 from rung.data.batches import Batch, Steps, collate
 from rung.data.example import Example
-from rung.engine.memory import peak_bytes, reset_peak
 from rung.engine.pack import Pack
+from rung.engine.process_memory import peak_bytes, reset_peak
 from rung.engine.trainer import Trainer
 from rung.runner.candidate_store import CandidateStore
 from rung.runner.packing import PlannedPack
@@ -179,15 +179,15 @@ class PackTraining:
             if not len(pack):
                 break
             batches = self._batches(pack, step)
-            self.trainer.step(pack, batches, schedule.share(step))
-            lost = {pack.candidates[i]: reason for i, reason in pack.lost.items()}
+            self.trainer.step(pack, batches, schedule.rate_factor(step))
+            lost = {pack.candidates[i]: reason for i, reason in pack.diverged.items()}
             diverged |= {c: Divergence(step + 1, reason) for c, reason in lost.items()}
-            if pack.lost:
-                pack.drop(list(pack.lost))
+            if pack.diverged:
+                pack.drop(list(pack.diverged))
             trained = sum(batch.tokens for batch in batches)
             dropped = self.tokens(list(lost), step + 1, schedule.stop)
             reporter.step(trained, dropped, len(pack), started)
-            if step + 1 == schedule.fork or self.timer.due():
+            if step + 1 == schedule.cooldown_start or self.timer.due():
                 with self.timer.saving():
                     self.store.save(stage, pack, stage_start)
         return diverged

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rung.search.stats import KNOWN_ZERO, Interval, Variance, loss_estimate, run_noise
+from rung.search.stats import NO_SEED_NOISE, Interval, Variance, loss_estimate, run_noise
 from rung.search.strategy import Decision, LeverStanding
 from rung.search.verdicts import lever_value
 from rung.tuning.result import LadderStep, SeedNoise, SettingResult, SettingStatus
@@ -55,7 +55,7 @@ def seed_noise_of(noise: Variance | None) -> SeedNoise | None:
     return SeedNoise(math.sqrt(noise.value), noise.degrees_of_freedom)
 
 
-def loss_interval_of(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> Interval | None:
+def loss_interval_of(scores: Sequence[Scores], noise: Variance = NO_SEED_NOISE) -> Interval | None:
     """The mean loss over runs of one setting; `noise` is that of one run. None without runs."""
     if not scores:
         return None
@@ -79,7 +79,7 @@ def setting_loss(runs: Sequence[Measurement], noise: Variance | None) -> Interva
     The noise of seeds is known for full runs only.
     """
     scores = [m.scores for m in runs if m.scores]
-    in_full = noise if noise and runs[0].fraction == 1 else KNOWN_ZERO
+    in_full = noise if noise and runs[0].fraction == 1 else NO_SEED_NOISE
     return loss_interval_of(scores, in_full) if len(scores) == len(runs) else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rung.data.arrow_store import Examples, Texts
-from rung.data.limits import rows_short_of_room
+from rung.data.model_limits import count_possible_truncations
 from rung.data.prepare import Data
 from rung.errors import MetricError
 from rung.metrics.evaluate import Evaluator
@@ -27,7 +27,7 @@ def make_evaluator(data: Data, recipe: Recipe) -> Evaluator:
     Raises:
         MetricError: there is no such metric, or the user's own fails on a row.
     """
-    if data.facts.shape == "text":
+    if data.stats.record_format == "text":
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError(
                 "The rows are texts without prompts, so nothing is generated and only the loss can "
@@ -36,17 +36,17 @@ def make_evaluator(data: Data, recipe: Recipe) -> Evaluator:
         return Evaluator((), CompletionStats.of([]))
     texts = _sample(data.train)
     evaluator = Evaluator.of(
-        [text.after for text in texts],
+        [text.answer for text in texts],
         recipe.metrics,
         recipe.judge,
-        data.facts.numbers.convention(recipe.numbers),
+        data.stats.numbers.convention(recipe.numbers),
         {
-            name: [text.after for text in _sample(data.splits[name])]
+            name: [text.answer for text in _sample(data.splits[name])]
             for name in ("validation", "test")
         },
     )
     # A metric that fails is better found now than when everything is trained.
-    evaluator.values([Generation(t.after, t.after, t.before, t.where) for t in texts[:2]])
+    evaluator.values([Generation(t.answer, t.answer, t.prompt, t.location) for t in texts[:2]])
     return evaluator
 
 
@@ -58,7 +58,7 @@ def _sample(rows: Examples) -> list[Texts]:
 def tell_cut_generations(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
     """Tell where the model has too few positions after a prompt for the longest completion."""
     for name in ("validation", "test"):
-        if short := rows_short_of_room(data.splits[name], positions):
+        if short := count_possible_truncations(data.splits[name], positions):
             tell(
                 f"after {short:,} of {len(data.splits[name]):,} {name} prompts the model's "
                 f"{positions:,} positions leave less room than the longest completion takes, so "

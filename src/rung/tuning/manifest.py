@@ -10,13 +10,13 @@ from importlib.metadata import version
 
 import torch
 
-from rung import __version__
-from rung.data.batches import ORDER
+from rung.data.batches import ORDER_VERSION
 from rung.data.prepare import Data
 from rung.model.files import fingerprint
 from rung.model.load import Base
 from rung.recipe import Recipe
 from rung.study.folder import FORMAT, SCHEMA
+from rung.version import __version__
 
 LIBRARIES = (
     "torch",
@@ -78,7 +78,7 @@ def make_manifest(recipe: Recipe, base: Base, data: Data) -> Manifest:
         model_files=fingerprint(base.source),
         precision=str(base.dtype).removeprefix("torch."),
         seed=recipe.seed,
-        data_sha256=data.facts.digest,
-        order=ORDER,
+        data_sha256=data.stats.digest,
+        order=ORDER_VERSION,
         rows={name: len(rows) for name, rows in data.splits.items()},
     )

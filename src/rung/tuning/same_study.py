@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rung.data.batches import ORDER
+from rung.data.batches import ORDER_VERSION
 from rung.data.prepare import Data
 from rung.errors import RecipeError, StudyError
 from rung.model.files import fingerprint
@@ -31,12 +31,12 @@ def check_same_study(recipe: Recipe, folder: StudyFolder, data: Data, base: Base
         return
     _check_recipe(recipe, folder)
     manifest = folder.read_manifest()
-    if manifest.get("order") != ORDER:
+    if manifest.get("order") != ORDER_VERSION:
         raise StudyError(
             f"The study '{folder.path}' was started by a version of Rung that trained on the rows "
             "in another order; give this one another --study."
         )
-    if manifest.get("data_sha256") != data.facts.digest:
+    if manifest.get("data_sha256") != data.stats.digest:
         raise StudyError(
             f"The data of the study '{folder.path}' has changed since it started; give it a new "
             "--study."

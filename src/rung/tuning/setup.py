@@ -19,7 +19,7 @@ from rung.formats.documents import to_json
 from rung.metrics.evaluate import judge_metric
 from rung.metrics.metric import Metric
 from rung.model.load import Base, check_files, end_tokens, load_base, load_tokenizer
-from rung.model.targets import folded, stacked_experts
+from rung.model.targets import stacked_experts, star_numbers
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.search.effort import choose_race_fraction
@@ -163,7 +163,7 @@ def _check_adapters(
     settings = [space.setting(rank, rate, targets) for targets in sets]
     if idle := preflight(runner.trainer, settings, runner.validation, recipe.seed):
         observer.note(
-            f"{', '.join(folded(idle))}: an adapter on these layers learns nothing from text, and "
+            f"{', '.join(star_numbers(idle))}: an adapter on these layers learns nothing from text, and "
             "its parameters count all the same"
         )
 
@@ -188,8 +188,8 @@ def _tell_about_model(data: Data, base: Base, runner: LocalRunner, observer: Obs
             f"{', '.join(experts)}: these experts are stacked parameters, so no adapter goes on "
             "them"
         )
-    for why in dict.fromkeys(frozen.closed.values()):
-        names = folded(name for name, own in frozen.closed.items() if own == why)
+    for why in dict.fromkeys(frozen.unsupported.values()):
+        names = star_numbers(name for name, own in frozen.unsupported.items() if own == why)
         observer.note(f"{', '.join(names)}: {why}, so no adapter goes on them")
 
 

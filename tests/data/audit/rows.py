@@ -61,7 +61,7 @@ def read(
         for name, split in (("train", train), ("validation", validation), ("test", test))
     ]
     recipe = Recipe(data=files[0], validation=files[1], test=files[2], **options)
-    return prepare(recipe, tokenizer or tiny_tokenizer(), ends=ends)
+    return prepare(recipe, tokenizer or tiny_tokenizer(), end_tokens=ends)
 
 
 def audit_splits(

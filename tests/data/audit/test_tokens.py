@@ -99,7 +99,7 @@ def test_an_end_token_that_only_the_template_knows_is_a_warning(
     end = tokenizer.convert_tokens_to_ids("~")
     rows = chats()
     data = read(tmp_path, rows, rows, rows, tokenizer, ends=(end,) if is_known else ())
-    assert data.facts.ends == [tokenizer.eos_token_id, end]
+    assert data.stats.end_tokens == [tokenizer.eos_token_id, end]
     findings = by_kind(audit(data, tokenizer))
     assert ("end_token" in findings) != is_known
     if not is_known:

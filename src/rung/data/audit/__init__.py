@@ -39,7 +39,7 @@ def audit(data: Data, tokenizer: Any = None, numbers: str = "auto") -> list[Find
         *check_same_questions(data),
         *check_near_duplicates(data),
         *check_completions(data),
-        *check_numbers(data.facts.numbers, numbers),
+        *check_numbers(data.stats.numbers, numbers),
         *check_lengths(data),
         *check_reading(data),
     ]

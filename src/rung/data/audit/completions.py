@@ -42,19 +42,19 @@ class _Counts:
 
     def add(self, text: Texts) -> None:
         self.rows += 1
-        answer = text.after.strip()
+        answer = text.answer.strip()
         if not answer:
-            self.empty.add(text.where)
+            self.empty.add(text.location)
         if len(self.answers) <= MAX_COUNTED or answer in self.answers:
             self.answers[answer] += 1
-        if answer in _MISSING or text.before.strip() in _MISSING:
+        if answer in _MISSING or text.prompt.strip() in _MISSING:
             of_text = self.missing.setdefault(answer if answer in _MISSING else "", RowList())
-            of_text.add(text.where)
-        if _is_garbled(text.before) or _is_garbled(text.after):
-            self.garbled.add(text.where)
+            of_text.add(text.location)
+        if _is_garbled(text.prompt) or _is_garbled(text.answer):
+            self.garbled.add(text.location)
         is_code = answer.startswith("```")
         self.quoted += len(answer) > 1 and not is_code and (answer[0], answer[-1]) in _QUOTES
-        self.unseparated += text.before[-1:].isalnum() and text.after[:1].isalnum()
+        self.unseparated += text.prompt[-1:].isalnum() and text.answer[:1].isalnum()
 
 
 def check_completions(data: Data) -> Iterator[Finding]:
@@ -84,16 +84,16 @@ def check_completions(data: Data) -> Iterator[Finding]:
         )
         yield Finding("quoted", "warning", message)
     yield from check_labels(counts.answers, rows)
-    if data.facts.shape == "prompt_completion" and counts.unseparated > rows / 2:
+    if data.stats.record_format == "prompt_completion" and counts.unseparated > rows / 2:
         message = (
             f"In {counts.unseparated:,} of {rows:,} training rows nothing separates prompt and "
             "completion; begin the completion with a space."
         )
         yield Finding("separator", "warning", message)
-    if data.facts.merged:
+    if merged := data.stats.merged_rows:
         message = (
-            f"In {data.facts.merged:,} rows the prompt's last token merges with the completion, so "
-            "the model sees another token there when it generates; end the prompt where a token "
+            f"In {merged:,} rows the prompt's last token merges with the completion, "
+            "so the model sees another token there when it generates; end the prompt where a token "
             "ends, such as before a space."
         )
         yield Finding("boundary", "warning", message)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rung.data.audit.finding import Finding, quote
-from rung.data.schema import normal
+from rung.data.rows import normalize
 
 MAX_LABELS = 20
 """Completions are labels if there are at most this many, and ten rows or more for each."""
@@ -47,7 +47,7 @@ def _check_variants(counts: Counter[str], rows: int) -> Iterator[Finding]:
     """Labels that differ only in case, spaces or punctuation."""
     variants: dict[str, list[str]] = {}
     for answer in counts:
-        variants.setdefault(normal(answer), []).append(answer)
+        variants.setdefault(normalize(answer), []).append(answer)
     groups = [answers for answers in variants.values() if len(answers) > 1]
     if groups and len(variants) <= min(MAX_LABELS, rows / 10):
         named = "; ".join(

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from rung.data.arrow_store import Examples, Texts
-from rung.data.asked import alike
 from rung.data.audit.finding import Finding, RowList
 from rung.data.contained_rows import find_contained_rows
 from rung.data.prepare import Data
-from rung.data.schema import normal
+from rung.data.repeated_questions import find_repeated_questions
+from rung.data.rows import normalize
 
 _TRAIN = 2
 """The place of the training split in `_Splits`."""
@@ -33,15 +33,15 @@ def check_repeated_rows(data: Data) -> Iterator[Finding]:
     # Only the held-out rows are kept in memory, as hashes.
     for split in ("test", "validation", "train"):
         for text in data.splits[split].every_text():
-            prompt = normal(text.before)
-            row_hash, prompt_hash = _hash(f"{prompt}\n{normal(text.after)}"), _hash(prompt)
+            prompt = normalize(text.prompt)
+            row_hash, prompt_hash = _hash(f"{prompt}\n{normalize(text.answer)}"), _hash(prompt)
             if (other := rows.get(row_hash)) and other[0] != split:
-                same_rows.add(f"{text.where} = {other[1]}")
-            elif text.before and (other := prompts.get(prompt_hash)) and other[0] != split:
-                same_prompts.add(f"{text.where} ~ {other[1]}")
+                same_rows.add(f"{text.location} = {other[1]}")
+            elif text.prompt and (other := prompts.get(prompt_hash)) and other[0] != split:
+                same_prompts.add(f"{text.location} ~ {other[1]}")
             if split != "train":
-                rows.setdefault(row_hash, (split, text.where))
-                prompts.setdefault(prompt_hash, (split, text.where))
+                rows.setdefault(row_hash, (split, text.location))
+                prompts.setdefault(prompt_hash, (split, text.location))
     if same_rows.count:
         count = same_rows.counted("row stands", "rows stand")
         message = f"{count} in two splits, so memorizing them looks like learning: {same_rows}."
@@ -51,7 +51,7 @@ def check_repeated_rows(data: Data) -> Iterator[Finding]:
         message = f"{count} a prompt that another split has too: {same_prompts}."
         yield Finding("same_prompt", "warning", message)
     hashes = np.fromiter(
-        (_hash(f"{text.before}\n{text.after}") for text in data.train.every_text()),
+        (_hash(f"{text.prompt}\n{text.answer}") for text in data.train.every_text()),
         np.uint64,
         len(data.train),
     )
@@ -65,15 +65,15 @@ def check_repeated_rows(data: Data) -> Iterator[Finding]:
 
 def check_contained_rows(data: Data) -> Iterator[Finding]:
     """Rows whose prompt contains another row, as in a conversation given answer by answer."""
-    facts = data.facts
-    if facts.together:
+    stats = data.stats
+    if stats.grouped_rows:
         message = (
-            f"{facts.together:,} rows contain the prompt and the answer of another row, as the "
+            f"{stats.grouped_rows:,} rows contain the prompt and the answer of another row, as the "
             "rows of one conversation do, or ask and answer the same as another; such rows are "
             "kept in one split and count as one."
         )
         yield Finding("grown", "note", message)
-    if len(facts.made) == 2 and not facts.apart:
+    if len(stats.made_splits) == 2 and not stats.ungrouped_rows:
         return
     splits = _Splits(data)
     pairs = find_contained_rows(splits.parts)
@@ -87,7 +87,7 @@ def check_contained_rows(data: Data) -> Iterator[Finding]:
     ):
         if to == of:
             continue
-        if to == _TRAIN and not is_partial and facts.shape in _SHAPES_WITH_HISTORY:
+        if to == _TRAIN and not is_partial and stats.record_format in _SHAPES_WITH_HISTORY:
             trained_on.setdefault(inside, row)
         elif to == _TRAIN:
             others.setdefault(inside, row)
@@ -96,7 +96,7 @@ def check_contained_rows(data: Data) -> Iterator[Finding]:
     if trained_on:
         rows = splits.name_pairs(trained_on, "⊂")
         count = rows.counted("held-out row is", "held-out rows are")
-        what = "texts" if facts.shape == "text" else "conversations"
+        what = "texts" if stats.record_format == "text" else "conversations"
         message = f"{count} part of {what} in the training split, which trains on them: {rows}."
         yield Finding("leakage", "error", message)
     if others:
@@ -109,13 +109,13 @@ def check_contained_rows(data: Data) -> Iterator[Finding]:
 def check_same_questions(data: Data) -> Iterator[Finding]:
     """Rows that ask and answer the same as a row of another split, though the prompts differ."""
     splits = _Splits(data)
-    pairs = alike(splits.parts, data.facts.shape)
-    columns = (pairs.rows, pairs.first, pairs.loosely, pairs.sure)
+    pairs = find_repeated_questions(splits.parts, data.stats.record_format)
+    columns = (pairs.rows, pairs.first_rows, pairs.last_question_only, pairs.one_answer)
     known = list(
         zip(
             *(column.tolist() for column in columns),
             splits.split_of(pairs.rows),
-            splits.split_of(pairs.first),
+            splits.split_of(pairs.first_rows),
             strict=True,
         )
     )
@@ -136,8 +136,8 @@ def check_same_questions(data: Data) -> Iterator[Finding]:
             continue
         one, two = splits.text(held_out), splits.text(other)
         # The same prompts are a finding of `check_repeated_rows`.
-        if normal(one.before) != normal(two.before) and (is_leak or held_out not in others):
-            (trained_on if is_leak else others)[held_out] = f"{one.where} ~ {two.where}"
+        if normalize(one.prompt) != normalize(two.prompt) and (is_leak or held_out not in others):
+            (trained_on if is_leak else others)[held_out] = f"{one.location} ~ {two.location}"
     if trained_on:
         rows = RowList(list(trained_on.values()))
         count = rows.counted("held-out row asks and answers", "held-out rows ask and answer")
@@ -177,7 +177,7 @@ class _Splits:
         """A list of pairs of rows, by their places."""
         return RowList(
             [
-                f"{self.text(row).where} {sign} {self.text(other).where}"
+                f"{self.text(row).location} {sign} {self.text(other).location}"
                 for row, other in pairs.items()
             ]
         )

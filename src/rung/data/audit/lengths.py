@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rung.data.audit.finding import Finding
-from rung.data.prepare import Data, fits
+from rung.data.prepare import Data
 
 
 def check_lengths(data: Data) -> Iterator[Finding]:
-    facts = data.facts
-    if long := sum(facts.long.values()):
-        rows = sum(facts.read.values())
+    stats = data.stats
+    if long := sum(stats.long_rows.values()):
+        rows = sum(stats.row_counts.values())
         message = (
             f"{long:,} of {rows:,} rows ({long / rows:.1%}) are longer than max_tokens; the "
-            f"longest has {max(facts.lengths):,} tokens, and 99 % have at most "
-            f"{fits(facts.lengths, 0.99):,}."
+            f"longest has {max(stats.lengths):,} tokens, and 99 % have at most "
+            f"{stats.covering_length(0.99):,}."
         )
         yield Finding("long", "warning", message)

@@ -17,7 +17,7 @@ from typing import Any
 from rung.data.arrow_store import Examples, Texts
 from rung.data.audit.finding import Finding, RowList
 from rung.data.prepare import Data
-from rung.data.schema import normal
+from rung.data.rows import normalize
 
 MIN_SIMILARITY = 0.8
 """The Jaccard similarity from which on two rows are nearly the same."""
@@ -69,7 +69,7 @@ def _sketch(
 
     texts = itertools.islice(examples.every_text(), max_rows)
     while batch := list(itertools.islice(texts, _BATCH)):
-        runs_of = [(text.where, _runs(text) - frame) for text in batch]
+        runs_of = [(text.location, _runs(text) - frame) for text in batch]
         long_enough = [(where, runs) for where, runs in runs_of if len(runs) >= MIN_RUNS]
         sketches = MinHash.generator(
             [list(runs) for _, runs in long_enough], num_perm=_PERMUTATIONS, hashfunc=int
@@ -80,13 +80,13 @@ def _sketch(
 
 def _runs(text: Texts) -> set[int]:
     """The runs of three words of a prompt; of the whole row if the prompt is short."""
-    runs = _runs_of_three(text.before)
-    return runs if len(runs) >= MIN_RUNS else _runs_of_three(f"{text.before} {text.after}")
+    runs = _runs_of_three(text.prompt)
+    return runs if len(runs) >= MIN_RUNS else _runs_of_three(f"{text.prompt} {text.answer}")
 
 
 def _runs_of_three(text: str) -> set[int]:
     """Each run of three words as a number."""
-    words = [zlib.crc32(word.encode()) for word in normal(text).split()]
+    words = [zlib.crc32(word.encode()) for word in normalize(text).split()]
     return {
         (a * 31 + b) * 31 + c & 0xFFFFFFFF
         for a, b, c in zip(words, words[1:], words[2:], strict=False)

@@ -65,7 +65,7 @@ def _examples(column: Column, convention: Convention, given: str) -> str:
     multiplied = ("times ", "short ") if column.short else ("times ",)
     kinds = [
         convention.decimal,
-        *(("either",) if given != "auto" or not column.asked else ()),
+        *(("either",) if given != "auto" or not column.is_ambiguous else ()),
         *(kind for kind in shown if kind.startswith(multiplied)),
         "negative",
     ]
@@ -82,7 +82,7 @@ def _examples(column: Column, convention: Convention, given: str) -> str:
 
 def _ambiguous_marks(column: Column, convention: Convention) -> str:
     """Numbers whose mark may be a decimal mark or one between thousands."""
-    if not column.asked:
+    if not column.is_ambiguous:
         return ""
     text = column.shown["either"]
     return (
@@ -93,7 +93,7 @@ def _ambiguous_marks(column: Column, convention: Convention) -> str:
 
 
 def _possible_lists(column: Column) -> str:
-    if not column.listed:
+    if not column.may_be_pairs:
         return ""
     return (
         f"Each may be a list of two; if {quote(column.shown['pairs'])} is one, put brackets around "

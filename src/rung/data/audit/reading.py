@@ -14,11 +14,11 @@ FEW_ROWS = 100
 
 def check_reading(data: Data) -> Iterator[Finding]:
     """How files were read, malformed rows, the number of rows, and what rows lost."""
-    facts = data.facts
-    if facts.told:
-        yield Finding("files", "warning", f"{RowList(facts.told)}.")
-    if facts.bad:
-        rows = RowList([error.rstrip(".") for error in facts.listed], facts.bad)
+    stats = data.stats
+    if stats.file_notes:
+        yield Finding("files", "warning", f"{RowList(stats.file_notes)}.")
+    if stats.bad_rows:
+        rows = RowList([error.rstrip(".") for error in stats.bad_row_messages], stats.bad_rows)
         message = f"{rows.counted('malformed row is', 'malformed rows are')} left out: {rows}."
         yield Finding("malformed", "warning", message)
     few = [
@@ -32,5 +32,5 @@ def check_reading(data: Data) -> Iterator[Finding]:
             "differences can be seen."
         )
         yield Finding("few_rows", "warning", message)
-    for kind, message in remark_messages(facts.remarks):
+    for kind, message in remark_messages(stats.remarks):
         yield Finding(kind, "note" if kind in ("as_json", "unused") else "warning", message)

@@ -8,7 +8,7 @@ from typing import Any
 from rung.data.audit.finding import Finding, RowList, quote
 from rung.data.foreign_language import find_foreign_language
 from rung.data.prepare import Data
-from rung.data.tokens import first_tokens
+from rung.data.tokenizer_state import first_tokens
 
 _SAMPLED_ROWS = 2_000
 
@@ -16,8 +16,10 @@ _SAMPLED_ROWS = 2_000
 def check_tokens(data: Data, tokenizer: Any) -> Iterator[Finding]:
     """Texts that the tokenizer cannot reproduce, and the tokens that begin and end texts."""
     yield from _check_lossy(data, tokenizer)
-    if data.facts.own_ends:
-        ends = " and ".join(quote(tokenizer.decode([token])) for token in data.facts.own_ends)
+    if data.stats.template_end_tokens:
+        ends = " and ".join(
+            quote(tokenizer.decode([token])) for token in data.stats.template_end_tokens
+        )
         message = (
             f"What is trained on ends with {ends}, which neither the tokenizer nor the model's "
             "generation_config.json names as an end token; the server of the adapter must be told "
@@ -45,18 +47,18 @@ def check_language(data: Data, tokenizer: Any) -> Iterator[Finding]:
 
 def _check_lossy(data: Data, tokenizer: Any) -> Iterator[Finding]:
     """Rows whose tokens do not give their text back, in a sample spread over all of them."""
-    ends = set(data.facts.ends)
+    ends = set(data.stats.end_tokens)
     unknown = {tokenizer.unk_token_id} - ends
     unknown -= {tokenizer.bos_token_id, tokenizer.pad_token_id, *first_tokens(tokenizer)}
     rows = range(0, len(data.train), max(1, len(data.train) // _SAMPLED_ROWS))
     lossy = RowList()
     for row in rows:
         example, text = data.train[row], data.train.texts(row)
-        prompt, completion = text.before.strip(), text.after.strip()
+        prompt, completion = text.prompt.strip(), text.answer.strip()
         prompt_ids = example.ids[: example.prompt_length]
         completion_ids = example.ids[example.prompt_length :]
         decoded = _decode(completion_ids, tokenizer)
-        if data.facts.shape == "text":
+        if data.stats.record_format == "text":
             # No model generates such a text from its start, and it may have special tokens.
             is_kept = _squeeze(completion) in _squeeze(tokenizer.decode(completion_ids))
         else:
@@ -64,10 +66,10 @@ def _check_lossy(data: Data, tokenizer: Any) -> Iterator[Finding]:
         # A text that was cut at max_tokens has no end token.
         is_whole = any(token in ends for token in completion_ids[-3:])
         if not unknown.isdisjoint(completion_ids) or (is_whole and not is_kept):
-            lossy.add(f"{text.where}: {quote(completion)} comes back as {quote(decoded)}")
+            lossy.add(f"{text.location}: {quote(completion)} comes back as {quote(decoded)}")
         elif not unknown.isdisjoint(prompt_ids):
             read_as = quote(_decode(prompt_ids, tokenizer))
-            lossy.add(f"{text.where}: {quote(prompt)} is read as {read_as}")
+            lossy.add(f"{text.location}: {quote(prompt)} is read as {read_as}")
     if lossy.count:
         count = f"Of {len(rows):,} rows the tokenizer cannot reproduce {lossy.count:,} exactly"
         message = f"{count}: {lossy}."
