@@ -67,7 +67,7 @@ def warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Ledger(StudyFolder(Path(folder) / "study"))  # it imports its database's drivers
     # A kill loses nothing that was written. Only a power cut does, which is what fsync is for.
-    os.fsync = lambda file: None
+    os.fsync = lambda fd: None
     # The garbage collector need not look at what is here already. (It runs for each pack.)
     gc.collect()
     gc.freeze()
