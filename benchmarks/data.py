@@ -1,8 +1,9 @@
-"""How long data take to read, tokenise and audit, and how much memory that holds: with SmolLM2's tokenizer.
+"""How long it takes to read, tokenize and audit data, and how much memory that holds.
 
-Made-up rows of words from the CMU dictionary, 10 to 60 to a prompt and 2 to 30 to a completion, one in fifty of them
-nearly another one, from a JSONL file into an empty cache. Memory is anonymous memory, sampled five times a second: what
-is mapped from files is the kernel's to take back.
+The rows are made of words from the CMU dictionary, 10 to 60 in a prompt and 2 to 30 in a
+completion; one row in fifty nearly repeats the one before it. They are read from a JSONL file into
+an empty cache, with SmolLM2's tokenizer. Memory is anonymous memory, sampled five times a second:
+what is mapped from files can be taken back by the kernel.
 
     python benchmarks/data.py [--rows 100000] [--chats] [--json]
 """
@@ -17,8 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import psutil
 from packed import machine
@@ -31,54 +33,60 @@ from rung.model.load import fast_dtype, load_tokenizer
 from rung.recipe import Recipe
 
 
-def write(path: Path, count: int, chats: bool) -> None:
-    """The rows, the same for every run of a size."""
+def write_rows(path: Path, count: int, chats: bool) -> None:
+    """Write the rows; the same for every run of a size."""
     draw = random.Random(count)
     words = [prompt.split()[1].rstrip(":") for part in pronounce() for prompt, _ in part]
-    prompt: list[str] = []
+    question: list[str] = []
     with path.open("w", encoding="utf-8") as file:
-        for row in range(count):
-            if row % 50 or not prompt:
-                prompt = draw.choices(words, k=draw.randint(10, 60))
+        for number in range(count):
+            if number % 50 or not question:
+                question = draw.choices(words, k=draw.randint(10, 60))
             else:
-                prompt[draw.randrange(len(prompt))] = "changed"
-            asked, answer = (
-                f"Question: {' '.join(prompt)}?",
-                " ".join(draw.choices(words, k=draw.randint(2, 30))),
-            )
+                question[draw.randrange(len(question))] = "changed"
+            prompt = f"Question: {' '.join(question)}?"
+            answer = " ".join(draw.choices(words, k=draw.randint(2, 30)))
+            row: dict[str, Any] = {"prompt": f"{prompt}\nAnswer:", "completion": f" {answer}"}
             if chats:
-                turns = [
-                    {"role": "user", "content": asked},
-                    {"role": "assistant", "content": answer},
-                ]
-                file.write(json.dumps({"messages": turns}) + "\n")
-            else:
-                file.write(
-                    json.dumps({"prompt": f"{asked}\nAnswer:", "completion": f" {answer}"}) + "\n"
-                )
+                turns = (("user", prompt), ("assistant", answer))
+                row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+            file.write(json.dumps(row) + "\n")
 
 
-def watched(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What it gives, the seconds it takes, and the most gigabytes that the process holds meanwhile."""
-    peak, done, process = [0], threading.Event(), psutil.Process(os.getpid())
+Result = TypeVar("Result")
 
-    def watch() -> None:
+
+@dataclass(frozen=True)
+class Watched(Generic[Result]):
+    """What some work returned, how long it took, and the most gigabytes that the process held."""
+
+    result: Result
+    seconds: float
+    gigabytes: float
+
+
+def watch(work: Callable[[], Result]) -> Watched[Result]:
+    """Do the work, and watch the memory of the process meanwhile."""
+    peak, done, process = 0, threading.Event(), psutil.Process(os.getpid())
+
+    def sample() -> None:
+        nonlocal peak
         while not done.wait(0.2):
             memory = process.memory_info()
-            peak[0] = max(peak[0], memory.rss - memory.shared)
+            peak = max(peak, memory.rss - memory.shared)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     begun = time.perf_counter()
-    found = work()
+    result = work()
     seconds = time.perf_counter() - begun
     done.set()
-    watcher.join()
-    return found, seconds, peak[0] / 1e9
+    sampler.join()
+    return Watched(result, seconds, peak / 1e9)
 
 
 def main() -> None:
-    """Once, in an empty cache."""
+    """Measure once, in an empty cache."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,35 +98,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RUNG_CACHE"] = folder
         path = Path(folder) / "rows.jsonl"
-        write(path, options.rows, options.chats)
+        write_rows(path, options.rows, options.chats)
         recipe = Recipe(data=str(path))
-        data, reading, held = watched(lambda: prepare(recipe, tokenizer))
-        findings, auditing, audited = watched(lambda: audit(data))
-        _, again, _ = watched(lambda: prepare(recipe, tokenizer))
+        reading = watch(lambda: prepare(recipe, tokenizer))
+        data = reading.result
+        auditing = watch(lambda: audit(data))
+        again = watch(lambda: prepare(recipe, tokenizer))
         megabytes = path.stat().st_size / 1e6
-    document = {
-        "machine": machine(fast_dtype("cpu")),
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": options.rows,
-        "shape": data.stats.record_format,
-        "megabytes": round(megabytes),
-        "tokenise": {"seconds": round(reading, 1), "gigabytes": round(held, 2)},
-        "audit": {"seconds": round(auditing, 1), "gigabytes": round(audited, 2)},
-        "again_seconds": round(again, 1),
-        "findings": [finding.message for finding in findings],
-    }
+    where, date = machine(fast_dtype("cpu")), time.strftime("%Y-%m-%d")
+    findings = [finding.message for finding in auditing.result]
     if options.json:
+        document = {
+            "machine": where,
+            "date": date,
+            "rows": options.rows,
+            "format": data.stats.record_format,
+            "megabytes": round(megabytes),
+            "tokenize": _rounded(reading),
+            "audit": _rounded(auditing),
+            "again_seconds": round(again.seconds, 1),
+            "findings": findings,
+        }
         print(json.dumps(document, indent=2))
         return
     print(
-        f"{options.rows:,} rows ({megabytes:.0f} MB, {data.stats.record_format}), {document['machine']}, {document['date']}"
+        f"{options.rows:,} rows ({megabytes:.0f} MB, {data.stats.record_format}), {where}, {date}"
     )
-    print(
-        f"  tokenised in {reading:.1f} s, holding {held:.2f} GB; audited in {auditing:.1f} s, {audited:.2f} GB"
-    )
-    print(f"  from the cache in {again:.1f} s")
+    print(f"  tokenized in {reading.seconds:.1f} s, holding {reading.gigabytes:.2f} GB")
+    print(f"  audited in {auditing.seconds:.1f} s, holding {auditing.gigabytes:.2f} GB")
+    print(f"  from the cache in {again.seconds:.1f} s")
     for finding in findings:
-        print(f"  {finding.message}")
+        print(f"  {finding}")
+
+
+def _rounded(watched: Watched[Any]) -> dict[str, float]:
+    return {"seconds": round(watched.seconds, 1), "gigabytes": round(watched.gigabytes, 2)}
 
 
 if __name__ == "__main__":
