@@ -15,7 +15,8 @@ import statistics
 import time
 from typing import Any
 
-from packed import examples, machine
+from packed import machine
+from packed_sides import examples
 
 from rung.costs.devices import device
 from rung.costs.memory_model import bound, need
