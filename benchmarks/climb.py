@@ -24,7 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from packed import MODULES, ONE, RANK, Trl, machine
+from packed import machine
+from packed_sides import MODULES, ONE, RANK, Trl
 
 from rung.data.batches import Steps
 from rung.data.prepare import prepare

@@ -19,7 +19,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from packed import examples, machine
+from packed import machine
+from packed_sides import examples
 
 from rung.costs.devices import device
 from rung.costs.memory_model import candidate_memory
