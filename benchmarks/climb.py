@@ -43,7 +43,7 @@ def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
     batches = Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
     candidate = Candidate(replace(ONE.setting, rank=rank, alpha=2.0 * rank))
     seen = [rows[row] for batch in batches for row in batch]
-    Trl("auto", seen, recipe.batch_size, candidate, modules).serve()
+    Trl("auto", seen, recipe.batch_size, candidate, modules).train()
 
 
 def time_process(name: str, command: list[str]) -> float:

@@ -29,6 +29,7 @@ from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import StepProgress
 from rung.runner.replay import TABLE, load_table, write_table
+from rung.runner.training import CheckpointTimer
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
@@ -81,7 +82,7 @@ def record(folder: Path) -> None:
             data(task, base.tokenizer),
             recipe,
             folders[task],
-            checkpoint_seconds=240,
+            timer=CheckpointTimer(time.monotonic, 240),
             min_race_rows=VALIDATION_ROWS[task],
         )
         for task, recipe in RECIPES.items()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rung.metrics.report import MetricGain, MetricsReport
 from tests.report.results import full_climb
 from tests.search.worlds import BASELINE, FULL, World, run
 
+from rung.metrics.report import MetricGain, MetricsReport
 from rung.search.strategy import Strategy
 from rung.tuning.evidence import (
     Runs,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rung.metrics.report import Disagreement
 from tests.report.results import (
     ALPHA,
     BELOW_MARGIN,
@@ -32,6 +31,7 @@ from tests.report.results import (
     verdict,
 )
 
+from rung.metrics.report import Disagreement
 from rung.report.sentences import (
     contrast,
     cost_sentence,
