@@ -18,8 +18,8 @@ from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
 from rung.data.example import Example
-from rung.data.tokenize import tokenize_rows
 from rung.data.rows import Row
+from rung.data.tokenize import tokenize_rows
 from rung.engine.generate import generate, max_generation_rows
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError

@@ -603,8 +603,9 @@ def test_a_token_without_an_embedding_matters_where_a_row_has_it(
     rows.write_text("\n".join(lines))
     with pytest.raises(DataError) as error:
         tune(recipe.model_copy(update=few), StudyFolder(tmp_path / "other" / "s"), Listener())
-    assert f"rows.jsonl, line 71 has the token '<new>', number {beyond}" in str(error.value)
-    assert f"an embedding for {beyond}" in str(error.value)
+    message = str(error.value)
+    assert f"rows.jsonl, line 71 has the token '<new>', which is number {beyond}" in message
+    assert f"the model's embedding has only {beyond:,} tokens" in message
     assert not (tmp_path / "other").exists()
 
 

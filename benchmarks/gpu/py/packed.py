@@ -214,8 +214,8 @@ class Bench:
         print(f"{side:5} {kind:10} {count:2}x{batch}x{length:<4} {shown}{more}", flush=True)
 
     def rung(self, candidates: list[Any], batch: int, length: int, dense: bool) -> dict[str, Any]:
+        from rung.costs.memory_model import bound, need
         from rung.costs.memory_policy import MEMORY_HEADROOM
-        from rung.costs.memory_model import (bound, need)
         from rung.data.batches import collate
         from rung.engine.adapter_state import fresh_state
         from rung.engine.pack import Pack

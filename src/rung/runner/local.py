@@ -78,11 +78,8 @@ class LocalRunner:
         self.trainer = Trainer(base)
         check_model_limits(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
         self.data, self.train, self.validation = data, data.train, data.validation
-        self.pack_width, self.seed, self.min_race_rows = (
-            recipe.pack_width,
-            recipe.seed,
-            min_race_rows,
-        )
+        self.pack_width, self.seed = recipe.pack_width, recipe.seed
+        self.min_race_rows = min_race_rows
         self.generated_rows = GENERATED_ROWS if recipe.judge == "loss" else {}
         self.timer = timer or CheckpointTimer(time.perf_counter, CHECKPOINT_SECONDS)
         self.batches = Steps(data.train.lengths, recipe.batch_size, recipe.passes, recipe.seed)
