@@ -77,7 +77,7 @@ def test_in_a_terminal_one_line_lives_and_is_gone_at_the_end() -> None:
         progress.console.print()
     text = out.getvalue()
     assert "\x1b[2K" in text
-    assert "▲ Rank 16 → 32 (in full, 4 seeds): better" in text
+    assert "▲ Rank 16 → 32 (all-linear, in full, 4 seeds): better" in text
     assert "100 tokens/s" in text
     assert text.rpartition("\x1b[2K")[2].strip("\x1b[?25h1A\n ") == "", "the line is gone"
 

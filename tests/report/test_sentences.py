@@ -93,7 +93,7 @@ def of_ranks(gain: float, half: float, **more: Any) -> Verdict:
 )
 def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
     seeds = "1 seed" if judged.seeds == 1 else "4 seeds"
-    assert verdict_sentence(judged) == f"Rank 16 → 32 (in full, {seeds}): {sentence}"
+    assert verdict_sentence(judged) == f"Rank 16 → 32 (all-linear, in full, {seeds}): {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,22 @@ def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
             "Target modules attention → all-linear (as many parameters, at rank 32 → 12, after a "
             "quarter of the training): ",
         ),
-        (RANK_BELOW, "Rank 16 → 32 (in full, 4 seeds): "),
+        (RANK_BELOW, "Rank 16 → 32 (all-linear, in full, 4 seeds): "),
         (
             RANK_ABOVE,
-            "Rank 32 → 64 (learning rate 0.001 → 0.0005, in full, 4 seeds): ",
+            "Rank 32 → 64 (all-linear, learning rate 0.001 → 0.0005, in full, 4 seeds): ",
         ),
         (
             verdict(BEST, RSLORA, "alpha", 0.1, 0.05, **RACE),
             "Alpha 64 → 16 rsLoRA (after a quarter of the training): ",
+        ),
+        (
+            verdict(BEST, RSLORA, "alpha", 0.1, 0.05),
+            "Alpha 64 → 16 rsLoRA (rank 32, all-linear, in full, 4 seeds): ",
+        ),
+        (
+            verdict(BEST, setting(targets="mlp"), "targets", 0.1, 0.05),
+            "Target modules all-linear → mlp (rank 32, in full, 4 seeds): ",
         ),
         (
             SEVERAL,
@@ -129,16 +137,6 @@ def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
             "Adapter (rank 32, alpha 64, all-linear, learning rate 0.001) against the untuned "
             "model: ",
         ),
-    ],
-    ids=[
-        "learning rate",
-        "targets",
-        "parameters",
-        "rank",
-        "rank, rates",
-        "alpha",
-        "several",
-        "base",
     ],
 )
 def test_it_says_what_was_compared_and_where(judged: Verdict, subject: str) -> None:
@@ -219,19 +217,19 @@ def test_no_sentence_claims_more_than_its_verdict(
     ("judged", "text"),
     [
         (LEARNING_RATE, "0.001 over 0.0005: better by 0.160 (0.051 to 0.269)"),
-        (ALPHA, "128 over 64: too close to tell with one seed (−0.120 to 0.060)"),
+        (ALPHA, "128 over 64: one seed cannot tell (gain −0.120 to 0.060)"),
         (
             replace(ALPHA, **ONE_SEED),
-            "128 over 64: too few runs with one seed to tell",
+            "128 over 64: too few runs to tell",
         ),
         (
             replace(ALPHA, **NO_INFORMATION),
-            "128 over 64: too few runs with one seed to tell",
+            "128 over 64: too few runs to tell",
         ),
         (
             MATCHED,
-            "all-linear at rank 12, as many parameters, over attention at rank 32: too close "
-            "to tell with one seed (−0.039 to 0.241)",
+            "all-linear at rank 12, as many parameters, over attention at rank 32: one seed "
+            "cannot tell (gain −0.039 to 0.241)",
         ),
         (
             SEVERAL,
@@ -240,8 +238,8 @@ def test_no_sentence_claims_more_than_its_verdict(
         ),
         (
             RANK_ABOVE,
-            "64 over 32 (learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a gain of "
-            "−0.032 to 0.048 (0.014 would be worth it)",
+            "64 over 32 (all-linear, learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a "
+            "gain of −0.032 to 0.048 (0.014 would be worth it)",
         ),
     ],
 )

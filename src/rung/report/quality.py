@@ -14,7 +14,6 @@ from rung.report.format import (
     Unit,
     count,
     fixed,
-    gigabytes,
     is_share,
     loss_decimals,
     metric_decimals,
@@ -135,7 +134,7 @@ def settings_part(result: StudyResult) -> Iterator[RenderableType]:
 
 
 def _all_settings_table(settings: Sequence[SettingResult], result: StudyResult) -> Table:
-    table = _settings_table("trained", "loss", "size", "memory", "time")
+    table = _settings_table("trained", "loss", "size", "time")
     decimals = loss_decimals(result)
     for own in settings:
         chosen = own.setting == result.recommendation.setting
@@ -145,7 +144,6 @@ def _all_settings_table(settings: Sequence[SettingResult], result: StudyResult) 
             f"{own.fraction:.0%}{f' × {own.seeds}' if own.seeds > 1 else ''}",
             plus_minus(loss.mean, loss.half_width, decimals) if loss else "diverged",
             parameter_count(own.parameters),
-            gigabytes(own.peak_memory_bytes),
             f"{own.seconds:,.0f} s",
             style="bold green" if chosen else "" if own.status == "trained" else "dim",
         )

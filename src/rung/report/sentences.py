@@ -67,9 +67,9 @@ def lever_verdict(verdict: Verdict, recommended: Setting) -> str:
     if verdict.outcome != "undecided":
         return f"{subject}: {conclusion(verdict)}"
     if verdict.reason != "wide_interval":
-        return f"{subject}: too few runs with one seed to tell"
+        return f"{subject}: too few runs to tell"
     gain = unit_of(verdict).interval(verdict.low, verdict.high)
-    return f"{subject}: too close to tell with one seed ({gain})"
+    return f"{subject}: one seed cannot tell (gain {gain})"
 
 
 def unit_of(verdict: Verdict) -> Unit:
@@ -144,10 +144,19 @@ def _conditions(verdict: Verdict) -> str:
         if rates[0] != rates[1]:
             parts.append(f"learning rate {rates[0]} → {rates[1]}")
     if verdict.kind == "confirmation":
-        parts.append(f"in full, {count(verdict.seeds, 'seed')}")
+        parts = [*_context(verdict), *parts, f"in full, {count(verdict.seeds, 'seed')}"]
     elif verdict.fraction < 1:
         parts.append(f"after {fraction_words(verdict.fraction)} of the training")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _context(verdict: Verdict) -> list[str]:
+    """The rank and the target modules of two finalists, where neither is what is compared."""
+    after, lever = verdict.after, verdict.lever
+    if lever == "setting":
+        return []
+    rank = [f"rank {after.rank}"] if lever != "rank" else []
+    return rank + ([after.targets] if lever != "targets" else [])
 
 
 def _remedy(verdict: Verdict) -> str:
