@@ -36,6 +36,7 @@ from tests.report.results import (
 from tests.report.studies import study
 from tests.search.worlds import SPACE, hill
 
+from rung.metrics.report import MetricGain
 from rung.report.format import fixed
 from rung.report.tune import lora_config, summary
 from rung.search.climb import Climb
@@ -261,6 +262,15 @@ def test_one_finalist_needs_no_table() -> None:
     assert "Finalists on" not in shown(with_a_diverged_lever())
 
 
+def test_a_gain_without_a_bound_is_shown() -> None:
+    best = full_climb().recommendation
+    gains = {"r2": MetricGain(0.5, float("-inf"), float("inf"))}
+    text = shown(
+        full_climb(recommendation=replace(best, test={"loss": 1.3, "r2": 0.9}, test_gains=gains))
+    )
+    assert "0.500 (−inf to inf)" in line_of(text, "r2")
+
+
 def test_an_error_rate_above_one_and_a_missing_metric_are_shown() -> None:
     best = full_climb().recommendation
     test = {"loss": 1.3, "phoneme_error_rate": 1.2, "r2": float("nan")}
@@ -325,6 +335,13 @@ def test_the_code_runs_as_it_is_printed(make: Callable[[], StudyResult]) -> None
     assert (config.r, config.lora_alpha) == (best.setting.rank, best.setting.alpha)
     assert config.target_modules == set(best.target_modules)
     assert config.task_type == "CAUSAL_LM"
+
+
+@pytest.mark.parametrize("alpha", [16, 24.5, 1_234_567])
+def test_the_code_has_alpha_exactly(alpha: float) -> None:
+    best = full_climb().recommendation
+    best = replace(best, setting=replace(best.setting, alpha=alpha))
+    assert pasted(lora_config(best)).lora_alpha == alpha
 
 
 def test_the_code_has_dropout_rslora_and_names_of_any_kind() -> None:

@@ -52,10 +52,8 @@ def loss_decimals(result: StudyResult) -> int:
 
 def fixed(value: float, decimals: int = 3) -> str:
     """A number with a typographic minus, and none before a zero: `−0.010`, `1,250.0`."""
-    text = f"{value:,.{decimals}f}"
-    if not any(digit in text for digit in "123456789"):
-        text = text.lstrip("-")
-    return text.replace("-", "−")
+    # Rounding makes -0.0 of a small negative number, and adding zero makes that 0.0.
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
 
 
 def plus_minus(mean: float | None, half_width: float | None, decimals: int) -> str:
@@ -97,6 +95,8 @@ def metric_value(name: str, value: float, like: float | None = None) -> str:
 
 def metric_decimals(value: float) -> int:
     """Three decimals, or fewer where the value is large: `0.125`, `1,250`."""
+    if not math.isfinite(value):
+        return 3
     return max(0, 3 - int(math.log10(max(1.0, abs(value)))))
 
 

@@ -36,7 +36,7 @@ MAX_NAME = 24
 """Cells of a metric's name."""
 MAX_TRIVIAL_TEXT = 40
 MAX_SETTINGS = 16
-"""Rows of the table of settings."""
+"""Rows of a table of settings."""
 
 
 def quality_part(result: StudyResult) -> Iterator[RenderableType]:
@@ -97,7 +97,7 @@ def _gain(name: str, gain: MetricGain | None, decimals: int) -> str:
 def _finalists_table(result: StudyResult) -> Table:
     names = result.metrics.names[:MAX_METRICS]
     table = _settings_table(*(shortened(metric_name(name), MAX_NAME) for name in names))
-    for own in result.metrics.best_first():
+    for own in result.metrics.best_first()[:MAX_SETTINGS]:
         chosen = own.setting == result.recommendation.setting
         cells = [_bounds(name, own.metrics[name]) for name in names]
         table.add_row(

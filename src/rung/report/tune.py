@@ -82,13 +82,13 @@ def _code(best: Recommendation) -> Iterator[RenderableType]:
 
 def lora_config(best: Recommendation) -> str:
     """The recommendation as Python to paste."""
-    setting = best.setting
+    setting, alpha = best.setting, float(best.setting.alpha)
     return (
         "from peft import LoraConfig\n\n"
         f"config = LoraConfig(  # learning rate {setting.learning_rate:g}\n"
         f"    r={setting.rank},\n"
-        f"    lora_alpha={setting.alpha:g},\n"
-        f"    lora_dropout={setting.dropout:g},\n"
+        f"    lora_alpha={int(alpha) if alpha.is_integer() else alpha},\n"
+        f"    lora_dropout={setting.dropout},\n"
         f"    use_rslora={setting.use_rslora},\n"
         f"    target_modules={_list(best.target_modules)},\n"
         '    task_type="CAUSAL_LM",\n'
