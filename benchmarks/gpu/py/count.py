@@ -1,8 +1,9 @@
-"""Without a GPU: the launches of a step, and what the device would need for them, by shapes alone.
+"""Without a GPU: the launches of a step, and the time that a device would need for them.
 
-The real engine takes its step on fake tensors of the real shapes (rung.costs.trace.Watch sees every operation), and so
-does PEFT in a bare loop. For each: operations that start a kernel; their time at given ceilings, each bound by
-arithmetic, by memory, or by the least that a kernel takes. Dequantising counts as its three kernels a use.
+The engine takes its step on fake tensors of the real shapes (rung.costs.trace.Watch sees every
+operation), and so does PEFT in a bare loop. For each it counts the operations that start a kernel,
+and their time at given ceilings: each operation is limited by arithmetic, by memory, or by the
+least time that a kernel takes. Dequantising counts as its three kernels for each use.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import argparse
 import json
 from typing import Any
 
+import bases
 import common
 import torch
 from common import MODULES
 
-from rung.engine import trace
+from rung.costs import trace
 
 FLOPS, BYTES, LEAST = 600e12, 2.5e12, 2.5e-6
 
@@ -72,7 +74,7 @@ def main() -> None:
 
     cells = [tuple(int(n) for n in cell.split("x")) for cell in options.cells]
     for name in options.bases.split(","):
-        config = common.config_of(name)
+        config = bases.config_of(name)
         for what in [side for side in ("pack", "race") if side in options.sides]:
             with rehearsal(config, "nf4", "bf16") as (trainer, watch):
                 for count, batch, length in (
@@ -98,7 +100,7 @@ def main() -> None:
                             len(pack.groups),
                             sum(trainer.frozen.parameters(c.setting) for c in candidates),
                         )
-                    # AdamW: norm, clip and update of each candidate; zeroing and scaling of each group.
+                    # AdamW: norm, clip, update of each candidate; zeroing, scaling of each group.
                     optimizer = 3 * len(candidates) + 2 * groups
                     moved = numbers * (28 + 4 + 4 + 8 + 6)
                     dequantised = sum(1 for _ in trainer.frozen.layers) - 1
@@ -132,7 +134,10 @@ def main() -> None:
 
 
 def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None:
-    """On dense weights that stand for dequantised ones; the dequantising is added: 3 launches forwards and 3 backwards."""
+    """PEFT on dense weights in the place of dequantised ones.
+
+    The dequantising is added: 3 launches forwards and 3 backwards.
+    """
     import peft
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
@@ -145,9 +150,9 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
             config, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
         model.requires_grad_(False)
-        lora = peft_config(common.candidates_of(1, targets)[0], MODULES[targets])
+        lora = peft_config(common.candidates_of(1, targets)[0].setting, MODULES[targets])
         lora.inference_mode = False
-        # PEFT moves its adapters to their layer's device; fake parameters cannot be moved, and need not be.
+        # PEFT moves its adapters to their layer's device. Fake parameters cannot be moved.
         plain = torch.nn.Module._apply
         torch.nn.Module._apply = lambda module, *_, **__: module
         try:
