@@ -34,7 +34,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import save_adapter
 from rung.engine.pack import Pack
@@ -42,7 +42,7 @@ from rung.engine.preflight import preflight
 from rung.engine.trainer import Trainer
 from rung.errors import RungError
 from rung.model.load import load_base
-from rung.model.silence import quiet
+from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
 from rung.types import Candidate, Setting
 
@@ -186,7 +186,7 @@ def compare_with_peft(
 ) -> dict[str, Any]:
     """The largest differences between Rung's losses and those of transformers and PEFT."""
     try:
-        with quiet():
+        with silence_libraries():
             base, adapted = (
                 AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
                 for _ in range(2)
@@ -209,7 +209,7 @@ def check(kind: str, folder: Path, targets: str = "all-linear") -> dict[str, Any
     `true` says whether its losses would have been wrong.
     """
     try:
-        with quiet():
+        with silence_libraries():
             make(kind).save_pretrained(folder / "base")
             tokenizer().save_pretrained(folder / "base")
     except Exception as error:

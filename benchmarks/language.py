@@ -1,11 +1,13 @@
-"""What the output head is worth where the output is in another language: names of CLDR, from English to one of them.
+"""What adapting the output head gains if the output is in another language.
 
-The rows are 1,000 names of countries, languages and currencies from the package babel. Each set of target modules is
-trained with the head and without, at the same rank and rates, with the same seeds, and scored on the same validation
-rows, as many as a tenth of the names are. The spread is over the seeds.
+The rows are 1,000 names of countries, languages and currencies, from English to another language,
+from the CLDR data in the package babel. Each set of target modules is trained with the head and
+without it, at the same rank and learning rates, with the same seeds, and scored on the same
+validation rows, which are a tenth of the names. The spread is over the seeds.
 
     pip install -c constraints.txt babel
-    python benchmarks/language.py [--language ko] [--passes 0.8] [--rates 1e-3 2e-3] [--seeds 3] [--json]
+    python benchmarks/language.py [--language ko] [--passes 0.8] [--rates 1e-3 2e-3] [--seeds 3] \\
+        [--json]
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import json
 import random
 import statistics
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from packed import machine
 
@@ -28,37 +30,102 @@ from rung.runner.local import LocalRunner
 from rung.search.stats import gain_estimate
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
-from rung.types import Candidate, Setting
+from rung.types import Candidate, Scores, Setting
 
 ROWS = 1000
 TARGETS = ("all-linear", "attention")
 RANK = 16
 
 
+@dataclass(frozen=True)
+class HeadGain:
+    """What the head gains beside one set of target modules, at one learning rate.
+
+    Attributes:
+        without_head, with_head: the validation loss of each seed, in nats a token.
+        gain: the mean over the seeds of the share of the loss that the head saves.
+        gain_by_seed: that share for each seed.
+        nats: the 95 % interval of the gain, in nats a token, from the choice of rows alone.
+    """
+
+    targets: str
+    rate: float
+    without_head: list[float]
+    with_head: list[float]
+    gain: float
+    gain_by_seed: list[float]
+    nats: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls, targets: str, rate: float, without_head: list[Scores], with_head: list[Scores]
+    ) -> HeadGain:
+        pairs = zip(without_head, with_head, strict=True)
+        gains = [1 - after.mean / before.mean for before, after in pairs]
+        interval = gain_estimate(without_head, with_head).interval(0.95)
+        return cls(
+            targets,
+            rate,
+            [scores.mean for scores in without_head],
+            [scores.mean for scores in with_head],
+            statistics.mean(gains),
+            gains,
+            (interval.low, interval.high),
+        )
+
+
 def write_rows(language: str, path: Path) -> None:
-    """The names that are another word in that language, shuffled."""
+    """Write the names that are another word in the other language, shuffled."""
     from babel import Locale
 
-    here, there = Locale("en"), Locale.parse(language)
+    english, other = Locale("en"), Locale.parse(language)
     names: dict[str, str] = {}
     for kind in ("territories", "languages", "currencies"):
-        english, other = getattr(here, kind), getattr(there, kind)
-        for key in sorted(english.keys() & other.keys()):
-            if english[key] != other[key]:
-                names.setdefault(english[key], other[key])
+        english_names, other_names = getattr(english, kind), getattr(other, kind)
+        for key in sorted(english_names.keys() & other_names.keys()):
+            if english_names[key] != other_names[key]:
+                names.setdefault(english_names[key], other_names[key])
     pairs = sorted(names.items())
     random.Random(0).shuffle(pairs)
-    asked = here.languages[language]
+    asked = english.languages[language]
     rows = [
         {"prompt": f"{name} in {asked}:", "completion": f" {word}"} for name, word in pairs[:ROWS]
     ]
-    path.write_text(
-        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
-    )
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def measure(runner: LocalRunner, rate: float, seeds: int) -> list[HeadGain]:
+    """Train all sets of target modules at one learning rate, with the head and without it."""
+    candidates = {
+        targets: [
+            Candidate(Setting(RANK, 2 * RANK, targets, rate), seed=seed) for seed in range(seeds)
+        ]
+        for targets in (*TARGETS, *map(plus_head, TARGETS))
+    }
+    by_seed = zip(*candidates.values(), strict=True)
+    stage = Stage("head", tuple(candidate for some in by_seed for candidate in some), 1.0)
+    scores = {m.candidate: m.scores for m in runner.run(stage, lambda _: None)}
+    gains = []
+    for targets in TARGETS:
+        pairs = zip(candidates[targets], candidates[plus_head(targets)], strict=True)
+        # A seed counts if neither candidate diverged.
+        finished = [
+            (before, after)
+            for one, other in pairs
+            if (before := scores[one]) and (after := scores[other])
+        ]
+        without, with_ = [before for before, _ in finished], [after for _, after in finished]
+        gains.append(HeadGain.of(targets, rate, without, with_))
+    return gains
+
+
+def plus_head(targets: str) -> str:
+    return f"{targets}+lm_head"
 
 
 def main() -> None:
-    """Train, compare, print."""
+    """Train, compare and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +135,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         write_rows(options.language, rows)
@@ -79,57 +145,30 @@ def main() -> None:
             learning_rates=tuple(options.rates),
         )
         base = load_base(DEFAULT_MODEL, recipe.quantization)
-        runner = LocalRunner(
-            base, prepare(recipe, base.tokenizer), recipe, StudyFolder(Path(folder) / "study")
-        )
+        data = prepare(recipe, base.tokenizer)
+        runner = LocalRunner(base, data, recipe, StudyFolder(Path(folder) / "study"))
         untuned = runner.baseline().mean
-        for rate in options.rates:
-            runs: dict[str, list[Candidate]] = {}
-            for targets in (*TARGETS, *(f"{targets}+lm_head" for targets in TARGETS)):
-                seeds = range(options.seeds)
-                runs[targets] = [
-                    Candidate(Setting(RANK, 2 * RANK, targets, rate), seed=seed) for seed in seeds
-                ]
-            stage = Stage(
-                "head", tuple(one for some in zip(*runs.values(), strict=True) for one in some), 1.0
-            )
-            scores = {m.candidate: m.scores for m in runner.run(stage, lambda _: None)}
-            for targets in TARGETS:
-                pairs = zip(runs[targets], runs[f"{targets}+lm_head"], strict=True)
-                both = [
-                    (a, b) for one, other in pairs if (a := scores[one]) and (b := scores[other])
-                ]
-                gains = [1 - b.mean / a.mean for a, b in both]
-                rows_alone = gain_estimate([a for a, _ in both], [b for _, b in both]).interval(
-                    0.95
-                )
-                found.append(
-                    {
-                        "targets": targets,
-                        "rate": rate,
-                        "without": [a.mean for a, _ in both],
-                        "with": [b.mean for _, b in both],
-                        "gain": statistics.mean(gains),
-                        "gain_by_seed": gains,
-                        "nats": [rows_alone.low, rows_alone.high],
-                    }
-                )
+        gains = [gain for rate in options.rates for gain in measure(runner, rate, options.seeds)]
     where = machine(base.dtype)
     if options.json:
-        print(
-            json.dumps(
-                {"machine": where, "untuned": untuned, "steps": runner.steps, "found": found},
-                indent=2,
-            )
-        )
+        document = {
+            "machine": where,
+            "untuned": untuned,
+            "steps": runner.steps,
+            "gains": [asdict(gain) for gain in gains],
+        }
+        print(json.dumps(document, indent=2))
         return
+    print(where)
     print(
-        f"{where}\nuntuned {untuned:.3f} nats a token; {runner.steps} steps, {len(runner.validation)} validation rows"
+        f"untuned {untuned:.3f} nats a token; {runner.steps} steps, "
+        f"{len(runner.validation)} validation rows"
     )
-    for one in found:
-        by_seed = ", ".join(f"{gain:+.2%}" for gain in one["gain_by_seed"])
+    for gain in gains:
+        by_seed = ", ".join(f"{one:+.2%}" for one in gain.gain_by_seed)
         print(
-            f"{one['targets']} at {one['rate']:g}: the head gains {one['gain']:+.2%} of the loss ({by_seed})"
+            f"{gain.targets} at {gain.rate:g}: the head gains {gain.gain:+.2%} of the loss "
+            f"({by_seed})"
         )
 
 

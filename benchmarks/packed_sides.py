@@ -26,7 +26,7 @@ import torch
 
 from rung.data.batches import Batch, collate
 from rung.data.builtin import pronounce
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.adapter_state import fresh_state
 from rung.engine.checkpoint import peft_config
@@ -133,7 +133,7 @@ class Trl:
         from trl import SFTConfig, SFTTrainer
 
         base = load_base(DEFAULT_MODEL, "nf4", precision)
-        labels = [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+        labels = [[-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows]
         data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": labels})
         wait, answer = self._wait, self._answer
 

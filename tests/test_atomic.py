@@ -1,3 +1,5 @@
+"""Folders that cannot be written to are reported, and nothing is left behind."""
+
 from __future__ import annotations
 
 import errno
@@ -9,12 +11,19 @@ from typing import Any
 import pytest
 
 from rung import atomic
-from rung.atomic import check_writable, folder_beside, folder_whole, make_folder, write_bytes
+from rung.atomic import (
+    check_writable,
+    make_folder,
+    temporary_folder,
+    write_bytes,
+    write_folder,
+    write_text,
+)
 from rung.errors import FolderError
 
 
-def whole(path: Path) -> None:
-    with folder_whole(path):
+def write_empty_folder(path: Path) -> None:
+    with write_folder(path):
         pass
 
 
@@ -22,14 +31,14 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "make_folder": make_folder,
     "check_writable": check_writable,
     "write_bytes": lambda path: write_bytes(path / "a", b"a"),
-    "folder_whole": lambda path: whole(path / "a"),
-    "folder_beside": lambda path: folder_beside(path / "a"),
+    "write_folder": lambda path: write_empty_folder(path / "a"),
+    "temporary_folder": lambda path: temporary_folder(path / "a"),
 }
-every = pytest.mark.parametrize("write", WRITERS.values(), ids=list(WRITERS))
+every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=list(WRITERS))
 
 
-@every
-def test_a_file_in_the_place_of_a_folder_is_one_sentence_and_stays(
+@every_writer
+def test_a_file_in_the_place_of_a_folder_is_reported_and_left_as_it_is(
     tmp_path: Path, write: Callable[[Path], Any]
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -42,17 +51,15 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence_and_stays(
     assert os.listdir(tmp_path) == ["file"]
 
 
-@every
-def test_a_name_that_is_too_long_is_one_sentence(
-    tmp_path: Path, write: Callable[[Path], Any]
-) -> None:
+@every_writer
+def test_a_name_that_is_too_long_is_reported(tmp_path: Path, write: Callable[[Path], Any]) -> None:
     with pytest.raises(FolderError, match="File name too long"):
         write(tmp_path / ("x" * 300))
     assert os.listdir(tmp_path) == []
 
 
-@every
-def test_a_folder_that_is_read_only_is_one_sentence(
+@every_writer
+def test_a_read_only_file_system_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Any]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
@@ -63,11 +70,46 @@ def test_a_folder_that_is_read_only_is_one_sentence(
     monkeypatch.setattr(atomic.tempfile, "mkdtemp", refuse)
     monkeypatch.setattr(atomic.tempfile, "TemporaryFile", refuse)
     with pytest.raises(
-        FolderError, match=r"\(Read-only file system\); give another, with --studies for studies"
+        FolderError, match=r"\(Read-only file system\); give another: with --studies for studies"
     ):
         write(tmp_path)
 
 
-def test_seeing_whether_a_folder_can_be_made_makes_none(tmp_path: Path) -> None:
+def test_checking_a_folder_makes_none(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_replaces_the_one_before_it_and_its_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    write_text(path, "first")
+    write_text(path, "ä")
+    assert path.read_bytes() == "ä".encode()
+    assert os.listdir(path.parent) == ["b.txt"]
+
+
+def interrupt_writing(path: Path) -> None:
+    with write_folder(path) as temporary:
+        (temporary / "second").write_text("2")
+        raise KeyboardInterrupt
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with write_folder(path) as temporary:
+        (temporary / "first").write_text("1")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_writing(path)
+    assert os.listdir(tmp_path) == ["a"]
+    assert os.listdir(path) == ["first"], "an interrupted write changes nothing"
+    with write_folder(path) as temporary:
+        (temporary / "third").write_text("3")
+    assert os.listdir(path) == ["third"]
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".a.99999").mkdir()
+    (tmp_path / ".a.99999" / "half").write_text("")
+    write_empty_folder(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]

@@ -1,37 +1,49 @@
-"""What the documentation says is there, and what is there it says."""
+"""What the documentation says exists, and what exists is in the documentation."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any, get_args
 
+from typer.main import get_command
+
 import rung.commands.data
 import rung.data.audit
 import rung.data.schema
-from rung.metrics.text import METRICS
-from rung.report.data import _SHAPES
+from rung.cli import app
+from rung.metrics.registry import METRICS
+from rung.recipe import Recipe
+from rung.report.data import SHAPE_NAMES
 
 ROOT = Path(__file__).parents[1]
-DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+DATA = (DOCS / "data.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def findings() -> set[str]:
     """Every kind of finding, from the code that makes them."""
+    package = Path(str(rung.data.audit.__file__)).parent
+    files = [*package.glob("*.py"), Path(str(rung.commands.data.__file__))]
     kinds = set()
-    for module in (rung.data.audit, rung.commands.data):
-        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-        for call in ast.walk(tree):
-            if (
-                isinstance(call, ast.Call)
-                and isinstance(call.func, ast.Name)
-                and call.func.id == "Finding"
-            ):
-                kinds |= {
-                    node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
-                }
+    for file in files:
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+            if named and call.func.id == "Finding":
+                constants = [n for n in ast.walk(call.args[0]) if isinstance(n, ast.Constant)]
+                kinds |= {node.value for node in constants}
     return kinds - {None}
+
+
+def options() -> set[str]:
+    commands: Any = get_command(app)
+    params = [param for command in commands.commands.values() for param in command.params]
+    names = {name for param in params for name in (*param.opts, *param.secondary_opts)}
+    return {name for name in names if name.startswith("--")}
 
 
 def test_every_metric_and_every_finding_is_in_the_documentation() -> None:
@@ -42,17 +54,56 @@ def test_every_metric_and_every_finding_is_in_the_documentation() -> None:
 
 
 def test_every_shape_has_a_name_to_be_shown_by() -> None:
-    assert set(_SHAPES) == set(get_args(rung.data.schema.Shape))
+    assert set(SHAPE_NAMES) == set(get_args(rung.data.schema.Shape))
 
 
-def test_every_option_that_the_documentation_names_is_one() -> None:
-    from typer.main import get_command
+def test_the_page_of_options_is_as_its_script_writes_it() -> None:
+    spec = importlib.util.spec_from_file_location("options_page", DOCS / "options.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert PAGES["options.md"] == module.page()
 
-    from rung.cli import app
 
+def test_every_option_and_command_is_in_the_documentation() -> None:
     commands: Any = get_command(app)
-    options = [option for command in commands.commands.values() for option in command.params]
-    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
-    texts = DATA + (ROOT / "README.md").read_text(encoding="utf-8")
+    for option in options():
+        assert f"`{option}`" in PAGES["options.md"], option
+    for command in commands.commands:
+        assert f"rung {command}" in README
+        assert f"`rung {command}`" in PAGES["options.md"]
+    for field in Recipe.model_fields:
+        assert field in PAGES["options.md"] or field.replace("_", "-") in PAGES["options.md"]
+
+
+def test_every_option_that_the_documentation_names_exists() -> None:
+    texts = README + DATA + PAGES["architecture.md"] + PAGES["options.md"]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", texts))
-    assert named - known == set()
+    assert named - options() - {"--help", "--version"} == set()
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for folder, text in [(ROOT, README), *((DOCS, text) for text in PAGES.values())]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (folder / target).exists(), target
+
+
+def test_every_field_of_the_result_is_described() -> None:
+    from dataclasses import fields
+
+    from rung.tuning import result
+
+    page = PAGES["result.md"]
+    for kind in (
+        result.StudyResult,
+        result.Recommendation,
+        result.Baseline,
+        result.LadderStep,
+        result.SettingResult,
+        result.CandidateResult,
+        result.SeedNoise,
+        result.Cost,
+    ):
+        for field in fields(kind):
+            assert f"`{field.name}`" in page, field.name

@@ -1,9 +1,9 @@
-"""Rung finds the rank, the alpha and the target modules that a QLoRA fine-tune needs, and proves its answer.
+"""Rung finds the rank, alpha, target modules and learning rate that a QLoRA fine-tune needs.
 
 >>> import rung
 >>> result = rung.tune(data="train.jsonl")  # doctest: +SKIP
 
-`import rung` is quick: what needs torch is imported when it is first used.
+`import rung` is fast: what needs torch is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from rung.errors import (
     TargetError,
     TrainingError,
 )
-from rung.types import Candidate, LeverSpace, Measurement, Scores, Verdict
+from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting, Verdict
+from rung.version import __version__
 
 if TYPE_CHECKING:
     from rung.api import DataReport, Inspection, Plan, Result, audit, inspect, plan, tune
     from rung.recipe import Recipe, read_recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
@@ -48,10 +47,12 @@ __all__ = [
     "Result",
     "RungError",
     "Scores",
+    "Setting",
     "StudyError",
     "TargetError",
     "TrainingError",
     "Verdict",
+    "__version__",
     "audit",
     "inspect",
     "plan",

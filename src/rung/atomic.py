@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whenever the process is killed; and folders that cannot be written to."""
+"""Files and folders that appear complete or not at all, even when the process is killed."""
 
 from __future__ import annotations
 
@@ -13,101 +13,104 @@ from rung.errors import FolderError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to the disk, rename onto it. Makes the folders above it.
+    """Write a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    Missing parent folders are made.
 
     Raises:
-        FolderError: nothing can be written there.
+        FolderError: The folder cannot be written to.
     """
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writable(path.parent):
-        opened = beside.open("wb")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _report_unwritable(path.parent):
+        opened = temporary.open("wb")
     try:
         with opened as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes`, in UTF-8."""
+    """Write a text in UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
-def folder_whole(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place at `path` when all that is in it has been written.
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill, and rename it to `path` at the end of the block.
 
-    What a killed process left of an earlier try goes, and so does a folder that is already there.
+    A folder that is already at `path` is replaced. What a killed process left behind of an earlier
+    try is removed first.
 
     Raises:
-        FolderError: nothing can be written there.
+        FolderError: The folder cannot be written to.
     """
     make_folder(path.parent)
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writable(path.parent):
-        for old in path.parent.glob(f".{path.name}.*"):
-            shutil.rmtree(old)
-        made.mkdir()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _report_unwritable(path.parent):
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
     try:
-        yield made
+        yield temporary
         if path.exists():
             shutil.rmtree(path)
-        made.rename(path)
+        temporary.rename(path)
         _flush_folder(path.parent)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def folder_beside(path: Path) -> Path:
-    """An empty folder beside `path`, to be filled and renamed to it.
+def temporary_folder(path: Path) -> Path:
+    """Make an empty folder beside `path`, for the caller to fill and rename to `path`.
 
     Raises:
-        FolderError: nothing can be written there.
+        FolderError: The folder cannot be written to.
     """
     make_folder(path.parent)
-    with _writable(path.parent):
+    with _report_unwritable(path.parent):
         return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are not there.
+    """Make a folder and its missing parents.
 
     Raises:
-        FolderError: it cannot be made, or cannot be written to.
+        FolderError: The folder cannot be made.
     """
-    with _writable(path):
+    with _report_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """See whether a folder could be made and written to; nothing is left of that.
+    """Check that a folder could be made at `path` and written to, and leave nothing behind.
 
     Raises:
-        FolderError: it could not.
+        FolderError: It could not.
     """
-    with _writable(path):
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=there):
+    with _report_unwritable(path):
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
 
 
 @contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def _report_unwritable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise FolderError(
-            f"The folder '{path}' cannot be written to ({error.strerror}); give another, with --studies for studies, "
-            "and in $RUNG_CACHE for what is kept between them."
+            f"The folder '{path}' cannot be written to ({error.strerror}); give another: with "
+            "--studies for studies, in $RUNG_CACHE for converted models and tokenised data."
         ) from error
 
 
 def _flush_folder(path: Path) -> None:
-    """See to it that the names in a folder are on the disk; Windows neither needs nor knows that."""
+    """Flush the names in a folder to the disk. Windows does not need it and cannot do it."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:

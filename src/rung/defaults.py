@@ -1,5 +1,6 @@
-"""What is tuned where the user names nothing, and where things are kept. Model and data both come in packages, so
-neither needs an account or a hub.
+"""The model and the data that are used where the user names none, and the cache folder.
+
+Both come in packages, so neither needs an account or a network.
 """
 
 import os

@@ -1,24 +1,27 @@
-"""What can go wrong, as a tree.
+"""The exceptions that Rung raises, as a tree.
 
 ::
 
-    RungError                 anything Rung says itself; exit code 1
+    RungError                 every error that Rung reports itself; exit code 1
     ├── InputError            the user's input is wrong; exit code 2
-    │   ├── RecipeError       a key, a value or an option
-    │   ├── ModelError        a model that is not there, or that Rung cannot train
+    │   ├── RecipeError       a key or a value of the recipe, or an option
+    │   ├── ModelError        a model that is missing, or that Rung cannot train
     │   ├── TargetError       target modules that the model does not have
     │   ├── DataError         a file, a row or a split
-    │   ├── MetricError       a metric that is not there, or the user's own that fails
+    │   ├── MetricError       an unknown metric, or a user's own metric that fails
     │   ├── FolderError       a folder that cannot be written to
-    │   └── StudyError        a study folder that is damaged, in use, or belongs to another question
+    │   └── StudyError        a study folder that is damaged, in use, or of another recipe
     └── TrainingError         no candidate could be trained to the end
 
-Every message is one sentence that says what was found, where, and what to do about it.
+Every message is one sentence: what was found, where, and the remedy.
 """
 
 
 class RungError(Exception):
-    """Anything that Rung says itself. The command line prints the message and exits with `exit_code`."""
+    """Every error that Rung reports itself.
+
+    The command line prints the message and exits with `exit_code`.
+    """
 
     exit_code = 1
 
@@ -30,31 +33,31 @@ class InputError(RungError):
 
 
 class RecipeError(InputError):
-    """A key or a value of the recipe, or an option of the command line."""
+    """A key or a value of the recipe, or an option of the command line, is wrong."""
 
 
 class ModelError(InputError):
-    """A model that is not there, or that Rung cannot train."""
+    """A model is missing, or Rung cannot train it."""
 
 
 class TargetError(InputError):
-    """Target modules that the model does not have."""
+    """The model does not have these target modules."""
 
 
 class DataError(InputError):
-    """A data file that is missing or empty, a row without its fields, a split that is too small."""
+    """A data file is missing or empty, a row lacks fields, or a split is too small."""
 
 
 class MetricError(InputError):
-    """A metric that is not there, or the user's own, which failed."""
+    """A metric is unknown, or the user's own metric failed."""
 
 
 class FolderError(InputError):
-    """A folder that cannot be written to."""
+    """A folder cannot be written to."""
 
 
 class StudyError(InputError):
-    """A study folder that is damaged, in use by another process, or belongs to another question."""
+    """A study folder is damaged, in use by another process, or belongs to another recipe."""
 
 
 class TrainingError(RungError):

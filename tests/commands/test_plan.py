@@ -157,7 +157,7 @@ def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_the
 ) -> None:
     model = Path(shutil.copytree(recipe.model, tmp_path / "model"))
     (model / "generation_config.json").write_text("[]")
-    with pytest.raises(ModelError, match="is no JSON object"):
+    with pytest.raises(ModelError, match="is not a JSON object"):
         plan(recipe.model_copy(update={"model": str(model)}), "t4", None, Listener())
 
 
@@ -165,11 +165,12 @@ def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_the
 def test_the_head_is_planned_for_where_the_climb_would_try_it(
     recipe: Recipe, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rung.search.race.FAR", 99.0)
+    monkeypatch.setattr("rung.search.race.LM_HEAD_LOSS_THRESHOLD", 99.0)
     heads = []
     for foreign in (None, "Hangul"):
         monkeypatch.setattr(
-            "rung.commands.plan.another_language", lambda rows, tokenizer, foreign=foreign: foreign
+            "rung.commands.plan.find_foreign_language",
+            lambda rows, tokenizer, foreign=foreign: foreign,
         )
         monkeypatch.setattr(
             "rung.commands.plan.make_strategy",

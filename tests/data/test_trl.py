@@ -1,4 +1,4 @@
-"""The tokens and masks are those of TRL's SFTTrainer: its own preprocessing is run, and compared."""
+"""The tokens and masks are those of TRL's SFTTrainer. Its own preprocessing is run and compared."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from rung.data.schema import Reader
-from rung.data.tokenize import Example, Renderer
+from rung.data.example import Example
+from rung.data.schema import RecordReader
+from rung.data.tokenize import RowTokenizer
 from rung.model.load import load_tokenizer
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -35,12 +36,15 @@ CORPUS = [
 
 
 def smollm() -> Any:
-    """The real one."""
+    """The real tokenizer, with ChatML."""
     return load_tokenizer("smollm2-135m-instruct")
 
 
 def byte_level() -> Any:
-    """Byte pairs with a first token of its own and Llama 3's template: turns end with another token than texts."""
+    """Byte pairs with a first token and Llama 3's template.
+
+    Its turns end with another token than its texts.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -64,7 +68,7 @@ def byte_level() -> Any:
 
 
 def pieces() -> Any:
-    """Unigram pieces as Gemma has them, with a first token, Gemma's template, and no token to pad with."""
+    """Unigram pieces like Gemma's, with a first token, Gemma's template and no padding token."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -130,70 +134,90 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def of_trl(
+def by_trl(
     tokenizer: Any, rows: list[dict[str, Any]], folder: Path, **options: Any
 ) -> list[tuple[list[int], list[int]]]:
     """The tokens of each row, and which of them TRL's trainer takes the loss over."""
     model = tiny_llama(layers=1)
     model.resize_token_embeddings(len(tokenizer))
-    settings = trl.SFTConfig(
-        str(folder), max_length=None, report_to=[], use_cpu=True, bf16=False, **options
-    )
+    options = {"max_length": None, **options}
+    config = trl.SFTConfig(str(folder), report_to=[], use_cpu=True, bf16=False, **options)
     trainer = trl.SFTTrainer(
-        model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
     prepared: Any = trainer.train_dataset
     return [(row["input_ids"], [int(label != -100) for label in row["labels"]]) for row in prepared]
 
 
-def of_rung(
-    tokenizer: Any, rows: list[dict[str, Any]], **options: Any
+def by_rung(
+    tokenizer: Any, rows: list[dict[str, Any]], max_tokens: int | None = None, **options: Any
 ) -> list[tuple[list[int], list[int]]]:
-    reader = Reader()
-    found = Renderer(tokenizer, **options).render(
-        [reader.row(row, f"row {i}") for i, row in enumerate(rows)]
+    """The same, as Rung does it.
+
+    A row of which nothing to train on is left in `max_tokens` is left out.
+    """
+    reader = RecordReader()
+    examples = RowTokenizer(tokenizer, **options).tokenize(
+        [reader.read(row, f"row {i}") for i, row in enumerate(rows)]
     )
-    assert all(isinstance(example, Example) for example in found)
-    return [(list(example.ids), example.mask) for example in found if isinstance(example, Example)]
+    made = []
+    for example in examples:
+        assert isinstance(example, Example), example
+        if max_tokens:
+            example = example.truncate(max_tokens)
+        if not max_tokens or any(example.mask):
+            made.append((list(example.ids), example.mask))
+    return made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [prompts_and_completions, chats, texts])
-@pytest.mark.parametrize("make", TOKENIZERS)
-def test_every_token_and_every_mask(
-    make: Callable[[], Any], rows: Callable[[], list[dict[str, Any]]], tmp_path: Path
+@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
+def test_every_token_and_every_mask_is_trls(
+    make_tokenizer: Callable[[], Any], rows: Callable[[], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    tokenizer = make()
-    assert of_rung(tokenizer, rows()) == of_trl(tokenizer, rows(), tmp_path)
+    tokenizer = make_tokenizer()
+    assert by_rung(tokenizer, rows()) == by_trl(tokenizer, rows(), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", TOKENIZERS)
-def test_conversations_learnt_whole(make: Callable[[], Any], tmp_path: Path) -> None:
-    tokenizer = make()
-    assert of_rung(tokenizer, messages(), learn="all") == of_trl(tokenizer, messages(), tmp_path)
+@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
+def test_so_are_those_of_conversations_that_are_trained_on_whole(
+    make_tokenizer: Callable[[], Any], tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    of_rung = by_rung(tokenizer, messages(), learn="all")
+    assert of_rung == by_trl(tokenizer, messages(), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", TOKENIZERS)
-def test_of_conversations_the_assistants_turns(make: Callable[[], Any], tmp_path: Path) -> None:
-    """TRL needs a template that marks them; the tokens are the same."""
-    tokenizer = make()
-    found = of_rung(tokenizer, messages())
+@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
+def test_so_are_those_of_the_assistants_turns(
+    make_tokenizer: Callable[[], Any], tmp_path: Path
+) -> None:
+    """TRL needs a template that marks these turns. The tokens are the same."""
+    tokenizer = make_tokenizer()
+    of_rung = by_rung(tokenizer, messages())
     plain = str(tokenizer.chat_template)
     tokenizer.chat_template = marked(plain)
     assert tokenizer.chat_template != plain
-    assert found == of_trl(tokenizer, messages(), tmp_path, assistant_only_loss=True)
+    assert of_rung == by_trl(tokenizer, messages(), tmp_path, assistant_only_loss=True)
 
 
 def marked(template: str) -> str:
-    """The template with TRL's marks around what the assistant says: its own of that name, or by hand."""
+    """The template with TRL's marks around what the assistant says.
+
+    For some templates TRL has such a one; SmolLM2's is marked here.
+    """
     for known in ("llama3", "gemma"):
         if template == (TEMPLATES / f"{known}.jinja").read_text():
             return (TEMPLATES / f"{known}_training.jinja").read_text()
     said = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     assert said in template
-    answer = "{{'<|im_start|>assistant\n'}}{% generation %}{{message['content'] + '<|im_end|>' + '\n'}}{% endgeneration %}"
+    answer = (
+        "{{'<|im_start|>assistant\n'}}{% generation %}"
+        "{{message['content'] + '<|im_end|>' + '\n'}}{% endgeneration %}"
+    )
     return template.replace(
         said,
         "{% if message['role'] == 'assistant' %}" + answer + "{% else %}" + said + "{% endif %}",
@@ -201,28 +225,14 @@ def marked(template: str) -> str:
 
 
 @pytest.mark.slow
-def test_what_is_too_long_is_cut_as_trl_cuts_it(tmp_path: Path) -> None:
-    tokenizer = smollm()
-    settings = {"max_length": 6}
-    rows = prompts_and_completions()
-    reader = Reader()
-    found = Renderer(tokenizer).render([reader.row(row, "") for row in rows])
-    cut = [example.cut(6) for example in found if isinstance(example, Example)]
-    model = tiny_llama(layers=1)
-    model.resize_token_embeddings(len(tokenizer))
-    args = trl.SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False, **settings)
-    trainer = trl.SFTTrainer(
-        model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
-    prepared: Any = trainer.train_dataset
-    wanted = [
-        (tuple(row["input_ids"]), [int(label != -100) for label in row["labels"]])
-        for row in prepared
-    ]
-    assert [(example.ids, example.mask) for example in cut if any(example.mask)] == wanted
+def test_rows_that_are_too_long_are_truncated_as_trl_does_it(tmp_path: Path) -> None:
+    tokenizer, rows = smollm(), prompts_and_completions()
+    truncated = by_rung(tokenizer, rows, max_tokens=6)
+    assert truncated == by_trl(tokenizer, rows, tmp_path, max_length=6)
+    assert max(len(ids) for ids, _ in truncated) == 6, "some rows are longer"
 
 
-def test_the_tiny_tokenizer_of_the_other_tests_ends_its_rows() -> None:
+def test_the_tiny_tokenizer_of_the_other_tests_ends_its_rows_too() -> None:
     tokenizer = tiny_tokenizer()
-    ((ids, mask),) = of_rung(tokenizer, [{"prompt": "ab", "completion": "cd"}])
+    ((ids, mask),) = by_rung(tokenizer, [{"prompt": "ab", "completion": "cd"}])
     assert (ids[-1], mask) == (tokenizer.eos_token_id, [0, 0, 1, 1, 1])

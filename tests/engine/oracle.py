@@ -32,7 +32,7 @@ from tests.engine.setups import (
 from torch import Tensor, nn
 
 from rung.data.batches import Batch, collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine import optimizer
 from rung.engine.adapter_state import AdapterState
 from rung.engine.checkpoint import peft_config

@@ -15,7 +15,7 @@ from tests.engine.rounding import TRAINED, relative_error, throughout
 from torch import nn
 
 from rung.data.batches import Batch, collate, order
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.optimizer import Schedule
 from rung.engine.pack import Pack

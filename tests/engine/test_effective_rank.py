@@ -8,7 +8,7 @@ from tests.candidates import candidate_of
 from tests.engine.rounding import EXACT
 from tests.engine.setups import in_dtype, noisy_state
 
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import AdapterState
 from rung.engine.effective_rank import effective_rank, truncate_rank
 from rung.engine.pack import Pack

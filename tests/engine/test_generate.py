@@ -17,8 +17,9 @@ from tests.odd_tokenizers import words
 from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
-from rung.data.schema import Row
-from rung.data.tokenize import Example, render
+from rung.data.example import Example
+from rung.data.rows import Row
+from rung.data.tokenize import tokenize_rows
 from rung.engine.generate import generate, max_generation_rows
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
@@ -45,7 +46,7 @@ def trainer() -> Trainer:
 
 
 def examples_for(trainer: Trainer) -> list[Example]:
-    return render(ROWS, trainer.base.tokenizer, 99)
+    return tokenize_rows(ROWS, trainer.base.tokenizer, 99)
 
 
 def watch_generation(
@@ -72,8 +73,8 @@ def test_each_candidate_generates_what_pefts_generate_gives(name: str) -> None:
         generated = dict(zip(pack.candidates, texts, strict=True))
     with throughout(torch.float64):
         (untuned,) = generate(trainer, examples)
-    longest = max(example.completion for example in examples)
-    ids, mask = left_padded([example.ids[: example.prompt] for example in examples])
+    longest = max(example.loss_tokens for example in examples)
+    ids, mask = left_padded([example.ids[: example.prompt_length] for example in examples])
     for candidate in CANDIDATES:
         alone = Alone(base_of(name), candidate, states[candidate])
         with throughout(torch.float64):
@@ -98,15 +99,15 @@ def test_a_batch_of_prompts_generates_what_each_prompt_does_alone(exact_base: Ba
     (together,) = generate(trainer, examples)
     assert len(together) == len(ROWS)
     tokenizer = exact_base.tokenizer
-    longest = max(example.completion for example in examples)
+    longest = max(example.loss_tokens for example in examples)
     for example, text in zip(examples, together, strict=True):
-        ids = list(example.ids[: example.prompt])
+        ids = list(example.ids[: example.prompt_length])
         for _ in range(longest + longest // 4):
             next_token = int(trainer.model(torch.tensor([ids])).logits[0, -1].argmax())
             if next_token == tokenizer.eos_token_id:
                 break
             ids.append(next_token)
-        assert text == tokenizer.decode(ids[example.prompt :], skip_special_tokens=True)
+        assert text == tokenizer.decode(ids[example.prompt_length :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(("memory", "held"), [(10**12, True), (1, False)])
@@ -212,7 +213,7 @@ def test_a_text_ends_where_the_positions_end_and_the_other_texts_are_unchanged()
     """GPT-2 has learnt its positions: it has none for one more token."""
     trainer = Trainer(Base(make("gpt2"), tiny_tokenizer(), "gpt2", torch.float32))
     rows = [Row("ab:", "x" * 24), *(Row("c" * length, "y") for length in (3, 40, 50, 50, 59))]
-    examples = render(rows, trainer.base.tokenizer, 99)
+    examples = tokenize_rows(rows, trainer.base.tokenizer, 99)
     trainer.positions = None
     (unlimited,) = generate(trainer, examples, ends=[10**6])
     trainer.positions = 64
@@ -230,5 +231,5 @@ def test_spaces_before_punctuation_stay_as_they_were_generated() -> None:
     trainer = Trainer(Base(make("llama"), tokenizer, "llama", torch.float32))
     generated = tokenizer("lima , the cat .", add_special_tokens=False)["input_ids"]
     trainer.model.generate = lambda ids, **_: torch.cat([ids, torch.tensor([generated])], dim=1)
-    texts = generate(trainer, render([Row("peru", "lima")], tokenizer, 99))
+    texts = generate(trainer, tokenize_rows([Row("peru", "lima")], tokenizer, 99))
     assert texts == [["lima , the cat ."]]

@@ -30,8 +30,8 @@ from tests.engine.setups import (
 )
 
 from rung.data.builtin import pronounce
-from rung.data.schema import Row
-from rung.data.tokenize import render
+from rung.data.rows import Row
+from rung.data.tokenize import tokenize_rows
 from rung.defaults import DEFAULT_MODEL
 from rung.engine.adapter_state import AdapterState
 from rung.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -93,7 +93,7 @@ def test_the_law_holds_at_the_lowest_rank_and_above_the_layers_width(
 @pytest.mark.slow
 def test_the_law_holds_on_the_real_model_in_nf4() -> None:
     load = Loader(DEFAULT_MODEL, "nf4", FLOAT64)
-    rows = render([Row(*pair) for pair in pronounce()[0][:12]], load().tokenizer, 99)
+    rows = tokenize_rows([Row(*pair) for pair in pronounce()[0][:12]], load().tokenizer, 99)
     check_law(load, [*CANDIDATES[:2], HEAD_CANDIDATES[1]], STRICT, rows, steps=8)
 
 

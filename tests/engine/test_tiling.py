@@ -252,7 +252,7 @@ LIMITED_TRAINING = """
 import json, resource, sys
 import torch
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import fresh_state
 from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer

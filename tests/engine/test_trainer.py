@@ -10,8 +10,8 @@ from tests.engine.setups import batches, examples
 from transformers import BertConfig, BertModel
 
 from rung.data.batches import collate
-from rung.data.schema import Row
-from rung.data.tokenize import render
+from rung.data.rows import Row
+from rung.data.tokenize import tokenize_rows
 from rung.engine import attention
 from rung.engine.adapter_state import fresh_state
 from rung.engine.attention import ATTENTION_NAME
@@ -24,26 +24,26 @@ ROWS = [Row(f"{i} {'x' * (i % 7)}:", "ab" * (1 + i % 3)) for i in range(11)]
 
 
 def test_scores_are_those_of_the_whole_models_logits_row_by_row(exact_base: Base) -> None:
-    examples = render(ROWS, exact_base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, exact_base.tokenizer, 99)
     expected = []
     for example in examples:
         logits = exact_base.model(torch.tensor([example.ids])).logits[0]
         losses = torch.nn.functional.cross_entropy(
             logits[:-1], torch.tensor(example.ids[1:]), reduction="none"
         )
-        expected.append(float(losses[example.prompt - 1 :].sum()))
+        expected.append(float(losses[example.prompt_length - 1 :].sum()))
     trainer = Trainer(exact_base)
     for batch_size in (1, 4, 100):
         (scores,) = trainer.score(examples, batch_size=batch_size)
         assert scores.losses == pytest.approx(expected, rel=EXACT)
-        assert scores.tokens == tuple(example.completion for example in examples)
+        assert scores.tokens == tuple(example.loss_tokens for example in examples)
 
 
 def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
     exact_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(exact_base)
-    examples = render(ROWS, exact_base.tokenizer, 99)
+    examples = tokenize_rows(ROWS, exact_base.tokenizer, 99)
     (short,) = trainer.score(examples)
     assert trainer.decoder.config._attn_implementation == ATTENTION_NAME
     monkeypatch.setattr(attention, "SHORT_ROW_TOKENS", 0)
@@ -54,7 +54,7 @@ def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(
 
 def test_a_step_returns_each_candidates_own_loss_before_its_update(exact_base: Base) -> None:
     trainer = Trainer(exact_base)
-    batch = collate(render(ROWS, exact_base.tokenizer, 99))
+    batch = collate(tokenize_rows(ROWS, exact_base.tokenizer, 99))
     candidates = [candidate_of(4, 8, "attention", rate) for rate in (0.1, 1e-6)]
     states = [fresh_state(trainer.frozen, candidate, 0) for candidate in candidates]
     with Pack(trainer.frozen, candidates, states) as pack:

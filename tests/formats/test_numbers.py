@@ -1,3 +1,5 @@
+"""Numbers are read from texts in any usual notation, and a column tells which notation it is."""
+
 from __future__ import annotations
 
 import time
@@ -15,6 +17,8 @@ SPACED = Convention("comma", spaced=True)
     ("text", "point", "comma"),
     [
         ("64", 64, 64),
+        (" $1,299.50 ", 1299.5, None),
+        ("-3e2", -300, -300),
         ("3.14", 3.14, None),
         ("3,14", None, 3.14),
         ("1,234", 1234, 1.234),
@@ -62,7 +66,7 @@ SPACED = Convention("comma", spaced=True)
         ("١٢٫٥", None, 12.5),
     ],
 )
-def test_what_a_text_says_by_either_decimal_mark(
+def test_the_number_that_a_text_gives_by_either_decimal_mark(
     text: str, point: float | None, comma: float | None
 ) -> None:
     assert POINT.read(text) == (None if point is None else pytest.approx(point))
@@ -93,6 +97,7 @@ def test_what_a_text_says_by_either_decimal_mark(
         "(5",
         "0x1F",
         "192.168.1.1",
+        "none",
         "nan",
         "inf",
         "",
@@ -102,17 +107,17 @@ def test_what_a_text_says_by_either_decimal_mark(
         "10²",
     ],
 )
-def test_what_is_no_number(text: str) -> None:
+def test_lists_dates_codes_and_sentences_are_not_numbers(text: str) -> None:
     assert (POINT.read(text), COMMA.read(text)) == (None, None)
 
 
-def test_a_space_parts_thousands_where_the_column_has_it() -> None:
+def test_a_space_separates_thousands_where_the_column_has_such_numbers() -> None:
     assert (COMMA.read("1 234,5"), SPACED.read("1 234,5")) == (None, 1234.5)
     column = Column.of(["1 234,5", "12 000", "999"])
     assert column.convention() == SPACED
-    assert column.numeric(SPACED)
-    assert SPACED.first("some 12 000 men") == 12000
-    assert COMMA.first("5 600 of them") == 5
+    assert column.is_numeric(SPACED)
+    assert SPACED.read_first("some 12 000 men") == 12000
+    assert COMMA.read_first("5 600 of them") == 5
 
 
 @pytest.mark.parametrize(
@@ -134,8 +139,8 @@ def test_a_space_parts_thousands_where_the_column_has_it() -> None:
         ("none", None),
     ],
 )
-def test_the_first_number_of_a_text(text: str, number: float | None) -> None:
-    assert POINT.first(text) == number
+def test_the_first_number_in_a_text(text: str, number: float | None) -> None:
+    assert POINT.read_first(text) == number
 
 
 @pytest.mark.parametrize(
@@ -158,11 +163,11 @@ def test_the_first_number_of_a_text(text: str, number: float | None) -> None:
         (["Rs 1,00,000/-", "Rs. 5 lakhs"], [1e5, 5e5]),
     ],
 )
-def test_a_word_behind_a_number_multiplies_it(texts: list[str], values: list[float]) -> None:
+def test_a_word_after_a_number_multiplies_it(texts: list[str], values: list[float]) -> None:
     column = Column.of(texts)
     assert [column.convention().read(text) for text in texts] == values
-    assert [column.convention().first(f"some {text}") for text in texts] == values
-    assert column.numeric(column.convention())
+    assert [column.convention().read_first(f"some {text}") for text in texts] == values
+    assert column.is_numeric(column.convention())
 
 
 @pytest.mark.parametrize(
@@ -170,10 +175,10 @@ def test_a_word_behind_a_number_multiplies_it(texts: list[str], values: list[flo
 )
 def test_numbers_of_any_currency_and_script(text: str) -> None:
     assert POINT.read(text) == 12.5
-    assert Column.of([text]).numeric(POINT)
+    assert Column.of([text]).is_numeric(POINT)
 
 
-def test_a_code_is_no_currency() -> None:
+def test_capital_letters_of_a_name_are_not_taken_for_a_currency() -> None:
     assert POINT.read("RFC 822") is None
     assert POINT.read("GPT-4") is None
 
@@ -196,31 +201,35 @@ def test_a_code_is_no_currency() -> None:
         ("pages - 5", 5, 5),
     ],
 )
-def test_a_sign_with_a_space_where_the_column_has_numbers_below_zero(
+def test_a_minus_may_have_a_space_after_it_where_the_column_has_numbers_below_zero(
     text: str, negative: float, otherwise: float
 ) -> None:
     for wanted in (["-5", "7"], ["- 5", "7"], ["(5)", "7"]):
-        assert Column.of(wanted).convention().first(text) == negative
-    assert Column.of(["5", "7"]).convention().first(text) == otherwise
+        assert Column.of(wanted).convention().read_first(text) == negative
+    assert Column.of(["5", "7"]).convention().read_first(text) == otherwise
 
 
-def test_a_sentence_that_is_wanted_shows_numbers_below_zero() -> None:
+def test_numbers_below_zero_are_also_noticed_in_sentences() -> None:
     assert (
-        Column.of(["The change is - 5 points", "It is 7"]).convention().first("a change by - 3")
+        Column.of(["The change is - 5 points", "It is 7"])
+        .convention()
+        .read_first("a change by - 3")
         == -3
     )
-    assert Column.of(["It is -5", "It is 7"]).convention().first("- 3") == -3
-    assert Column.of(["- 5 apples and pears", "- 7 of them"]).convention().first("- 3 plums") == 3
+    assert Column.of(["It is -5", "It is 7"]).convention().read_first("- 3") == -3
+    assert (
+        Column.of(["- 5 apples and pears", "- 7 of them"]).convention().read_first("- 3 plums") == 3
+    )
 
 
-def test_numbers_that_may_be_lists_of_two() -> None:
-    assert Column.of(["3,4", "1,2"]).listed
-    assert not Column.of(["3,4", "1,25"]).listed
-    assert not Column.of(["3.4", "1.2"]).listed
+def test_a_column_may_be_lists_of_two_if_every_text_may() -> None:
+    assert Column.of(["3,4", "1,2"]).may_be_pairs
+    assert not Column.of(["3,4", "1,25"]).may_be_pairs
+    assert not Column.of(["3.4", "1.2"]).may_be_pairs
 
 
 @pytest.mark.parametrize(
-    ("texts", "decimal", "asked"),
+    ("texts", "decimal", "ambiguous"),
     [
         (["3,14", "1,234", "2,7"], "comma", False),
         (["1.234", "1.234.567"], "comma", False),
@@ -235,53 +244,53 @@ def test_numbers_that_may_be_lists_of_two() -> None:
         (["it costs 3,50 €", "it costs 1,250 €"], "comma", False),
     ],
 )
-def test_the_decimal_mark_is_told_from_the_whole_column(
-    texts: list[str], decimal: str, asked: bool
+def test_the_whole_column_tells_the_decimal_mark(
+    texts: list[str], decimal: str, ambiguous: bool
 ) -> None:
     column = Column.of(texts)
-    assert (column.convention().decimal, column.asked) == (decimal, asked)
-    assert column.convention("comma").decimal == "comma", "what the user says goes"
+    assert (column.convention().decimal, column.is_ambiguous) == (decimal, ambiguous)
+    assert column.convention("comma").decimal == "comma", "the user decides"
     assert column.convention("point").decimal == "point"
 
 
-def test_held_out_texts_tell_how_numbers_are_written_and_have_to_be_readable() -> None:
+def test_held_out_texts_are_evidence_of_the_notation_and_are_counted_separately() -> None:
     column = Column.of(["1,234", "2,345"])
     column.add("3,14", held=True)
     column.add("no number", held=True)
-    assert (column.convention(), column.asked) == (COMMA, False)
+    assert (column.convention(), column.is_ambiguous) == (COMMA, False)
     assert (column.rows, column.reads, column.unit) == (2, {"point": 2, "comma": 2}, "")
     assert (column.held, column.held_reads) == (2, {"point": 0, "comma": 1})
     column.add("3 kg", held=True)
-    assert not column.numeric(COMMA), "of another unit"
+    assert not column.is_numeric(COMMA), "the held-out text has another unit"
     column = Column.of(["-1", "1"])
     column.add("- 1 000", held=True)
     assert column.convention().read("- 1 000") == -1000
 
 
-def test_numbers_of_several_units_are_no_column_of_numbers() -> None:
-    def numeric(*texts: str) -> bool:
+def test_a_column_is_numeric_if_its_numbers_have_one_unit() -> None:
+    def is_numeric(*texts: str) -> bool:
         column = Column.of(texts)
-        return column.numeric(column.convention())
+        return column.is_numeric(column.convention())
 
-    assert numeric("5 kg", "7 kg")
-    assert numeric("$5", "7")
-    assert not numeric("5 kg", "7 kg", "9"), "nothing says that it is of kilograms"
-    assert not numeric("3 gross", "7")
-    assert not numeric("€5", "(-$5)")
-    assert not numeric("$5 CAD", "$5 USD")
-    assert numeric("1 day", "2 days")
-    assert numeric("$5", "$1.5M")
-    assert not numeric("5 kg", "300 g")
-    assert not numeric("$5", "€5")
-    assert not numeric("50%", "0.5")
-    assert not numeric("5", "five")
-    assert not numeric("1,5", "2.5"), "one of them cannot be read"
-    assert not numeric("00123", "45678"), "a code"
-    assert not numeric()
+    assert is_numeric("5 kg", "7 kg")
+    assert is_numeric("$5", "7")
+    assert not is_numeric("5 kg", "7 kg", "9"), "9 may be of any unit"
+    assert not is_numeric("3 gross", "7")
+    assert not is_numeric("€5", "(-$5)")
+    assert not is_numeric("$5 CAD", "$5 USD")
+    assert is_numeric("1 day", "2 days")
+    assert is_numeric("$5", "$1.5M")
+    assert not is_numeric("5 kg", "300 g")
+    assert not is_numeric("$5", "€5")
+    assert not is_numeric("50%", "0.5")
+    assert not is_numeric("5", "five")
+    assert not is_numeric("1,5", "2.5"), "one of them cannot be read"
+    assert not is_numeric("00123", "45678"), "a code"
+    assert not is_numeric()
 
 
 @given(st.floats(-1e15, 1e15), st.sampled_from([POINT, COMMA]))
-def test_what_is_written_is_read(value: float, convention: Convention) -> None:
+def test_a_written_number_is_read_back(value: float, convention: Convention) -> None:
     assert convention.read(convention.write(value)) == pytest.approx(value, rel=1e-9, abs=1e-300)
 
 
@@ -290,7 +299,7 @@ def test_what_is_written_is_read(value: float, convention: Convention) -> None:
     st.integers(0, 99),
     st.sampled_from([",", "'", "\u202f", "_", ""]),
 )
-def test_thousands_are_read(whole: int, cents: int, mark: str) -> None:
+def test_thousands_may_have_any_usual_separator(whole: int, cents: int, mark: str) -> None:
     text = f"{abs(whole):,}".replace(",", mark) + f".{cents:02}"
     assert POINT.read(("-" if whole < 0 else "") + text) == pytest.approx(
         (abs(whole) + cents / 100) * (-1 if whole < 0 else 1)
@@ -298,17 +307,17 @@ def test_thousands_are_read(whole: int, cents: int, mark: str) -> None:
 
 
 @given(st.text(st.sampled_from("0123456789.,'-+()$€% kMme:/abLCr万\u2212\u202f"), max_size=80))
-def test_any_text_is_read_or_not(text: str) -> None:
+def test_reading_any_text_raises_nothing(text: str) -> None:
     for convention in (POINT, COMMA, SPACED, Convention("point", True, True, True)):
-        whole, first = convention.read(text), convention.first(text)
+        whole, first = convention.read(text), convention.read_first(text)
         assert whole is None or first == whole
         assert first is None or abs(first) < 1e50
     Column.of([text])
 
 
-def test_a_long_run_of_digits_takes_no_time() -> None:
-    begun = time.monotonic()
+def test_reading_a_long_run_of_digits_is_fast() -> None:
+    started = time.monotonic()
     for text in ("9" * 100_000, "1," * 50_000, "1-" * 50_000, "1.2" * 30_000, " 1" * 50_000):
-        POINT.first(text)
+        POINT.read_first(text)
         Column.of([text])
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - started < 20

@@ -1,4 +1,4 @@
-"""Broken files of a model are named, and a model is known again by what its files hold."""
+"""Broken files of a model are named in the error, and a model is recognised by its files."""
 
 from __future__ import annotations
 
@@ -11,179 +11,176 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.edit_folder import Weights, change_config, change_weights, save_as_pickle
 
 from rung.errors import ModelError
-from rung.model.files import dtypes, fingerprint, weight_files
+from rung.model.files import fingerprint, weight_dtypes, weight_files
 from rung.model.load import load_base, load_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n"
 
 
-@pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model's folder, to be broken."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
-
-
-def index_of_nothing(folder: Path) -> None:
-    gone(folder)
+def empty_index(folder: Path) -> None:
+    remove_weights(folder)
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
 
 
-def named_by(name: str) -> Callable[[Path], object]:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
-
-    return change
+def name_in_config(name: str) -> Callable[[Path], object]:
+    return lambda folder: change_config(folder, transformers_weights=name)
 
 
-def pointer(name: str) -> Callable[[Path], object]:
+def replace_by_pointer(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(POINTER)
 
 
-def cut(folder: Path) -> None:
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+def truncate_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
-def cut_in_the_header(folder: Path) -> None:
+def truncate_header(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
 
 
-def empty(folder: Path) -> None:
+def empty_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
 
 
-def gone(folder: Path) -> None:
+def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def in_shards(folder: Path) -> list[str]:
+def split_into_shards(folder: Path) -> list[str]:
+    """Store the weights in two files with an index; return the names of the files."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    place = {name: shards[number % 2] for number, name in enumerate(weights)}
+    shard_of = {name: shards[number % 2] for number, name in enumerate(weights)}
     for shard in shards:
         save_file(
-            {n: w for n, w in weights.items() if place[n] == shard},
+            {n: w for n, w in weights.items() if shard_of[n] == shard},
             folder / shard,
             metadata={"format": "pt"},
         )
     (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": place})
+        json.dumps({"metadata": {}, "weight_map": shard_of})
     )
     return shards
 
 
-def a_shard_gone(folder: Path) -> None:
-    (folder / in_shards(folder)[1]).unlink()
+def remove_a_shard(folder: Path) -> None:
+    (folder / split_into_shards(folder)[1]).unlink()
 
 
-def index_broken(folder: Path) -> None:
-    in_shards(folder)
+def truncate_index(folder: Path) -> None:
+    split_into_shards(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a')
 
 
-def index_of_something_else(folder: Path) -> None:
-    in_shards(folder)
+def replace_index(folder: Path) -> None:
+    split_into_shards(folder)
     (folder / "model.safetensors.index.json").write_text("[]")
 
 
-def tokenizer_cut(folder: Path) -> None:
-    whole = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
-
-
-def pickled(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    torch.save(weights, folder / "pytorch_model.bin")
+def truncate_tokenizer(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text[: len(text) // 2])
 
 
 class Code:
+    """Its pickle ends the process when it is loaded."""
+
     def __reduce__(self) -> tuple[object, ...]:
         return exec, ("raise SystemExit('run')",)
 
 
-def pickled_code(folder: Path) -> None:
+def pickle_code(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Code()}, folder / "pytorch_model.bin")
 
 
 @pytest.mark.parametrize(
-    ("broken", "says"),
+    ("break_file", "message"),
     [
         (
-            pointer("model.safetensors"),
-            r"model\.safetensors is a pointer of git LFS and not the file itself",
+            replace_by_pointer("model.safetensors"),
+            r"model\.safetensors is a git LFS pointer and not the file itself",
         ),
-        (pointer("tokenizer.json"), r"tokenizer\.json is a pointer of git LFS"),
-        (pointer("config.json"), r"config\.json is a pointer of git LFS"),
-        (cut, r"model\.safetensors is cut off or broken"),
-        (cut_in_the_header, r"model\.safetensors is cut off or broken"),
-        (empty, r"model\.safetensors is empty; fetch it again"),
-        (gone, r"has no weights \(model\.safetensors or pytorch_model\.bin\)"),
-        (a_shard_gone, r"index\.json names model-00002-of-00002\.safetensors, which is not there"),
-        (index_broken, r"index\.json is no index of weights"),
-        (index_of_something_else, r"index\.json is no index of weights"),
-        (index_of_nothing, r"index\.json names no files"),
+        (replace_by_pointer("tokenizer.json"), r"tokenizer\.json is a git LFS pointer"),
+        (replace_by_pointer("config.json"), r"config\.json is a git LFS pointer"),
+        (truncate_weights, r"model\.safetensors is truncated or broken"),
+        (truncate_header, r"model\.safetensors is truncated or broken"),
+        (empty_weights, r"model\.safetensors is empty; download it again"),
+        (remove_weights, r"has no weights \(model\.safetensors or pytorch_model\.bin\)"),
         (
-            named_by("none.safetensors"),
-            r"names none\.safetensors as transformers_weights, which is not there",
+            remove_a_shard,
+            r"index\.json names model-00002-of-00002\.safetensors, and that file is missing",
+        ),
+        (truncate_index, r"index\.json is not an index of weights"),
+        (replace_index, r"index\.json is not an index of weights"),
+        (empty_index, r"index\.json names no files"),
+        (
+            name_in_config("none.safetensors"),
+            r"names none\.safetensors as transformers_weights, and that file is missing",
         ),
         (
-            named_by("config.json"),
-            r"names 'config\.json' as transformers_weights, which is no safetensors file",
+            name_in_config("config.json"),
+            r"names 'config\.json' as transformers_weights, which is not a safetensors file",
         ),
         (
-            named_by("../model.safetensors"),
-            r"as transformers_weights, which is no safetensors file in its folder",
+            name_in_config("../model.safetensors"),
+            r"as transformers_weights, which is not a safetensors file in that folder",
         ),
-        (tokenizer_cut, r"tokenizer\.json is cut off or no JSON"),
-        (pickled_code, r"are a pickle that is broken or holds more than tensors"),
+        (truncate_tokenizer, r"tokenizer\.json is truncated or not JSON"),
+        (pickle_code, r"are a pickle that is broken or holds more than tensors"),
     ],
 )
-def test_a_broken_file_is_named(folder: Path, broken: Callable[[Path], object], says: str) -> None:
-    broken(folder)
-    with pytest.raises(ModelError, match=says) as error:
+def test_a_broken_file_is_named(
+    folder: Path, break_file: Callable[[Path], object], message: str
+) -> None:
+    break_file(folder)
+    with pytest.raises(ModelError, match=message) as error:
         load_base(str(folder), "fp32", "fp32")
     assert "\n" not in str(error.value)
 
 
 def test_a_tokenizer_needs_no_weights(folder: Path) -> None:
-    gone(folder)
+    remove_weights(folder)
     assert load_tokenizer(str(folder)).eos_token_id is not None
 
 
-@pytest.mark.parametrize("kept", [in_shards, pickled])
-def test_shards_and_pickles_of_tensors_alone_hold_the_same_model(
-    folder: Path, tiny_folder: Path, kept: Callable[[Path], object]
+@pytest.mark.parametrize("store", [split_into_shards, save_as_pickle])
+def test_shards_and_pickles_of_tensors_give_the_same_model(
+    folder: Path, tiny_folder: Path, store: Callable[[Path], object]
 ) -> None:
-    kept(folder)
-    found, wanted = (
+    store(folder)
+    weights, expected = (
         load_base(str(f), "fp32", "fp32").model.state_dict() for f in (folder, tiny_folder)
     )
-    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
 
 
-def test_a_model_is_known_by_every_byte_of_what_it_is_read_from(folder: Path) -> None:
+def test_a_fingerprint_covers_every_byte_that_the_model_is_read_from(folder: Path) -> None:
     before = fingerprint(str(folder))
     assert (
         before["model.safetensors"]
         == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     )
     assert {"config.json", "tokenizer.json"} < before.keys()
-    (folder / "README.md").write_text("A word on it.")
+    (folder / "README.md").write_text("A model card.")
     assert fingerprint(str(folder)) == before
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"][3] += 1e-3
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def change_one_number(weights: Weights) -> Weights:
+        weights["model.norm.weight"][3] += 1e-3
+        return weights
+
+    change_weights(folder, change_one_number)
     after = fingerprint(str(folder))
     assert {name for name in after if after[name] != before[name]} == {"model.safetensors"}
 
 
-def test_a_file_of_the_hubs_cache_is_known_by_its_name_there(folder: Path) -> None:
+def test_the_hash_of_a_file_in_the_hubs_cache_is_its_name_there(folder: Path) -> None:
     blobs, name = folder / "blobs", "ab" * 32
     blobs.mkdir()
     shutil.move(folder / "model.safetensors", blobs / name)
@@ -191,25 +188,25 @@ def test_a_file_of_the_hubs_cache_is_known_by_its_name_there(folder: Path) -> No
     assert fingerprint(str(folder))["model.safetensors"] == name
 
 
-def test_shards_are_the_files_of_the_weights_and_say_their_dtypes(folder: Path) -> None:
-    shards = in_shards(folder)
+def test_the_weight_files_are_the_shards_and_tell_their_dtypes(folder: Path) -> None:
+    shards = split_into_shards(folder)
     assert [file.name for file in weight_files(folder)] == shards
-    assert set(dtypes(folder / shards[0]).values()) == {"F32"}
+    assert set(weight_dtypes(folder / shards[0]).values()) == {"F32"}
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_weights_that_the_configuration_names_are_those_that_are_looked_at(
-    folder: Path, beside: bool
+@pytest.mark.parametrize("usual_file_exists", [False, True])
+def test_weights_that_the_configuration_names_take_precedence(
+    folder: Path, usual_file_exists: bool
 ) -> None:
-    named_by("other.safetensors")(folder)
+    change_config(folder, transformers_weights="other.safetensors")
     weights = load_file(folder / "model.safetensors")
     save_file(
         {n: t * 2 for n, t in weights.items()},
         folder / "other.safetensors",
         metadata={"format": "pt"},
     )
-    if not beside:
-        gone(folder)
+    if not usual_file_exists:
+        remove_weights(folder)
     assert [file.name for file in weight_files(folder)] == ["other.safetensors"]
     assert {name for name in fingerprint(str(folder)) if "safetensors" in name} == {
         "other.safetensors"
@@ -218,8 +215,8 @@ def test_weights_that_the_configuration_names_are_those_that_are_looked_at(
     assert torch.equal(loaded["model.norm.weight"], 2 * weights["model.norm.weight"])
 
 
-def test_the_dtypes_of_a_pickle_are_known_without_its_numbers(folder: Path) -> None:
-    pickled(folder)
+def test_the_dtypes_of_a_pickle_are_read_without_its_numbers(folder: Path) -> None:
+    save_as_pickle(folder)
     (file,) = weight_files(folder)
     assert file.name == "pytorch_model.bin"
-    assert set(dtypes(file).values()) == {"float32"}
+    assert set(weight_dtypes(file).values()) == {"float32"}

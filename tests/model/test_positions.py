@@ -1,3 +1,5 @@
+"""The longest row by a model's configuration, with and without scaled rotary positions."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -6,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, LlamaConfig, MambaConfig, Qwen2Config
 
-from rung.model.positions import positions_of
+from rung.model.positions import max_positions
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -40,5 +42,5 @@ YARN = {
         (SimpleNamespace(max_position_embeddings=-1), None),
     ],
 )
-def test_how_long_a_row_may_be(config: Any, positions: int | None) -> None:
-    assert positions_of(config) == positions
+def test_the_longest_row_that_a_configuration_allows(config: Any, positions: int | None) -> None:
+    assert max_positions(config) == positions

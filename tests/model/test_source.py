@@ -1,4 +1,4 @@
-"""Where a model is, and what is said when it cannot be had."""
+"""A model is found by its name; of a hub model only the configuration is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESPONSE = Mock(headers={})
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (
             errors.GatedRepoError("gated", response=RESPONSE),
@@ -31,37 +31,39 @@ RESPONSE = Mock(headers={})
             errors.LocalEntryNotFoundError("offline"),
             "is not in the cache, and the hub cannot be reached",
         ),
-        (errors.HFValidationError("name"), "no name that the hub allows"),
-        (OSError("disk full\nmore"), r"cannot be fetched \(disk full\)"),
+        (errors.HFValidationError("name"), "has a name that the hub does not allow"),
+        (OSError("disk full\nmore"), r"cannot be downloaded \(disk full\)"),
     ],
 )
-def test_a_hub_model_that_cannot_be_had_says_what_to_do(
-    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_hub_model_is_reported_with_the_remedy(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         read_config("a/b")
 
 
-def test_of_a_hub_model_the_configuration_alone_is_fetched(
+def test_only_the_configuration_of_a_hub_model_is_downloaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked = []
+    requests = []
 
-    def fetch(hub_id: str, file: str) -> str:
-        asked.append((hub_id, file))
+    def download(hub_id: str, file: str) -> str:
+        requests.append((hub_id, file))
         (tmp_path / file).write_text('{"model_type": "llama"}', encoding="utf-8")
         return str(tmp_path / file)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert read_config("a/b") == {"model_type": "llama"}
-    assert asked == [("a/b", "config.json")]
+    assert requests == [("a/b", "config.json")]
 
 
-def test_a_file_that_is_no_gguf_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_gguf_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF and no more")

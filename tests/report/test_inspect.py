@@ -14,12 +14,12 @@ from rung.commands.inspect import inspection
 from rung.model.anatomy import Anatomy
 from rung.report.explain import lessons
 from rung.report.inspect import structure
-from rung.types import Candidate, Setting
+from rung.types import Setting
 
 
 def found(config: dict[str, Any], *levers: Any, **more: Any) -> dict[str, Any]:
-    candidate = Candidate(*(levers or (32, 64, "attention")), 1e-3, **more)
-    return inspection(Anatomy(config, "the-model"), candidate)
+    setting = Setting(*(levers or (32, 64, "attention")), 1e-3, **more)
+    return inspection(Anatomy(config, "the-model"), setting)
 
 
 def printed(document: dict[str, Any], explain: bool = False) -> str:
@@ -103,7 +103,7 @@ def test_what_a_server_accepts(
 ) -> None:
     one = next(one for one in found(config, *levers, **more)["servers"] if one["server"] == server)
     assert one["accepts"] == accepts
-    assert says in one["says"]
+    assert says in one["message"]
 
 
 def test_the_lessons_have_this_models_numbers_and_correct_what_people_get_wrong() -> None:
@@ -119,15 +119,14 @@ def test_the_lessons_have_this_models_numbers_and_correct_what_people_get_wrong(
 
 
 def test_the_memory_of_a_rank_is_what_a_pack_takes() -> None:
-    """18 bytes a number, as `rung.costs.memory_model.need` has it for two-byte products."""
+    """18 bytes a number, as `rung.costs.memory_model.candidate_memory` has it for two-byte products."""
     import torch
     from tests.tiny import tiny_llama
 
-    from rung.costs.memory_model import need
+    from rung.costs.memory_model import candidate_memory
     from rung.engine.frozen_model import freeze
     from rung.report.explain import STATE_BYTES
 
-    frozen, candidate = freeze(tiny_llama()), Candidate(Setting(8, 16, "attention", 1e-3))
-    assert need(frozen, candidate, torch.bfloat16).state == STATE_BYTES * frozen.parameters(
-        candidate
-    )
+    frozen, setting = freeze(tiny_llama()), Setting(8, 16, "attention", 1e-3)
+    own = candidate_memory(frozen, setting, torch.bfloat16)
+    assert own.state == STATE_BYTES * frozen.parameters(setting)

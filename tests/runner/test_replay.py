@@ -1,9 +1,8 @@
-"""A recorded table, played back: what a strategy cannot tell from a training."""
+"""A recorded table, and the runner that plays it back."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,152 +18,155 @@ from rung.search.strategy import Stage
 from rung.types import Candidate, Measurement, Scores, Setting
 
 FRACTIONS = (1 / 8, 1 / 4, 1.0)
-SETTINGS = [
+DIVERGING_RATE = 1.0
+CANDIDATES = [
     Candidate(Setting(rank, scale * rank, targets, rate), seed=seed)
     for rank in (8, 16)
     for scale in (1, 2)
     for targets in ("attention", "all-linear")
-    for rate in (1e-3, 2e-3, 1.0)
+    for rate in (1e-3, 2e-3, DIVERGING_RATE)
     for seed in (0, 1)
 ]
+SETTING = Setting(8, 16, "attention", 1e-3)
 
 
-def world(candidate: Candidate, fraction: float) -> float:
-    return math.inf if candidate.learning_rate == 1 else hill()(candidate, fraction)
+def world(setting: Setting, fraction: float) -> float:
+    return math.inf if setting.learning_rate == DIVERGING_RATE else hill()(setting, fraction)
 
 
-def judged() -> list[Measurement]:
-    found: list[Measurement] = []
-    for candidate in SETTINGS:
-        before = 0.0
+def recordings() -> list[Measurement]:
+    measurements: list[Measurement] = []
+    for candidate in CANDIDATES:
+        trained = 0.0
         for fraction in FRACTIONS:
-            found.append(measure(world, candidate, fraction, before=before))
-            before = fraction
-            if not found[-1].scores:
+            measurements.append(measure(world, candidate, fraction, trained=trained))
+            trained = fraction
+            if not measurements[-1].scores:
                 break
-    return found
+    return measurements
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
     path = tmp_path / "table.parquet"
-    scores = next(m.scores for m in judged() if m.scores)
+    scores = next(m.scores for m in recordings() if m.scores)
     baseline = Scores(tuple(3.0 * tokens for tokens in scores.tokens), scores.tokens)
     write_table(
         path,
-        {"letters": judged()},
+        {"letters": recordings()},
         {"letters": baseline},
         {"letters": {"recipe": {"cooldown": 0.2}}},
     )
     return load_table("letters", path)
 
 
-def quiet(_: StepProgress) -> None:
-    """Nobody listens."""
+def ignore(_: StepProgress) -> None:
+    """For a caller that shows no progress."""
 
 
 def test_a_table_reads_back_as_it_was_written(table: Table) -> None:
-    before = {(m.candidate, m.fraction): m for m in judged()}
-    after = {(c, fraction): m for c, points in table.runs.items() for fraction, m in points.items()}
-    assert after.keys() == before.keys()
-    for key, measurement in after.items():
-        assert measurement.loss == pytest.approx(before[key].loss, rel=1e-6)
-        assert (measurement.tokens, measurement.spent) == (before[key].tokens, before[key].spent)
-        assert measurement.status == before[key].status
+    written = {(m.candidate, m.fraction): m for m in recordings()}
+    read = {(c, fraction): m for c, points in table.runs.items() for fraction, m in points.items()}
+    assert read.keys() == written.keys()
+    for key, measurement in read.items():
+        assert measurement.loss == pytest.approx(written[key].loss, rel=1e-6)
+        assert (measurement.tokens, measurement.spent) == (written[key].tokens, written[key].spent)
+        assert measurement.status == written[key].status
 
 
-def test_its_space_is_the_recorded_grid(table: Table) -> None:
+def test_the_space_of_a_table_is_the_recorded_grid(table: Table) -> None:
     assert table.seeds == (0, 1)
     assert table.fractions == FRACTIONS
-    assert set(table.space.settings()) == {replace(c, seed=0) for c in SETTINGS}
+    assert set(table.space.settings()) == {c.setting for c in CANDIDATES}
     assert table.space.pinned
     assert table.space.targets[0] == "attention"
 
 
-def test_the_best_setting_is_the_one_with_the_lowest_mean(table: Table) -> None:
+def test_the_best_setting_has_the_lowest_mean_loss_over_the_seeds(table: Table) -> None:
+    losses: dict[Setting, list[float]] = {c.setting: [] for c in CANDIDATES}
+    for m in recordings():
+        if m.fraction == 1 or not m.scores:
+            losses[m.candidate.setting].append(m.loss)
+    means = {setting: sum(by_seed) / 2 for setting, by_seed in losses.items()}
     best = table.best()
-    assert best.targets == "all-linear"
-    assert table.loss(best) == min(table.loss(setting) for setting in table.settings)
-    assert math.isinf(table.loss(replace(best, learning_rate=1.0)))
+    assert best == min(means, key=means.__getitem__)
+    assert table.loss(best) == pytest.approx(means[best])
+    diverging = Setting(best.rank, best.alpha, best.targets, DIVERGING_RATE)
+    assert math.isinf(table.loss(diverging))
 
 
-def test_a_replay_measures_what_was_recorded_and_counts_what_it_costs(table: Table) -> None:
+def test_a_replay_gives_what_was_recorded_and_counts_its_cost(table: Table) -> None:
     runner = ReplayRunner(table)
-    candidate = Candidate(Setting(8, 16, "attention", 1e-3))
-    (look,) = runner.run(Stage("x", (candidate,), 1 / 8), quiet)
-    (end,) = runner.run(Stage("x", (candidate,)), quiet)
-    assert look.scores == table.runs[candidate][1 / 8].scores
-    assert look.spent == look.tokens
-    assert end.spent == end.tokens - 0.8 * look.tokens
+    candidate = Candidate(SETTING)
+    (race,) = runner.run(Stage("x", (candidate,), 1 / 8), ignore)
+    (end,) = runner.run(Stage("x", (candidate,)), ignore)
+    assert race.scores == table.runs[candidate][1 / 8].scores
+    assert race.spent == race.tokens
+    assert end.spent == end.tokens - 0.8 * race.tokens
     assert runner.seconds > 0
-    (whole,) = ReplayRunner(table).run(Stage("x", (candidate,)), quiet)
+    (whole,) = ReplayRunner(table).run(Stage("x", (candidate,)), ignore)
     assert whole.spent == whole.tokens == runner.full_tokens
 
 
-def test_what_diverged_diverges_at_every_share(table: Table) -> None:
-    wild = Candidate(Setting(8, 16, "attention", 1.0))
+def test_what_diverged_diverges_at_every_fraction(table: Table) -> None:
+    diverging = Candidate(Setting(8, 16, "attention", DIVERGING_RATE))
     for fraction in FRACTIONS:
-        (found,) = ReplayRunner(table).run(Stage("x", (wild,), fraction), quiet)
-        assert (found.status, found.scores) == ("diverged", None)
+        (m,) = ReplayRunner(table).run(Stage("x", (diverging,), fraction), ignore)
+        assert (m.status, m.scores) == ("diverged", None)
 
 
-def test_a_candidate_that_was_not_recorded_is_played_by_the_nearest(table: Table) -> None:
-    near = table.nearest(Candidate(Setting(12, 24, "attention", 1.2e-3)))
-    assert near in (
-        Candidate(Setting(8, 16, "attention", 1e-3)),
-        Candidate(Setting(16, 32, "attention", 1e-3)),
-    )
-    asked = Candidate(Setting(8, 16, "attention", 1.1e-3))
-    (found,) = ReplayRunner(table).run(Stage("x", (asked,)), quiet)
-    assert found.candidate == asked
+def test_the_nearest_recorded_setting_stands_for_one_that_was_not_recorded(table: Table) -> None:
+    assert table.nearest(Setting(12, 24, "attention", 1.2e-3)) == Setting(16, 32, "attention", 1e-3)
+    assert table.nearest(Setting(9, 9, "mlp", 3e-3)).rank == 8, "modules that the table lacks"
+    candidate = Candidate(Setting(8, 16, "attention", 1.1e-3))
+    (m,) = ReplayRunner(table).run(Stage("x", (candidate,)), ignore)
+    assert m.candidate == candidate
+    assert m.scores == table.runs[Candidate(SETTING)][1.0].scores
 
 
-def test_a_share_that_was_not_recorded_is_refused(table: Table) -> None:
-    with pytest.raises(DataError, match=r"no judgement at 0\.3 of the budget"):
-        ReplayRunner(table).run(
-            Stage("x", (Candidate(Setting(8, 16, "attention", 1e-3)),), 0.3), quiet
-        )
+def test_a_fraction_that_was_not_recorded_is_an_error(table: Table) -> None:
+    with pytest.raises(DataError, match=r"no measurement at 0\.3 of the budget; it has 0\.125"):
+        ReplayRunner(table).run(Stage("x", (Candidate(SETTING),), 0.3), ignore)
 
 
-def test_a_draw_varies_the_rows_and_the_seeds_and_keeps_them_paired(table: Table) -> None:
+PAIR = (Candidate(SETTING), Candidate(Setting(16, 32, "attention", 1e-3)))
+
+
+def test_a_draw_varies_the_rows_and_keeps_them_paired(table: Table) -> None:
     draw = np.random.default_rng(0)
-    stage = Stage(
-        "x",
-        (
-            Candidate(Setting(8, 16, "attention", 1e-3)),
-            Candidate(Setting(16, 32, "attention", 1e-3)),
-        ),
-    )
-    found = [ReplayRunner(table, draw).run(stage, quiet) for _ in range(20)]
-    assert len({one.loss for one, _ in found}) == 20
-    for one, other in found:
+    replays = [ReplayRunner(table, draw).run(Stage("x", PAIR), ignore) for _ in range(20)]
+    assert len({one.loss for one, _ in replays}) == 20
+    for one, other in replays:
         assert one.scores
         assert other.scores
         assert one.scores.tokens == other.scores.tokens
 
 
-def test_a_draw_shuffles_the_seeds_of_each_setting_by_itself(table: Table) -> None:
+def test_a_draw_shuffles_the_seeds_of_each_setting_independently(table: Table) -> None:
     draw = np.random.default_rng(0)
-    found = set()
+    orders = set()
     for _ in range(40):
         runner = ReplayRunner(table, draw)
-        runner._rows = None  # so that the losses are those that were recorded
-        pair = tuple(Candidate(Setting(rank, 2 * rank, "attention", 1e-3)) for rank in (8, 16))
-        played = zip(pair, runner.run(Stage("x", pair), quiet), strict=True)
-        found.add(tuple(m.loss == table.runs[candidate][1.0].loss for candidate, m in played))
-    assert len(found) == 4, "each of the two is the first or the second seed"
+        for candidate in PAIR:
+            played = {runner.recorded(Candidate(candidate.setting, seed)) for seed in (0, 1)}
+            assert {(c.setting, c.seed) for c in played} == {
+                (candidate.setting, 0),
+                (candidate.setting, 1),
+            }
+        orders.add(tuple(runner.recorded(candidate).seed for candidate in PAIR))
+    assert orders == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-def test_a_climb_on_it_ends_near_the_best(table: Table) -> None:
+def test_a_climb_on_a_table_ends_near_the_best(table: Table) -> None:
     runner, history = ReplayRunner(table), []
     climb = Climb(table.space, effort=Effort(seeds=table.seeds))
     while (decision := climb.decide(runner.baseline(), history)).stage:
-        history += runner.run(decision.stage, quiet)
+        history += runner.run(decision.stage, ignore)
     assert decision.recommended is not None
-    assert table.loss(replace(decision.recommended, seed=0)) <= 1.02 * table.loss(table.best())
+    assert table.loss(decision.recommended.setting) <= 1.02 * table.loss(table.best())
 
 
-def test_a_file_or_a_task_that_is_not_there_is_said(table: Table, tmp_path: Path) -> None:
+def test_a_missing_file_or_task_is_an_error(table: Table, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no table"):
         load_table("letters", tmp_path / "none.parquet")
     with pytest.raises(DataError, match="no task 'sums'; it has letters"):
@@ -172,10 +174,10 @@ def test_a_file_or_a_task_that_is_not_there_is_said(table: Table, tmp_path: Path
 
 
 @pytest.mark.parametrize("task", ["pronounce", "price"])
-def test_the_table_that_comes_with_rung_is_whole_where_it_says_so(task: str) -> None:
+def test_the_table_that_comes_with_rung_is_complete(task: str) -> None:
     table = load_table(task)
     assert table.seeds == (0, 1)
     assert table.fractions == (1 / 8, 1 / 4, 1 / 2, 1.0)
     assert len(table.settings) == len(table.space.settings()) == 64
-    assert Candidate(Setting(16, 32, "all-linear", 2e-4)) in table.settings
+    assert Setting(16, 32, "all-linear", 2e-4) in table.settings
     assert table.loss(table.best()) < sum(table.baseline) / sum(table.tokens) / 4

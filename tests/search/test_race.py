@@ -1,157 +1,120 @@
-"""The race alone: what it asks for next, and what it foretells."""
+"""The race: its ranking, its leader, and the learning rate that suits a setting at another rank."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from tests.search.worlds import BASELINE, SPACE, World, hill, measure
+from tests.search.race_helpers import add_semifinal, run_race
+from tests.search.worlds import RANKS, SPACE, hill, measure
 
-from rung.search.race import Race
-from rung.types import Candidate, LeverSpace, Scores
-
-RANKS = LeverSpace((8, 16, 32, 64), (1e-3, 2e-3, 4e-3, 8e-3))
-
-
-def raced(
-    space: LeverSpace,
-    world: World,
-    rounds: Sequence[int],
-    seeds: float = 0.005,
-    baseline: Scores = BASELINE,
-) -> tuple[Race, list[list[Candidate]]]:
-    """A race over these rounds, and what each of them tried."""
-    race, tried = Race(space, 0.01, baseline), []
-    for number, count in enumerate(rounds):
-        tried.append(race.next(count) if number else race.first(count))
-        race.see([measure(world, setting, 0.25, seeds=seeds) for setting in tried[-1]])
-    return race, tried
+from rung.errors import TrainingError
+from rung.search.rounds import first_round
+from rung.types import Candidate, Setting
 
 
-@pytest.mark.parametrize(("count", "untried"), [(4, ["alpha 4r"]), (6, ["alpha 4r"]), (10, [])])
-def test_a_second_round_gives_half_of_itself_to_what_nobody_has_tried(
-    count: int, untried: list[str]
-) -> None:
-    race, (_, second) = raced(SPACE, hill(2e-3), (9, count))
-    assert len(set(second)) == count
-    assert {"attention", "mlp"} <= {s.targets for s in second}
-    assert race.untried() == untried, "and says what is left"
+def test_the_leader_is_the_cheapest_setting_within_the_margin_of_the_best() -> None:
+    """Each doubling of the rank gains less than the margin."""
+    race, _ = run_race(RANKS, hill(2e-3, (0.002, 0.002, 0.002)), (9, 8), seed_noise=0.0001)
+    best = race.ranking[0]
+    losses = race.surface.smoothed_losses
+    near = [s for s in race.ranking if losses[s] <= losses[best] + math.log(1.01)]
+    assert race.leader.rank == min(s.rank for s in near) < best.rank
 
 
-@pytest.mark.parametrize(("count", "alphas"), [(6, {"16", "16 rsLoRA"}), (10, {"16", "64"})])
-def test_nothing_is_said_of_an_alpha_that_nobody_has_tried(count: int, alphas: set[str]) -> None:
-    """With six settings more r and rsLoRA are tried, and with ten 4r is too, which at rank 16 is rsLoRA's scale."""
-    race, _ = raced(SPACE, hill(2e-3, (0.1, 0.0, 0.0)), (9, count))
-    assert (race.leader.rank, race.leader.alpha) == (16, 32)
-    (said,) = [text for text in race.says(1 / 4) if text.startswith("alpha")]
-    assert {words.rpartition(" ")[0] for words in said.split(": ")[1].split(", ")} == {
-        "32",
-        *alphas,
-    }
-    (verdict,) = [v for v in race.verdicts(1 / 4, 0.005) if v.lever == "alpha"]
-    assert {verdict.before, verdict.to} <= {"32", *alphas}
+def test_the_ranking_goes_from_the_lowest_loss_and_leaves_out_what_diverged() -> None:
+    def world(setting: Setting, fraction: float) -> float:
+        return math.inf if setting.learning_rate > 5e-3 else hill(2e-3)(setting, fraction)
+
+    race, (tried,) = run_race(RANKS, world, (9,))
+    assert set(race.ranking) == {s for s in tried if s.learning_rate < 5e-3} != set(tried)
+    losses = [race.surface.smoothed_losses[s] for s in race.ranking]
+    assert losses == sorted(losses)
 
 
-def test_what_a_new_value_of_a_lever_shows_is_owed_to_it_alone() -> None:
-    _, (_, second) = raced(SPACE, hill(2e-3), (9, 8))
-    for setting in second[:4]:
-        assert (setting.targets != "all-linear") + (setting.scale != 2) == 1
+def test_a_race_in_which_everything_diverged_is_an_error() -> None:
+    race, _ = run_race(RANKS, hill(), ())
+    settings = first_round(race, 9)
+    with pytest.raises(TrainingError, match="diverged"):
+        race.add_race([measure(lambda s, f: math.inf, Candidate(s), 0.25) for s in settings])
 
 
-def test_an_alpha_counts_as_tried_where_it_is_written_so_and_not_for_a_scale_that_it_shares() -> (
-    None
-):
-    """At rank 8 an alpha of 16 is 2r; held at 16, the scale falls with the rank."""
-    space = replace(SPACE, alphas=("16", "2r"))
-    _, (first, second) = raced(space, hill(2e-3), (9, 8))
-    assert {s.alpha for s in first} == {16}
-    assert any(s.alpha == 2 * s.rank != 16 for s in second)
-    assert all(s.alpha == 16 for s in second[:2]), "new modules at the usual alpha"
-
-
-@pytest.mark.parametrize("count", [4, 8])
-def test_the_head_takes_one_setting_and_leaves_the_other_modules_theirs(count: int) -> None:
-    far = Scores(tuple(8.0 * tokens for tokens in BASELINE.tokens), BASELINE.tokens)
-    _, (_, second) = raced(SPACE, hill(2e-3), (9, count), baseline=far)
-    assert "lm_head" in second[0].targets
-    assert {"attention", "mlp"} <= {s.targets for s in second}
-
-
-def test_the_head_is_tried_too_where_the_space_says_that_the_data_ask_for_it() -> None:
-    for space, headed in ((replace(SPACE, head=True), True), (SPACE, False)):
-        _, (first, second) = raced(space, hill(2e-3), (9, 8))
-        assert not any("lm_head" in s.targets for s in first)
-        assert ["lm_head" in s.targets for s in second].count(True) == headed
-
-
-def test_a_rate_beyond_the_grid_takes_a_part_of_a_round_and_the_other_levers_the_rest() -> None:
-    """Here every low rate looks promising: a round that went to them alone told nothing of the other levers."""
-    _, (_, second) = raced(SPACE, hill(1e-4, steep=0.05), (9, 8))
-    assert sum(s.learning_rate < min(SPACE.learning_rates) for s in second) == 2
-    assert {s.targets for s in second} == set(SPACE.targets)
-
-
-def test_a_rung_is_tried_at_the_leaders_rate_or_beside_it_however_far_the_best_one_is_foretold() -> (
-    None
-):
-    """The best rate falls fourfold with each doubling: what is four steps away is a guess."""
-
-    def world(candidate: Candidate, fraction: float) -> float:
-        best = 4e-3 / 4 ** math.log2(candidate.rank / 8)
-        return 1.5 + 0.05 * math.log2(candidate.learning_rate / best) ** 2
-
-    race, _ = raced(RANKS, world, (9,))
-    rungs = [race.at_rank(race.leader, rank) for rank in RANKS.ranks if rank != race.leader.rank]
-    assert {rung.learning_rate / race.leader.learning_rate for rung in rungs} <= {1 / 2, 1, 2}
-    assert any(rung.learning_rate < race.leader.learning_rate for rung in rungs), (
-        "it follows as far as it may"
-    )
-
-
-def ended(race: Race, ends: dict[Candidate, float]) -> None:
-    race.see_in_full([measure(lambda c, f: ends[c], setting, 1.0, 0, 0) for setting in ends])
-
-
-def test_a_rung_that_ran_in_full_keeps_the_rate_that_was_best_there() -> None:
-    race, _ = raced(RANKS, hill(2e-3), (9, 8))
-    leader, foretold = race.leader, race.at_rank(race.leader, 16)
-    other = replace(foretold, learning_rate=foretold.learning_rate / 4)
-    ended(race, {leader: 1.0, foretold: 1.2, other: 1.1})
-    assert race.at_rank(leader, 16) == other
-    ended(race, {leader: 1.0, foretold: 1.2, other: math.inf})
-    assert race.at_rank(leader, 16) == foretold, "what diverged showed nothing"
-    ended(race, {leader: 1.0, foretold: math.inf})
-    assert race.at_rank(leader, 16) != foretold, "and is not asked for again"
-
-
-def test_a_rung_is_known_from_the_semifinal_however_its_scale_is_written() -> None:
-    """At rank 64 an alpha of 2r is the training that rsLoRA with 16 is."""
-    race, _ = raced(replace(RANKS, alphas=("2r", "rslora")), hill(2e-3), (9, 8))
-    leader = race.space.setting(32, 2e-3, alpha="rslora")
-    shown = race.space.setting(64, 8e-3, alpha="2r")
-    ended(race, {shown: 1.0})
-    assert race.at_rank(leader, 64) == race.space.setting(64, 8e-3, alpha="rslora")
-
-
-def test_behind_those_that_lasted_in_full_stand_those_that_were_not_asked() -> None:
-    race, _ = raced(RANKS, hill(2e-3), (9, 8))
-    before = list(race.standing)
-    one, two, three, *rest = before
-    ended(race, {one: math.inf, two: 1.2, three: 1.1})
-    assert race.standing == [three, two, *rest], "what diverged is gone"
+def test_semifinalists_that_finished_come_first_and_the_others_keep_their_order() -> None:
+    race, _ = run_race(RANKS, hill(2e-3), (9, 8))
+    one, two, three, *rest = race.ranking
+    add_semifinal(race, {one: math.inf, two: 1.2, three: 1.1})
+    assert race.ranking == [three, two, *rest], "a setting that diverged is gone"
     assert race.leader == three
-    ended(race, dict.fromkeys((two, three), math.inf))
-    assert race.standing == rest
+    add_semifinal(race, dict.fromkeys((two, three), math.inf))
+    assert race.ranking == rest
     assert race.leader in rest
 
 
-def test_where_the_runs_are_too_few_or_too_noisy_to_tell_anything_of_a_lever_it_says_so() -> None:
-    race, _ = raced(SPACE, hill(2e-3), (9, 8), seeds=0.5)
-    hopeless = [v for v in race.verdicts(0.25, 0.005) if v.high - v.low > 5]
-    assert hopeless
-    assert {v.outcome for v in hopeless} == {"undecided"}
-    for verdict in hopeless:
-        assert "nothing can be told, for any gain under" in verdict.says
-        assert "would be worth it" not in verdict.says
+def test_another_rank_gets_the_leaders_rate_or_one_beside_it_however_far_the_prediction_is() -> (
+    None
+):
+    """The best rate falls fourfold with each doubling: four steps away is a guess."""
+
+    def world(setting: Setting, fraction: float) -> float:
+        best = 4e-3 / 4 ** math.log2(setting.rank / 8)
+        return 1.5 + 0.05 * math.log2(setting.learning_rate / best) ** 2
+
+    race, _ = run_race(RANKS, world, (9,))
+    leader = race.leader
+    others = [race.at_rank(leader, rank) for rank in RANKS.ranks if rank != leader.rank]
+    assert {s.learning_rate / leader.learning_rate for s in others} <= {1 / 2, 1, 2}
+    assert any(s.learning_rate < leader.learning_rate for s in others), (
+        "it follows the prediction as far as it may"
+    )
+
+
+def test_a_rank_that_ran_in_the_semifinal_keeps_the_rate_that_was_best_there() -> None:
+    race, _ = run_race(RANKS, hill(2e-3), (9, 8))
+    leader, predicted = race.leader, race.at_rank(race.leader, 16)
+    other = replace(predicted, learning_rate=predicted.learning_rate / 4)
+    add_semifinal(race, {leader: 1.0, predicted: 1.2, other: 1.1})
+    assert race.at_rank(leader, 16) == other
+    add_semifinal(race, {leader: 1.0, predicted: 1.2, other: math.inf})
+    assert race.at_rank(leader, 16) == predicted, "what diverged shows no rate"
+    add_semifinal(race, {leader: 1.0, predicted: math.inf})
+    assert race.at_rank(leader, 16) != predicted, "and is not trained again"
+
+
+def test_the_semifinal_is_recognized_however_a_scale_is_written() -> None:
+    """At rank 64 an alpha of 2r is the same training as rsLoRA with 16."""
+    race, _ = run_race(replace(RANKS, alphas=("2r", "rslora")), hill(2e-3), (9, 8))
+    leader = race.space.setting(32, 2e-3, alpha="rslora")
+    add_semifinal(race, {race.space.setting(64, 8e-3, alpha="2r"): 1.0})
+    assert race.at_rank(leader, 64) == race.space.setting(64, 8e-3, alpha="rslora")
+
+
+@pytest.mark.parametrize(("best_rate", "beyond"), [(16e-3, [16e-3]), (2e-3, []), (2.5e-4, [5e-4])])
+def test_a_rate_beyond_the_grid_is_worth_trying_only_from_its_edge(
+    best_rate: float, beyond: list[float]
+) -> None:
+    race, _ = run_race(RANKS, hill(best_rate, steepness=0.05), (9,))
+    assert race.rates_beyond_grid() == beyond
+
+
+def test_rates_that_the_user_named_are_all_that_there_are() -> None:
+    race, _ = run_race(replace(RANKS, pinned=True), hill(16e-3), (9,))
+    assert race.rates_beyond_grid() == []
+
+
+def test_a_race_of_nothing_has_not_started() -> None:
+    race, _ = run_race(SPACE, hill(), ())
+    assert not race.started
+    assert race.untried() == {}
+
+
+def test_the_margin_of_the_semifinal_is_relative_to_its_best_value() -> None:
+    """It may be a metric, so it is not in logarithms."""
+    race, _ = run_race(RANKS, hill(2e-3), (9, 8))
+    small, large = (
+        next(s for s in race.ranking if s.rank == rank) for rank in (min(RANKS.ranks), 64)
+    )
+    add_semifinal(race, {small: 10.05, large: 10.0})
+    assert (race.ranking[0], race.leader) == (large, small)
+    add_semifinal(race, {small: 10.2, large: 10.0})
+    assert race.leader == large

@@ -1,4 +1,4 @@
-"""What was measured, by setting."""
+"""Measurements by setting and seed."""
 
 from __future__ import annotations
 
@@ -8,33 +8,44 @@ from tests.search.worlds import measure
 from rung.search.results import Results
 from rung.types import Candidate, Setting
 
-ONE, OTHER = Candidate(Setting(8, 16, "mlp", 1e-3)), Candidate(Setting(16, 32, "mlp", 1e-3))
+SMALL, LARGE = Setting(8, 16, "mlp", 1e-3), Setting(16, 32, "mlp", 1e-3)
 
 
-def runs_of(losses: dict[Candidate, dict[int, float]]) -> Results:
-    """The settings' runs in full, by seed; the seeds from 1 on confirm."""
+def results_of(losses: dict[Setting, dict[int, float]]) -> Results:
+    """Full-budget results by setting and seed; the seeds from 1 on confirm."""
     results = Results((1, 2, 3, 4))
     for setting, by_seed in losses.items():
         for seed, loss in by_seed.items():
-            run = Candidate(
-                Setting(setting.rank, setting.alpha, setting.targets, setting.learning_rate),
-                seed=seed,
-            )
-            results.keep({run: measure(lambda c, f, x=loss: x, run, 1.0, 0, 0)}, 1.0)  # type: ignore[misc]
+            candidate = Candidate(setting, seed)
+
+            def world(setting: Setting, fraction: float, loss: float = loss) -> float:
+                return loss
+
+            results.add({candidate: measure(world, candidate, 1.0, 0, 0)}, 1.0)
     return results
 
 
-def test_settings_are_ranked_by_the_seeds_that_all_of_them_have() -> None:
-    """The third seed is a hard one for everybody, and only one of the settings has it."""
-    results = runs_of({ONE: {1: 1.0, 2: 1.1, 3: 2.0}, OTHER: {1: 1.1, 2: 1.2}})
-    shared = results.losses([ONE, OTHER], 1.0)
-    assert shared[OTHER] - shared[ONE] == pytest.approx(0.1)
-    assert results.loss(ONE, 1.0) > results.loss(OTHER, 1.0), (
-        "over whatever seeds each has, it looks the other way round"
+def test_settings_are_compared_over_the_seeds_that_all_of_them_have() -> None:
+    """The third seed is hard for every setting, and only one setting has it."""
+    results = results_of({SMALL: {1: 1.0, 2: 1.1, 3: 2.0}, LARGE: {1: 1.1, 2: 1.2}})
+    losses = results.shared_seed_losses([SMALL, LARGE], 1.0)
+    assert losses[LARGE] - losses[SMALL] == pytest.approx(0.1)
+    assert results.loss(SMALL, 1.0) > results.loss(LARGE, 1.0), (
+        "over the seeds that each has, the order is reversed"
     )
 
 
-def test_where_no_seed_is_shared_each_has_its_own() -> None:
-    results = runs_of({ONE: {1: 1.0}, OTHER: {2: 1.3}})
-    shared = results.losses([ONE, OTHER], 1.0)
-    assert shared[OTHER] - shared[ONE] == pytest.approx(0.3)
+def test_without_a_shared_seed_each_setting_has_the_mean_over_its_own() -> None:
+    results = results_of({SMALL: {1: 1.0}, LARGE: {2: 1.3}})
+    losses = results.shared_seed_losses([SMALL, LARGE], 1.0)
+    assert losses[LARGE] - losses[SMALL] == pytest.approx(0.3)
+
+
+def test_seeds_that_do_not_confirm_count_only_while_there_is_no_other() -> None:
+    raced = results_of({SMALL: {0: 1.0}, LARGE: {0: 2.0}})
+    assert raced.loss(SMALL, 1.0) == pytest.approx(1.0, rel=0.05)
+    confirmed = results_of({SMALL: {0: 1.0, 1: 3.0}, LARGE: {0: 2.0, 1: 2.5}})
+    assert confirmed.loss(SMALL, 1.0) > confirmed.loss(LARGE, 1.0)
+    before, after = confirmed.paired_scores(SMALL, LARGE, 1.0)
+    assert (len(before), len(after)) == (1, 1)
+    assert before[0].mean > after[0].mean

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rung import atomic
 from rung.atomic import write_bytes
 from rung.errors import FolderError, StudyError
-from rung.study.folder import FORMAT, SCHEMA, StudyFolder, read_scores, study_folder, write_scores
+from rung.study.folder import FORMAT, SCHEMA, StudyFolder, study_folder
+from rung.study.tables import read_scores, write_scores
 from rung.types import Candidate, Scores, Setting
 
 
@@ -88,21 +89,21 @@ def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(
     [
         ("", "no letters"),
         ("   ", "no letters"),
-        ("../../evil", "'/' is in it"),
-        ("/tmp/evil", "'/' is in it"),
-        ("a/b", "'/' is in it"),
-        ("a\\b", "is in it"),
-        ("what?now", r"'\?' is in it"),
-        ("a:b", "':' is in it"),
-        ("a\nb", r"'\\n' is in it"),
-        ("a\0b", r"'\\x00' is in it"),
-        ("\udcff", r"'\\udcff' is in it"),
-        (".", "begins with '.'"),
-        ("..", "begins with '.'"),
-        (".hidden", "begins with '.'"),
-        ("-rf", "begins with '-'"),
-        ("~", "begins with '~'"),
-        (" a", "begins with ' '"),
+        ("../../evil", "it contains '/'"),
+        ("/tmp/evil", "it contains '/'"),
+        ("a/b", "it contains '/'"),
+        ("a\\b", "it contains"),
+        ("what?now", r"it contains '\?'"),
+        ("a:b", "it contains ':'"),
+        ("a\nb", r"it contains '\\n'"),
+        ("a\0b", r"it contains '\\x00'"),
+        ("\udcff", r"it contains '\\udcff'"),
+        (".", "starts with '.'"),
+        ("..", "starts with '.'"),
+        (".hidden", "starts with '.'"),
+        ("-rf", "starts with '-'"),
+        ("~", "starts with '~'"),
+        (" a", "starts with ' '"),
         ("a ", "ends with ' '"),
         ("a.", "ends with '.'"),
         ("CON", "Windows"),
@@ -110,20 +111,22 @@ def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(
         ("con .txt", "Windows"),
         ("COM¹", "Windows"),
         ("CONIN$", "Windows"),
-        ("\ufeff", r"'\\ufeff' is in it"),
-        ("\u200b", r"'\\u200b' is in it"),
+        ("\ufeff", r"it contains '\\ufeff'"),
+        ("\u200b", r"it contains '\\u200b'"),
         ("\u200d\u200d", "no letters"),
         ("a\u200d", "ends with"),
-        ("\u202egnp", r"'\\u202e' is in it"),
-        ("a\ufeff", r"'\\ufeff' is in it"),
-        ("x" * 201, "has 201 bytes, and may have 200"),
+        ("\u202egnp", r"it contains '\\u202e'"),
+        ("a\ufeff", r"it contains '\\ufeff'"),
+        ("x" * 201, "has 201 bytes, and 200 are allowed"),
         ("数" * 67, "has 201 bytes"),
     ],
 )
 def test_any_other_name_is_one_sentence_and_nothing_is_made(
     tmp_path: Path, name: str, why: str
 ) -> None:
-    with pytest.raises(StudyError, match=f"^--study: .* is no name for a folder .*{why}") as error:
+    with pytest.raises(
+        StudyError, match=f"^--study: .* cannot be the name of a folder .*{why}"
+    ) as error:
         study_folder(tmp_path / "studies", name)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300

@@ -18,18 +18,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from rung.errors import StudyError
-from rung.study.folder import StudyFolder, write_scores, write_texts
+from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
+from rung.study.tables import write_generations, write_scores
 from rung.types import Candidate, Generation, Measurement, RankUse, Scores, Setting
 
 SCORES = Scores((1.5, 0.1 + 0.2, 3.0), (1, 2, 3))
 TRIPLED = Scores(tuple(3 * loss for loss in SCORES.losses), SCORES.tokens)
 TEXTS = [Generation(" 달 🌙", "", "p", "a.jsonl, line 1", "s"), Generation("\0\n", "x")]
 CANDIDATE = Candidate(Setting(8, 16, "attention", 1e-3))
-LOOK = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
-END = replace(LOOK, fraction=1.0, steps=150, tokens=15000)
+PART = Measurement(CANDIDATE, 1 / 3, 50, 5000, 5000, "trained", SCORES, 1000, 4000, 10**9, 12.5)
+END = replace(PART, fraction=1.0, steps=150, tokens=15000)
 DIVERGED = replace(
-    LOOK,
+    PART,
     candidate=Candidate(Setting(8, 16, "attention", 1.0)),
     status="diverged",
     scores=None,
@@ -43,14 +44,14 @@ def test_what_is_recorded_is_there_after_reopening_to_the_last_bit(tmp_path: Pat
     assert ledger.baseline() is None
     assert ledger.history() == []
     ledger.record_baseline(SCORES)
-    for measurement in (LOOK, DIVERGED, END):
+    for measurement in (PART, DIVERGED, END):
         ledger.record(measurement)
-    ledger.record_test("untuned", SCORES)
+    ledger.record_test_scores("untuned", SCORES)
     ledger.record_generations("test", "untuned", TEXTS)
     ledger.add_seconds(2.0)
     again = Ledger(folder)
     assert again.baseline() == SCORES
-    assert set(again.history()) == {LOOK, DIVERGED, END}
+    assert set(again.history()) == {PART, DIVERGED, END}
     assert again.test("untuned") == SCORES
     assert again.written("test", "untuned") == TEXTS
     assert again.written("validation", "untuned") is None
@@ -61,8 +62,8 @@ def test_what_is_recorded_is_there_after_reopening_to_the_last_bit(tmp_path: Pat
 def test_optuna_sees_candidates_as_trials(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "s")
     ledger = Ledger(folder)
-    left = replace(LOOK, candidate=replace(CANDIDATE, rank=4))
-    for measurement in (LOOK, END, DIVERGED, left):
+    left = replace(PART, candidate=Candidate(replace(CANDIDATE.setting, rank=4)))
+    for measurement in (PART, END, DIVERGED, left):
         ledger.record(measurement)
     ledger.record_excluded(left.candidate)
     ledger.record_excluded(left.candidate)
@@ -70,7 +71,7 @@ def test_optuna_sees_candidates_as_trials(tmp_path: Path) -> None:
     states = {trial.user_attrs["candidate"]["id"]: trial for trial in study.trials}
     assert states[CANDIDATE.id].state.name == "COMPLETE"
     assert states[CANDIDATE.id].value == END.loss
-    assert states[CANDIDATE.id].intermediate_values == {50: LOOK.loss, 150: END.loss}
+    assert states[CANDIDATE.id].intermediate_values == {50: PART.loss, 150: END.loss}
     assert states[CANDIDATE.id].params["learning_rate"] == 1e-3
     assert states[DIVERGED.candidate.id].state.name == "FAIL"
     assert states[left.candidate.id].state.name == "PRUNED"
@@ -80,7 +81,9 @@ def test_optuna_sees_candidates_as_trials(tmp_path: Path) -> None:
 def test_a_candidate_of_other_targets_fits_in_the_same_study(tmp_path: Path) -> None:
     ledger = Ledger(StudyFolder(tmp_path / "s"))
     for targets in ("attention", "mlp", "q_proj,v_proj"):
-        ledger.record(replace(END, candidate=replace(CANDIDATE, targets=targets)))
+        ledger.record(
+            replace(END, candidate=Candidate(replace(CANDIDATE.setting, targets=targets)))
+        )
     assert {m.candidate.targets for m in ledger.history()} == {"attention", "mlp", "q_proj,v_proj"}
 
 
@@ -224,12 +227,12 @@ def test_scores_and_texts_that_are_damaged_are_one_sentence(
     path = {
         "scores": recorded.scores(CANDIDATE, 1.0),
         "baseline": recorded.scores(),
-        "written": recorded.written("test", "untuned"),
+        "written": recorded.generations("test", "untuned"),
     }[which]
     damage(path)  # type: ignore[operator]
     ledger = Ledger(recorded)
     if which == "written" and not path.exists():
-        assert ledger.written("test", "untuned") is None, "it is written again"
+        assert ledger.generations("test", "untuned") is None, "it is written again"
         return
     with pytest.raises(
         StudyError,
@@ -238,7 +241,7 @@ def test_scores_and_texts_that_are_damaged_are_one_sentence(
         {
             "scores": ledger.history,
             "baseline": ledger.baseline,
-            "written": lambda: ledger.written("test", "untuned"),
+            "written": lambda: ledger.generations("test", "untuned"),
         }[which]()
 
 
@@ -258,13 +261,13 @@ def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
     recorded: StudyFolder, which: str, scores: Scores, says: str
 ) -> None:
     ledger = Ledger(recorded)
-    ledger.record_test("untuned", SCORES)
+    ledger.record_test_scores("untuned", SCORES)
     ledger.check()
     path = recorded.scores() if which == "baseline" else recorded.test_scores("untuned")
     write_scores(path, scores)
     for read in (
         ledger.check,
-        ledger.baseline if which == "baseline" else lambda: ledger.test("untuned"),
+        ledger.baseline if which == "baseline" else lambda: ledger.test_scores("untuned"),
     ):
         with pytest.raises(
             StudyError,
@@ -277,8 +280,8 @@ def test_nor_are_other_scores_believed_of_the_untuned_model_or_the_test_split(
     "rows", [TEXTS[:1], [replace(TEXTS[0], text="other"), TEXTS[1]], [replace(TEXTS[0], text=None)]]
 )
 def test_nor_are_other_texts(recorded: StudyFolder, rows: list[Generation]) -> None:
-    assert Ledger(recorded).written("test", "untuned") == TEXTS
-    write_texts(recorded.written("test", "untuned"), rows)
+    assert Ledger(recorded).generations("test", "untuned") == TEXTS
+    write_generations(recorded.generations("test", "untuned"), rows)
     with pytest.raises(
         StudyError, match=r"test-untuned.parquet' of the study is damaged \(it has been changed"
     ):
@@ -286,13 +289,13 @@ def test_nor_are_other_texts(recorded: StudyFolder, rows: list[Generation]) -> N
 
 
 def test_texts_that_the_database_does_not_know_of_are_written_again(recorded: StudyFolder) -> None:
-    write_texts(
-        recorded.written("validation", CANDIDATE.id), TEXTS[:1]
+    write_generations(
+        recorded.generations("validation", CANDIDATE.id), TEXTS[:1]
     )  # and then the process was killed
     ledger = Ledger(recorded)
-    assert ledger.written("validation", CANDIDATE.id) is None
+    assert ledger.generations("validation", CANDIDATE.id) is None
     ledger.record_generations("validation", CANDIDATE.id, TEXTS)
-    assert Ledger(recorded).written("validation", CANDIDATE.id) == TEXTS
+    assert Ledger(recorded).generations("validation", CANDIDATE.id) == TEXTS
 
 
 def execute(folder: StudyFolder, command: str) -> None:
@@ -330,7 +333,7 @@ def test_a_database_with_junk_in_it_is_one_sentence(
 ) -> None:
     ledger = Ledger(recorded)
     ledger.record_rank_use(CANDIDATE.id, RankUse(1.5, {4: 2.0}))
-    ledger.record_speed(100.0)
+    ledger.record_tokens_per_second(100.0)
     ledger.add_seconds(1.0)
     Ledger(recorded).check()
     if command.startswith("DROP"):

@@ -347,7 +347,7 @@ def test_another_language_is_told_and_the_head_is_tried(
     tried: bool,
 ) -> None:
     """Whatever the untuned model loses; but not where the user has named the modules."""
-    monkeypatch.setattr("rung.search.race.FAR", 99.0)
+    monkeypatch.setattr("rung.search.race.LM_HEAD_LOSS_THRESHOLD", 99.0)
     model, rows = map(str, korean(tmp_path))
     changes = {
         "model": model,
@@ -448,7 +448,7 @@ def test_a_finished_study_answers_again_without_training(
     def test(self: object, candidate: object) -> None:
         raise AssertionError("the test split is opened once")
 
-    monkeypatch.setattr(loop.LocalRunner, "test", test)
+    monkeypatch.setattr(loop.LocalRunner, "test_scores", test)
     assert without_times(tune(finished.recipe, folder, listener)) == without_times(finished.found)
     assert not any(isinstance(heard, StepProgress) for heard in listener.heard)
 
@@ -603,8 +603,9 @@ def test_a_token_without_an_embedding_matters_where_a_row_has_it(
     rows.write_text("\n".join(lines))
     with pytest.raises(DataError) as error:
         tune(recipe.model_copy(update=few), StudyFolder(tmp_path / "other" / "s"), Listener())
-    assert f"rows.jsonl, line 71 has the token '<new>', number {beyond}" in str(error.value)
-    assert f"an embedding for {beyond}" in str(error.value)
+    message = str(error.value)
+    assert f"rows.jsonl, line 71 has the token '<new>', which is number {beyond}" in message
+    assert f"the model's embedding has only {beyond:,} tokens" in message
     assert not (tmp_path / "other").exists()
 
 

@@ -1,8 +1,8 @@
 """Bases that are made on the device from a configuration: random weights in NF4.
 
 The weights are drawn in bfloat16 and stored with double quantisation, as
-`rung.model.load.load_base` stores them. Time and memory do not depend on the numbers in the weights. Losses and verdicts do, so
-those come from the real model.
+`rung.model.load.load_base` stores them. Time and memory do not depend on the numbers in the
+weights. Losses and verdicts do, so those come from the real model.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def random_base(
     """A `Base` of that shape with random weights, made by the loader of transformers."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from rung.model.load import PRECISIONS, Base, _quantizer, cast_around_linear_layers
-    from rung.model.silence import quiet
+    from rung.model.load import PRECISIONS, Base, bitsandbytes_config, cast_around_linear_layers
+    from rung.model.silence import silence_libraries
 
     config, dtype = config_of(name), PRECISIONS[precision]
     stored = PRECISIONS.get(quantization, dtype)
@@ -133,7 +133,7 @@ def random_base(
     }
     from transformers import LlamaForCausalLM
 
-    with quiet():
+    with silence_libraries():
         try:
             if os.environ.get("KIT_BY_HAND"):
                 raise RuntimeError("asked for")
@@ -142,13 +142,15 @@ def random_base(
                 config=config,
                 state_dict=state,
                 dtype=stored,
-                quantization_config=_quantizer(quantization, dtype),
+                quantization_config=bitsandbytes_config(quantization, dtype),
                 device_map={"": str(device)},
             )
         except Exception as error:  # perhaps another version of transformers
             reason = f"{type(error).__name__}: {str(error)[:150]}"
             print(f"from_pretrained failed ({reason}); the layers are made by hand", flush=True)
-            model = _by_hand(config, state, stored, _quantizer(quantization, dtype), device)
+            model = _by_hand(
+                config, state, stored, bitsandbytes_config(quantization, dtype), device
+            )
     del state
     cast_around_linear_layers(model, dtype)
     model.requires_grad_(False)

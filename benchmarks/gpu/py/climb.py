@@ -24,18 +24,20 @@ from common import MODULES, Clock, Report, arguments
 PIECES = {
     "rung.engine.trainer:Trainer": ("step", "gradients", "score"),
     "rung.engine.pack:Pack": ("drop", "join", "update", "state"),
-    "rung.runner.local:LocalRunner": ("_run_pack", "_save", "_batches", "_make_room"),
+    "rung.runner.training:PackTraining": ("run", "_batches"),
+    "rung.runner.candidate_store:CandidateStore": ("save",),
+    "rung.costs.memory_policy:MemoryPolicy": ("prepare",),
 }
 FUNCTIONS = {
-    "rung.runner.local": (
+    "rung.runner.candidate_store": (
         "fresh_state",
         "generate",
         "save_checkpoint",
         "load_checkpoint",
         "save_adapter",
-        "collate",
-        "measure",
     ),
+    "rung.runner.training": ("collate",),
+    "rung.costs.memory_policy": ("measure_memory",),
     "rung.tuning.loop": ("load_base", "prepare"),
 }
 
@@ -109,7 +111,9 @@ def train_with_trl(
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.ids) for row in order],
-            "labels": [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in order],
+            "labels": [
+                [-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in order
+            ],
         }
     )
     lora = peft_config(common.candidates_of(1, "attention", rank)[0].setting, modules)

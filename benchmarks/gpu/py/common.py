@@ -139,7 +139,7 @@ def spread(name: str, values: list[float], digits: int = 5) -> dict[str, float]:
 
 def rows_of(length: int, count: int, vocabulary: int, seed: int = 0) -> list[Any]:
     """Rows of exactly `length` random tokens; the second half of each is the completion."""
-    from rung.data.tokenize import Example
+    from rung.data.example import Example
 
     draw = random.Random(seed)
     return [
@@ -175,10 +175,10 @@ def step_flops(trainer: Any, candidates: list[Any], batch: int, length: int) -> 
     They are the frozen weights forwards and backwards, the head at completion tokens, the adapters,
     and the attention's two products (four backwards), causal.
     """
-    from rung.costs.time_model import Sizes, adapter_numbers
+    from rung.costs.time_model import ModelSize, adapter_parameters
 
-    sizes, numbers = Sizes.of(trainer.frozen), adapter_numbers(trainer.frozen, candidates)
-    load = sizes.training(numbers, batch * length, batch * (length - length // 2))
+    size, numbers = ModelSize.of(trainer.frozen), adapter_parameters(trainer.frozen, candidates)
+    load = size.training(numbers, batch * length, batch * (length - length // 2))
     config = trainer.model.config.get_text_config()
     pairs = len(candidates) * batch * length * length / 2
     head_sizes = config.num_attention_heads * config.head_dim

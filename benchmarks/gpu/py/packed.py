@@ -171,7 +171,8 @@ class Bench:
     def time_pack(
         self, candidates: list[Any], batch: int, length: int, dense: bool
     ) -> dict[str, Any]:
-        from rung.costs.memory_model import MEMORY_HEADROOM, bound, need
+        from rung.costs.memory_model import candidate_memory
+        from rung.costs.memory_policy import MEMORY_HEADROOM, upper_bound
         from rung.data.batches import collate
         from rung.engine.adapter_state import fresh_state
         from rung.engine.pack import Pack
@@ -182,8 +183,8 @@ class Bench:
         trainer, frozen, dtype = self.trainer, self.trainer.frozen, self.base.dtype
         trainer.training_limit = TokenLimit()
         frozen.hold_dense(None)
-        needs = [need(frozen, candidate.setting, dtype) for candidate in candidates]
-        most = bound(trainer, needs, batch, SCORING_BATCH_SIZE, length)
+        memory = [candidate_memory(frozen, candidate.setting, dtype) for candidate in candidates]
+        most = upper_bound(trainer, memory, batch, SCORING_BATCH_SIZE, length)
         spare = memory_limit(self.device) * (1 - MEMORY_HEADROOM) - most
         frozen.hold_dense(dtype if dense else None)
         # One draw for all, because eight times 42 million numbers take the CPU seconds.

@@ -24,13 +24,13 @@ GRID = [(1, 64), (8, 64), (12, 64), (1, 256), (8, 256), (8, 512)]
 """Candidates, and tokens of a row. There are eight rows, as in the default recipe."""
 
 
-def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
+def _estimate(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
     from rung.costs.devices import device as sheet_of
-    from rung.costs.probes import rehearsed
+    from rung.costs.probes import estimate_costs
     from rung.types import Setting
 
     rows = common.rows_of(longest, 16, bases.SHAPES[name]["vocab_size"])
-    found = rehearsed(
+    found = estimate_costs(
         bases.config_of(name),
         "nf4",
         "bf16",
@@ -49,12 +49,12 @@ def _rehearsed(name: str, sheet: str, longest: int = 512) -> dict[str, Any]:
 def _paper(sheet: dict[str, Any] | None) -> tuple[Any, Any] | None:
     """The speed of training and the memory model that were written down."""
     from rung.costs.memory_model import Activations, MemoryModel
-    from rung.costs.time_model import Speed
+    from rung.costs.time_model import TimeModel
 
     if sheet is None:
         return None
     memory = sheet["memory"]
-    return Speed(**sheet["training"]), MemoryModel(
+    return TimeModel(**sheet["training"]), MemoryModel(
         memory["held"], Activations(**memory["training"]), Activations(**memory["scoring"])
     )
 
@@ -69,13 +69,14 @@ def main() -> None:
     parser.add_argument("--rehearsed", type=Path, default=Path(".kit/sheet.json"))
     options = parser.parse_args()
     if options.rehearse:
-        found = {name: _rehearsed(name, options.sheet) for name in options.bases.split(",")}
+        found = {name: _estimate(name, options.sheet) for name in options.bases.split(",")}
         options.rehearse.write_text(json.dumps(found, indent=1) + "\n")
         return
     device, report, clock = place(options), Report(options.out), Clock(options.seconds)
-    from rung.costs.memory_model import bound, need
-    from rung.costs.probes import CONTEXT, measured
-    from rung.costs.time_model import adapter_numbers
+    from rung.costs.memory_model import candidate_memory
+    from rung.costs.memory_policy import upper_bound
+    from rung.costs.probes import CUDA_CONTEXT_BYTES, measure_costs
+    from rung.costs.time_model import adapter_parameters
     from rung.data.batches import collate
     from rung.engine.adapter_state import fresh_state
     from rung.engine.pack import Pack
@@ -96,13 +97,13 @@ def main() -> None:
         longest = max(length for _, length in grid)
         rows = common.rows_of(longest, 16, bases.SHAPES[shape]["vocab_size"])
         paper = _paper(
-            _rehearsed(shape, options.sheet, longest) if options.tiny else sheets.get(name)
+            _estimate(shape, options.sheet, longest) if options.tiny else sheets.get(name)
         )
         base = bases.random_base(shape, device)
         trainer = Trainer(base)
         frozen = trainer.frozen
         begun = clock.gone
-        costs = measured(trainer, widest, rows)
+        costs = measure_costs(trainer, widest, rows)
         source = f"by the sheet {options.sheet}" if paper else "no rehearsal"
         print(f"\n{name}: {source}; measured in {clock.gone - begun:.1f} s", flush=True)
         print("  pack        ms/step  sheet   here    | peak GB  sheet  here   bound", flush=True)
@@ -112,10 +113,12 @@ def main() -> None:
             candidates = [
                 Candidate(Setting(16, 32, "all-linear", 1e-3), seed=seed) for seed in range(width)
             ]
-            needs = [need(frozen, candidate.setting, base.dtype) for candidate in candidates]
+            memory = [
+                candidate_memory(frozen, candidate.setting, base.dtype) for candidate in candidates
+            ]
             made = collate(common.rows_of(length, batch, base.model.config.vocab_size), device)
-            load = costs.sizes.training(
-                adapter_numbers(frozen, candidates), made.ids.numel(), len(made.labels)
+            workload = costs.size.training(
+                adapter_parameters(frozen, candidates), made.ids.numel(), len(made.labels)
             )
             common.clear(device)
             trainer.training_limit = TokenLimit()
@@ -136,11 +139,11 @@ def main() -> None:
                 )
                 continue
             tiled = trainer.training_limit.tokens < width * made.ids.numel()
-            here = costs.training.seconds(load)
-            sheet = paper[0].seconds(load) if paper else 0.0
-            sheet_peak = paper[1].peak(needs, batch, length) - CONTEXT if paper else 0
-            here_peak = costs.memory.peak(needs, batch, length)
-            most = bound(trainer, needs, batch, SCORING_BATCH_SIZE, length)
+            here = costs.training.seconds(workload)
+            sheet = paper[0].seconds(workload) if paper else 0.0
+            sheet_peak = paper[1].peak(memory, batch, length) - CUDA_CONTEXT_BYTES if paper else 0
+            here_peak = costs.memory.peak(memory, batch, length)
+            most = upper_bound(trainer, memory, batch, SCORING_BATCH_SIZE, length)
             held = bool(memory_limit(device) * 0.9 - most > frozen.dense_bytes(base.dtype))
             report.add(
                 part="plan",
@@ -193,7 +196,7 @@ def _speeds(speed: Any) -> list[Any]:
         round(speed.per_pass, 5),
         rate(speed.per_frozen, 2e-12),
         rate(speed.per_adapter, 2e-12),
-        rate(speed.per_moved, 28e-9),
+        rate(speed.per_update, 28e-9),
     ]
 
 

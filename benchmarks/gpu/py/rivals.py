@@ -59,7 +59,9 @@ def time_trl(
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.ids) for row in rows],
-            "labels": [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in rows],
+            "labels": [
+                [-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows
+            ],
         }
     )
     seconds: list[float] = []

@@ -1,21 +1,23 @@
-"""The document of `rung data`: what a data set is to a model, before anything is trained on it."""
+"""What `rung data` computes: the data as the model will see them, before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rung.data.audit import Finding, asks_for_head, audit, worst_first
+from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
-from rung.data.limits import check_rows
-from rung.data.prepare import Data, fits, prepare
+from rung.data.data_stats import DataStats
+from rung.data.model_limits import check_model_limits
+from rung.data.prepare import Data, prepare
 from rung.engine.process_memory import memory_limit
 from rung.engine.trainer import Trainer
 from rung.errors import DataError
+from rung.formats.numbers import Convention
 from rung.model.load import Base, end_tokens, load_base, load_tokenizer
 from rung.model.source import local_weight_files
 from rung.recipe import Recipe
@@ -25,18 +27,118 @@ from rung.search.race import LM_HEAD_LOSS_THRESHOLD
 from rung.tuning.generations import make_evaluator
 from rung.types import Generation, Scores
 
-SCORED = 128
-"""Validation rows that the untuned model is asked about."""
+SCHEMA = 2
+SCORED_ROWS = 128
+"""Validation rows that the untuned model scores."""
 _BARS = 12
+"""Bars of the histogram of lengths."""
 
 
-def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Everything about a data set and its rows as the model would see them, ready for JSON.
+@dataclass(frozen=True, slots=True)
+class BadRows:
+    """Rows that could not be read: how many, and the messages of the first of them."""
+
+    count: int
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleRow:
+    """A training row as the model sees it: for each token its id, its text, and if it is learned.
+
+    `where` names the row in its file.
+    """
+
+    where: str
+    tokens: tuple[int, ...]
+    learned: tuple[int, ...]
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndToken:
+    """A token that ends a generated text."""
+
+    token: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBar:
+    """How many rows have between `first` and `last` tokens, both included."""
+
+    first: int
+    last: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The lengths of rows in tokens; `median` and `p99` are of half and of 99 % of the rows."""
+
+    max_tokens: int
+    median: int
+    p99: int
+    longest: int
+    histogram: tuple[LengthBar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrivialPredictor:
+    """The text that a trivial predictor always gives, and its metrics on the validation rows."""
+
+    text: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class UntunedLoss:
+    """The untuned model's loss, in nats a token, on some of the validation rows."""
+
+    validation_loss: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """A data set as a model would see it.
+
+    Attributes:
+        format: the shape of the rows, see docs/data.md.
+        splits: the rows that are used; `made_splits` names those that Rung split off.
+        read, too_long: rows by split: how many were read, and how many are left out or cut.
+        metrics: the metrics of the study, the first one judges if a metric does.
+        numbers: how numbers in completions are written.
+        trivial: None where rows are texts without prompts.
+        untuned: None where the model was not asked.
+    """
+
+    schema: int
+    data: str
+    model: str
+    format: str
+    splits: Mapping[str, int]
+    made_splits: tuple[str, ...]
+    read: Mapping[str, int]
+    too_long: Mapping[str, int]
+    bad_rows: BadRows
+    example: ExampleRow
+    ends: tuple[EndToken, ...]
+    lengths: Lengths
+    metrics: tuple[str, ...]
+    numbers: Convention
+    trivial: TrivialPredictor | None
+    untuned: UntunedLoss | None
+    audit: tuple[Finding, ...]
+
+
+def report_data(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> DataReport:
+    """Read the data of a recipe and look at them as the model would.
 
     Args:
-        with_model: ask the untuned model how far the completions are from what it writes, if its weights are here and
-            fit into memory.
-        tell: hears what takes long.
+        with_model: score some validation rows with the untuned model, if its weights are on this
+            machine and fit into its memory.
+        tell: is told what takes long.
 
     Raises:
         InputError: the data, the model or a metric cannot be used.
@@ -45,138 +147,140 @@ def datasheet(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> 
     data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
     tell("auditing")
     findings = audit(data, tokenizer, recipe.numbers)
-    quality = make_evaluator(data, recipe)
-    base = _base(recipe) if with_model else None
-    scores = None
-    if base:
-        try:
-            scores = _scored(base, data, tell)
-        except DataError as error:
-            findings.append(Finding("limits", "error", str(error)))
-        else:
-            findings += _far(scores, data, recipe, asks_for_head(findings))
-    facts, held = data.facts, data.validation
-    rows = range(len(held)) if facts.shape != "text" else range(0)
-    validation = [
-        Generation("", text.after, text.before, text.where) for text in map(held.texts, rows)
-    ]
-    return {
-        "schema": 1,
-        "data": recipe.data,
-        "model": recipe.model,
-        "format": facts.shape,
-        "splits": {name: len(rows) for name, rows in data.splits.items()},
-        "made_splits": facts.made,
-        "read": facts.read,
-        "too_long": facts.long,
-        "bad_rows": {"count": facts.bad, "says": facts.listed},
-        "example": _example(data, tokenizer),
-        "ends": [{"token": token, "text": tokenizer.decode([token])} for token in facts.ends],
-        "lengths": _lengths(facts.lengths, recipe.max_tokens),
-        "metrics": [one.name for one in quality.metrics],
-        "numbers": asdict(quality.known.numbers),
-        "trivial": {"writes": quality.known.always, **quality.trivial(validation)}
-        if validation
-        else None,
-        "untuned": {"validation_loss": scores.mean, "rows": len(scores.tokens)} if scores else None,
-        "audit": [asdict(finding) for finding in worst_first(findings)],
-    }
+    evaluator = make_evaluator(data, recipe)
+    scores, more = _ask_model(recipe, data, findings, tell) if with_model else (None, [])
+    stats, validation = data.stats, data.validation
+    trivial = None
+    if stats.record_format != "text" and len(validation):
+        texts = [validation.texts(row) for row in range(len(validation))]
+        rows = [Generation("", text.answer, text.prompt, text.location) for text in texts]
+        text = evaluator.completion_stats.trivial_text
+        trivial = TrivialPredictor(text, evaluator.trivial_values(rows))
+    return DataReport(
+        schema=SCHEMA,
+        data=recipe.data,
+        model=recipe.model,
+        format=stats.record_format,
+        splits={name: len(rows) for name, rows in data.splits.items()},
+        made_splits=tuple(stats.made_splits),
+        read=stats.row_counts,
+        too_long=stats.long_rows,
+        bad_rows=BadRows(stats.bad_rows, tuple(stats.bad_row_messages)),
+        example=_example(data, tokenizer),
+        ends=tuple(EndToken(token, tokenizer.decode([token])) for token in stats.end_tokens),
+        lengths=_lengths(stats, recipe.max_tokens),
+        metrics=tuple(metric.name for metric in evaluator.metrics),
+        numbers=evaluator.completion_stats.numbers,
+        trivial=trivial,
+        untuned=UntunedLoss(scores.mean, len(scores.tokens)) if scores else None,
+        audit=tuple(worst_first([*findings, *more])),
+    )
 
 
-def _example(data: Data, tokenizer: Any) -> dict[str, Any]:
-    """The first training row: its tokens, 1 for each that is learnt, and each as text."""
-    example, text = data.train[0], data.train.texts(0)
-    return {
-        "where": text.where,
-        "tokens": list(example.ids),
-        "learned": example.mask,
-        "text": _pieces(example.ids, tokenizer),
-    }
+def _example(data: Data, tokenizer: Any) -> ExampleRow:
+    """The first training row."""
+    example = data.train[0]
+    return ExampleRow(
+        where=data.train.texts(0).location,
+        tokens=tuple(example.ids),
+        learned=tuple(example.mask),
+        text=tuple(_token_texts(example.ids, tokenizer)),
+    )
 
 
-def _pieces(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
-    """What each token adds to the text. A letter of several tokens shows with the last of them."""
-    pieces, before = [], ""
+def _token_texts(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
+    """What each token adds to the text. A character of several tokens comes with the last one."""
+    texts, before = [], ""
     for end in range(1, len(ids) + 1):
         whole = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
         if whole.endswith("�"):
-            pieces.append("")
+            texts.append("")
             continue
-        pieces.append(whole[len(before) :])
+        texts.append(whole[len(before) :])
         before = whole
-    return pieces
+    return texts
 
 
-def _lengths(counts: Mapping[int, int], max_tokens: int) -> dict[str, Any]:
-    """In tokens: of a row that half of the rows are shorter than, and the like; and how many rows are how long."""
-    rows = {int(length): count for length, count in counts.items()}
-    least, most = min(rows), max(rows)
-    width = -(-(most - least + 1) // _BARS)
-    bars = [
-        {
-            "from": first,
-            "to": first + width - 1,
-            "rows": sum(rows.get(n, 0) for n in range(first, first + width)),
-        }
-        for first in range(least, most + 1, width)
-    ]
-    ordered = dict(sorted(rows.items()))
-    return {
-        "max_tokens": max_tokens,
-        "median": fits(ordered, 0.5),
-        "p99": fits(ordered, 0.99),
-        "longest": most,
-        "histogram": bars,
-    }
-
-
-def _base(recipe: Recipe) -> Base | None:
-    """The model, if its weights are here and half of the memory holds them."""
-    weights, device = (
-        local_weight_files(recipe.model),
-        "cuda" if torch.cuda.is_available() else "cpu",
+def _lengths(stats: DataStats, max_tokens: int) -> Lengths:
+    """From the number of rows of each length."""
+    rows = stats.lengths
+    shortest, longest = min(rows), max(rows)
+    width = -(-(longest - shortest + 1) // _BARS)
+    bars = tuple(
+        LengthBar(
+            first, first + width - 1, sum(rows.get(n, 0) for n in range(first, first + width))
+        )
+        for first in range(shortest, longest + 1, width)
     )
-    if (
-        not weights
-        or sum(Path(file).stat().st_size for file in weights)
-        > memory_limit(torch.device(device)) / 2
-    ):
+    return Lengths(
+        max_tokens, stats.covering_length(0.5), stats.covering_length(0.99), longest, bars
+    )
+
+
+def _ask_model(
+    recipe: Recipe, data: Data, findings: list[Finding], tell: Callable[[str], None]
+) -> tuple[Scores | None, list[Finding]]:
+    """The untuned model's scores on some validation rows, and what they say of the data."""
+    base = _load_if_small(recipe)
+    if base is None:
+        return None, []
+    tell("scoring some rows with the untuned model")
+    trainer, validation = Trainer(base), data.validation
+    count = min(SCORED_ROWS, len(validation))
+    try:
+        check_model_limits(data, trainer.positions, trainer.vocabulary, base.tokenizer)
+    except DataError as error:
+        return None, [Finding("limits", "error", str(error))]
+    rows = [validation[at * len(validation) // count] for at in range(count)]
+    (scores,) = trainer.score(rows)
+    return scores, _findings_of_scores(scores, data, recipe, suggests_lm_head(findings))
+
+
+def _load_if_small(recipe: Recipe) -> Base | None:
+    """The model, if its weights are on this machine and fit into half of the memory."""
+    files = local_weight_files(recipe.model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = sum(Path(file).stat().st_size for file in files)
+    if not files or size > memory_limit(device) / 2:
         return None
     return load_base(recipe.model, recipe.quantization, recipe.precision)
 
 
-def _scored(base: Base, data: Data, tell: Callable[[str], None]) -> Scores:
-    """
-    Raises:
-        DataError: a row does not fit the model.
-    """
-    tell("asking the untuned model")
-    trainer, rows, count = Trainer(base), data.validation, min(SCORED, len(data.validation))
-    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
-    return trainer.score([rows[at * len(rows) // count] for at in range(count)])[0]
+def _findings_of_scores(scores: Scores, data: Data, recipe: Recipe, foreign: bool) -> list[Finding]:
+    """What the untuned model's losses say of the completions and of the number of rows.
 
-
-def _far(scores: Scores, data: Data, recipe: Recipe, foreign: bool) -> list[Finding]:
-    """What the untuned model's losses say of the completions, and of how many rows to judge by there are; `foreign`
-    completions are in another language, whatever it loses on their tokens one by one.
+    Args:
+        foreign: the completions are in another language than the prompts.
     """
     loss, rows = scores.mean, len(data.validation)
+    far = loss >= LM_HEAD_LOSS_THRESHOLD
     about = (
-        f"On {len(scores.tokens)} validation rows the untuned model loses {loss:.2f} nats a token"
+        f"On {len(scores.tokens)} validation rows the untuned model's loss is {loss:.2f} nats a "
+        "token"
     )
-    if loss >= LM_HEAD_LOSS_THRESHOLD:
-        says = f"{about}: the completions are far from what it writes, so a climb tries the output head (lm_head) too."
-    elif foreign:
-        says = f"{about}: token by token the completions are not far from what it writes, but see their language."
-    else:
-        says = f"{about}: the completions are not far from what it writes, so the output head (lm_head) can be left alone."
-    found = [Finding("far" if loss >= LM_HEAD_LOSS_THRESHOLD else "near", "note", says)]
-    steps = max(1, round(recipe.passes * steps_per_pass(len(data.train), recipe.batch_size)))
-    shown = detectable_gain_of_climb(scores, recipe.margin, Effort(choose_race_fraction(steps)))
-    if shown.rows_for_margin > rows:
-        says = (
-            f"There are {rows:,} validation rows; to see a gain of {recipe.margin:.1%} in four of five studies takes "
-            f"about {shown.rows_for_margin:,}, were it not for the seeds."
+    if far:
+        message = (
+            f"{about}: the completions are far from what it writes, so a climb also tries the "
+            "output head (lm_head)."
         )
-        found.append(Finding("few_rows", "warning", says))
-    return found
+    elif foreign:
+        message = (
+            f"{about}: token by token the completions are not far from what it writes, but they "
+            "are in another language."
+        )
+    else:
+        message = (
+            f"{about}: the completions are not far from what it writes, so the output head "
+            "(lm_head) need not be tried."
+        )
+    findings = [Finding("far" if far else "near", "note", message)]
+    steps = max(1, round(recipe.passes * steps_per_pass(len(data.train), recipe.batch_size)))
+    effort = Effort(choose_race_fraction(steps))
+    power = detectable_gain_of_climb(scores, recipe.margin, effort)
+    if power.rows_for_margin > rows:
+        message = (
+            f"There are {rows:,} validation rows. To show a gain of {recipe.margin:.1%} in four of "
+            f"five studies takes about {power.rows_for_margin:,}, even if seeds made no difference."
+        )
+        findings.append(Finding("few_rows", "warning", message))
+    return findings

@@ -1,355 +1,301 @@
-"""What a climb will take, before it is paid for: the climb itself, run on paper.
+"""What `rung plan` computes: what a study will take, by running its search without training.
 
-`here` a few real steps say what steps cost, and the untuned model's losses what the validation rows can show. For a
-named device a rehearsal and its data sheet do, which is an estimate and says so.
+The recipe's strategy is run on an `EstimateRunner`, so the plan has the very stages and packs that
+the study will have. `here`, a few real steps tell the time of steps, and the untuned model's losses
+tell which gains the validation rows can show. For a named device the steps are traced by
+their shapes, and its data sheet tells the time: an estimate, which says so.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from rung.costs.devices import HERE, Device, device
-from rung.costs.memory_model import MEMORY_HEADROOM, need
-from rung.costs.probes import (
-    ARITHMETIC_EFFICIENCY,
-    BANDWIDTH_EFFICIENCY,
-    DeviceCosts,
-    measured,
-    rehearsed,
-)
-from rung.data.languages import another_language
-from rung.data.limits import check_rows
-from rung.data.prepare import Data, prepare
+from rung.commands.plan_inputs import PlanInputs, read_inputs, widest_setting
+from rung.costs.devices import HERE, device
+from rung.costs.memory_policy import Fit
 from rung.engine.loss import CHUNK
-from rung.engine.process_memory import keep_freed_memory, memory_limit
-from rung.engine.trainer import Trainer
-from rung.errors import ModelError, TargetError
-from rung.formats.amounts import parse_budget, parse_bytes
-from rung.model.anatomy import Anatomy, anatomy
-from rung.model.load import end_tokens, load_base, load_tokenizer
 from rung.recipe import Recipe
-from rung.runner.estimate import EstimateRunner
+from rung.runner.estimate import EstimateRunner, PlannedStage
 from rung.runner.local import GENERATED_ROWS
-from rung.search.effort import Effort, choose_race_fraction
-from rung.search.power import detectable_gain_of_climb
+from rung.search.effort import choose_race_fraction
+from rung.search.power import DetectableGain, detectable_gain_of_climb
 from rung.search.strategy import Stage
-from rung.tuning.loop import (
-    Observer,
+from rung.tuning.space import (
     check_budget,
     distinct_targets,
+    make_effort,
     make_space,
     make_strategy,
-    resolve,
 )
-from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting
+from rung.types import Candidate, LeverSpace, Measurement, Setting
 
-CHARACTERS = 4
-"""Of a token, where there is no tokenizer to ask: what is usual for English."""
-
-
-IN_A_PACK = 4.5 / 8
-"""What one of eight candidates takes that write together, in what it takes alone (docs/log.md, 2026-11-25)."""
+SCHEMA = 2
+PACKED_GENERATION = 4.5 / 8
+"""The time to generate for each of eight candidates in a pack, relative to one alone
+(docs/log.md, 2026-11-25)."""
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """What a plan stands on."""
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Where the study would run.
 
-    recipe: Recipe
-    costs: DeviceCosts
-    memory: float
-    vocabulary: int
-    data: Data
-    baseline: Scores | None
-    loading: float
-    head: bool
-    notes: list[str]
+    Attributes:
+        name: `here`, or a device's name; `title` is its full name.
+        measured: whether real steps were timed there; else all is an estimate.
+        memory_bytes: what the process may hold.
+        source: of a data sheet.
+    """
+
+    name: str
+    title: str
+    measured: bool
+    memory_bytes: int
+    source: str | None = None
 
 
-def plan(recipe: Recipe, where: str, price: float | None, observer: Observer) -> dict[str, Any]:
-    """The document of `rung plan`.
+@dataclass(frozen=True, slots=True)
+class PlannedCost:
+    """What the study takes in all.
+
+    Attributes:
+        seconds: in all; `other_seconds` of these are not training: loading, the untuned model,
+            the test split, generating.
+        candidate_tokens: trained over all candidates, as many as `full_trainings` full budgets.
+        ladder_step_seconds: of each further rank that the ladder takes.
+        single_run_seconds: of one candidate in full, trained alone.
+    """
+
+    seconds: float
+    other_seconds: float
+    candidate_tokens: int
+    full_trainings: float
+    ladder_step_seconds: float
+    single_run_seconds: float
+    price_per_hour: float | None
+    price: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMemory:
+    """The bytes of the pack that holds the most: `width` candidates of the highest rank.
+
+    Attributes:
+        base: the process with the frozen base.
+        adapters: weights and gradients.
+        optimizer: AdamW's moments.
+        logits: of one chunk of tokens.
+        total: of all; `limit` is what the process may hold.
+    """
+
+    width: int
+    rank: int
+    base: int
+    adapters: int
+    optimizer: int
+    activations: int
+    logits: int
+    total: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackFit:
+    """Whether a step of a pack fits, on the target modules that take the most."""
+
+    rank: int
+    targets: str
+    width: int
+    peak_bytes: int
+    fits: Fit
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPower:
+    """Which gains the validation rows can show. `baseline_loss` is the untuned model's."""
+
+    margin: float
+    baseline_loss: float
+    gains: DetectableGain
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study will take.
+
+    Attributes:
+        steps, candidate_tokens: of a full budget of one candidate.
+        power: None where the model was not asked.
+    """
+
+    schema: int
+    model: str
+    data: str
+    device: DeviceInfo
+    steps: int
+    candidate_tokens: int
+    stages: tuple[PlannedStage, ...]
+    cost: PlannedCost
+    memory: PlannedMemory
+    fits: tuple[PackFit, ...]
+    power: PlannedPower | None
+    notes: tuple[str, ...]
+
+
+def make_plan(recipe: Recipe, where: str, price: float | None, tell: Callable[[str], None]) -> Plan:
+    """Plan the study of a recipe.
 
     Args:
-        recipe: the study's.
         where: `here`, or a name of `rung.costs.devices`.
         price: of an hour, in any currency.
-        observer: hears what is being done.
+        tell: is told what takes long.
 
     Raises:
         InputError: the recipe, the data, the model or the device cannot be used.
     """
-    tell, pinned = observer.note, recipe.learning_rates is not None
-    ground = _here(recipe, tell) if where == HERE else _elsewhere(recipe, device(where), tell)
-    recipe, costs = ground.recipe, ground.costs
-    named = "targets" in recipe.model_fields_set
-    space = distinct_targets(
-        make_space(recipe, pinned, ground.head), costs.frozen.targets, named, observer
-    )
-    runner = EstimateRunner(costs, recipe, ground.data.train, ground.data.validation, ground.memory)
+    pinned, named = recipe.learning_rates is not None, "targets" in recipe.model_fields_set
+    inputs = read_inputs(recipe, where, tell)
+    recipe, data = inputs.recipe, inputs.data
+    space = make_space(recipe, pinned, inputs.head)
+    space = distinct_targets(space, inputs.costs.frozen.targets, named, tell)
+    runner = EstimateRunner(inputs.costs, recipe, data.train, data.validation, inputs.limit)
     budget = _budget(recipe, runner)
     race_fraction = choose_race_fraction(runner.steps)
-    strategy = make_strategy(recipe, space, budget, race_fraction, observer)
+    strategy = make_strategy(recipe, space, budget, race_fraction, tell)
     history: list[Measurement] = []
-    # What the untuned model loses may ask for the output head, as the data may.
-    baseline = ground.baseline or runner.baseline()
+    # The untuned model's loss may suggest the output head, as the data may.
+    baseline = inputs.baseline or runner.baseline()
     while (decision := strategy.decide(baseline, history)).stage is not None:
         history += runner.run(decision.stage, lambda _: None)
-    around = _around(runner, ground, decision.recommended)
-    seconds = ground.loading + around + sum(stage.seconds for stage in runner.stages)
-    tokens = sum(stage.tokens for stage in runner.stages)
-    chosen = (
-        Effort(race_fraction) if budget is None else Effort.within(space, budget, race_fraction)
+    return Plan(
+        schema=SCHEMA,
+        model=recipe.model,
+        data=recipe.data,
+        device=_device(where, inputs),
+        steps=runner.steps,
+        candidate_tokens=runner.full_tokens,
+        stages=tuple(runner.stages),
+        cost=_cost(runner, inputs, space, decision.recommended, price),
+        memory=_memory(inputs, runner),
+        fits=_fits(inputs, runner, space),
+        power=_power(inputs, space, budget, race_fraction),
+        notes=inputs.notes,
     )
-    return {
-        "schema": 1,
-        "model": recipe.model,
-        "data": recipe.data,
-        "device": _device(where, ground),
-        "steps": runner.steps,
-        "candidate_tokens": runner.full_tokens,
-        "heats": [asdict(stage) for stage in runner.stages],
-        "cost": {
-            "seconds": round(seconds, 1),
-            "around_seconds": round(ground.loading + around, 1),
-            "candidate_tokens": tokens,
-            "full_trainings": round(tokens / runner.full_tokens, 2),
-            "rung_seconds": round(runner.stages[-1].seconds / runner.stages[-1].settings, 1),
-            "single_run_seconds": round(_one_run(runner, space), 1),
-            "price_per_hour": price,
-            "price": None if price is None else round(price * seconds / 3600, 2),
-        },
-        "memory": _memory(ground, runner),
-        "fits": _fits(ground, runner, space),
-        "rows": _rows(ground, chosen),
-        "notes": ground.notes,
-    }
-
-
-def _here(recipe: Recipe, tell: Callable[[str], None]) -> _Ground:
-    begun = time.perf_counter()
-    tokenizer = load_tokenizer(recipe.model)
-    data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
-    tell(f"loading {recipe.model}")
-    base = load_base(recipe.model, recipe.quantization, recipe.precision)
-    loading = time.perf_counter() - begun
-    if base.device.type == "cpu":
-        keep_freed_memory()
-    trainer = Trainer(base)
-    check_rows(data, trainer.positions, trainer.vocabulary, base.tokenizer)
-    recipe = resolve(recipe, base.model.config.get_text_config().hidden_size, base.dtype)
-    tell("scoring the untuned model")
-    baseline = trainer.score(data.validation)[0]
-    tell("taking a few steps")
-    costs = measured(
-        trainer, _widest(recipe, lambda c: len(trainer.frozen.targets(c.setting))), data.train
-    )
-    memory = parse_bytes(recipe.memory) if recipe.memory else memory_limit(base.device)
-    vocabulary, head = (
-        trainer.head.layer.out_features,
-        another_language(data.train, tokenizer) is not None,
-    )
-    return _Ground(recipe, costs, memory, vocabulary, data, baseline, loading, head, [])
-
-
-def _elsewhere(recipe: Recipe, where: Device, tell: Callable[[str], None]) -> _Ground:
-    model = anatomy(recipe.model)
-    precision = where.precision if recipe.precision == "auto" else recipe.precision
-    recipe = resolve(recipe, model.config.hidden_size, precision)
-    notes = [
-        f"An estimate for the {where.title}: memory from a rehearsal by shapes, time from its peaks ({where.source}), "
-        f"of which {ARITHMETIC_EFFICIENCY:.0%} of the arithmetic and {BANDWIDTH_EFFICIENCY:.0%} of the bandwidth are taken to be reached. "
-        "Nothing was measured there.",
-        "What the validation rows can show takes the model itself: --device here.",
-    ]
-    try:
-        tokenizer = load_tokenizer(recipe.model)
-    except ModelError:
-        notes.append(f"There is no tokenizer, so a token is taken for {CHARACTERS} characters.")
-        data, head = prepare(recipe, _Characters(), tell), False
-    else:
-        data = prepare(recipe, tokenizer, tell, end_tokens(recipe.model, tokenizer))
-        head = another_language(data.train, tokenizer) is not None
-    memory = min(where.memory_gb * 1e9, parse_bytes(recipe.memory) if recipe.memory else math.inf)
-    tell(f"rehearsing a few steps of {model.architecture}")
-    widest = _widest(recipe, lambda candidate: len(model.adapter(candidate).shares))
-    costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=False)
-    longest = max(data.train.lengths)
-    if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
-        costs = _rehearsed(recipe, model, precision, widest, data, where, checkpointing=True)
-        notes.append(
-            "Not one row would fit, so the blocks keep their inputs alone and compute the rest again."
-        )
-        if not costs.memory.room([need(costs.frozen, widest, costs.dtype)], longest, memory):
-            notes.append(
-                "It does not fit even then: take a smaller model, shorter rows, or a device with more memory."
-            )
-    return _Ground(recipe, costs, memory, model.config.vocab_size, data, None, 0.0, head, notes)
-
-
-def _rehearsed(
-    recipe: Recipe,
-    model: Anatomy,
-    precision: str,
-    widest: Candidate,
-    data: Data,
-    where: Device,
-    checkpointing: bool,
-) -> DeviceCosts:
-    quantization = "nf4" if recipe.quantization == "nf4-single" else recipe.quantization
-    return rehearsed(
-        model.model.config, quantization, precision, widest, data.train, where, checkpointing
-    )
-
-
-class _Characters:
-    """In the place of a tokenizer: as many tokens as a text of that length usually has."""
-
-    eos_token, eos_token_id, chat_template = "", 0, "none"
-
-    def __repr__(self) -> str:
-        return f"{CHARACTERS} characters a token"
-
-    def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[0] * math.ceil(len(text) / CHARACTERS) for text in texts]}
-
-    def apply_chat_template(self, chat: list[dict[str, str]], **_: object) -> str:
-        return "\n".join(message["content"] for message in chat)
-
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-        return [self.eos_token] * len(ids)
-
-
-def _widest(recipe: Recipe, layers: Callable[[Candidate], int]) -> Candidate:
-    """A candidate of the target modules with the most layers; of those that the model has, if the user named none.
-
-    Raises:
-        TargetError: the model has no such modules.
-    """
-    found = []
-    for targets in recipe.targets:
-        candidate = Candidate(Setting(8, 16, targets, 1e-3))
-        try:
-            found.append((layers(candidate), candidate))
-        except TargetError:
-            if "targets" in recipe.model_fields_set or targets == recipe.targets[-1]:
-                raise
-    return max(found, key=lambda one: one[0])[1]
 
 
 def _budget(recipe: Recipe, runner: EstimateRunner) -> float | None:
     """The recipe's budget in full budgets of one candidate."""
     if recipe.budget is None:
         return None
-    amount, unit = parse_budget(recipe.budget)
-    tokens = amount * (runner.speed() if unit == "seconds" else 1)
+    speed = runner.tokens_per_second() if recipe.budget.unit == "seconds" else 1
+    tokens = recipe.budget.amount * speed
     check_budget(tokens, runner.full_tokens)
     return tokens / runner.full_tokens
 
 
-def _around(runner: EstimateRunner, ground: _Ground, chosen: Candidate | None) -> float:
-    """Seconds of what is not training: the untuned model, the test split, what the finalists write to the validation
-    rows, and the adapter cut down to lower ranks.
-    """
-    lower = [rank for rank in ground.recipe.ranks if chosen and rank < chosen.rank]
-    most: Mapping[str, int] = GENERATED_ROWS if ground.recipe.judge == "loss" else {}
-    test, held = ground.data.test, ground.data.validation
-    spent = sum(runner.scoring_seconds(who, test) for who in (None, chosen))
-    spent += (1 + len(lower)) * runner.scoring_seconds(None, held)
-    if ground.data.facts.shape != "text":
-        writers = sum(
-            stage.settings * stage.seeds for stage in runner.stages if stage.fraction == 1
-        )
-        spent += sum(
-            runner.writing_seconds(who, test[: most.get("test")]) for who in (None, chosen)
-        )
-        spent += (
-            writers * IN_A_PACK * runner.writing_seconds(chosen, held[: most.get("validation")])
-        )
-    return spent
+def _cost(
+    runner: EstimateRunner,
+    inputs: PlanInputs,
+    space: LeverSpace,
+    recommended: Candidate | None,
+    price: float | None,
+) -> PlannedCost:
+    other = inputs.loading_seconds + _seconds_without_training(runner, inputs, recommended)
+    seconds = other + sum(stage.seconds for stage in runner.stages)
+    tokens = sum(stage.tokens for stage in runner.stages)
+    last = runner.stages[-1]
+    return PlannedCost(
+        seconds=round(seconds, 1),
+        other_seconds=round(other, 1),
+        candidate_tokens=tokens,
+        full_trainings=round(tokens / runner.full_tokens, 2),
+        ladder_step_seconds=round(last.seconds / last.settings, 1),
+        single_run_seconds=round(_single_run_seconds(runner, inputs, space), 1),
+        price_per_hour=price,
+        price=None if price is None else round(price * seconds / 3600, 2),
+    )
 
 
-def _one_run(runner: EstimateRunner, space: LeverSpace) -> float:
-    """Seconds of one candidate in full, trained alone."""
+def _seconds_without_training(
+    runner: EstimateRunner, inputs: PlanInputs, recommended: Candidate | None
+) -> float:
+    """The untuned model, the test split, generated texts, the adapter truncated to lower ranks."""
+    recipe, data = inputs.recipe, inputs.data
+    lower = [rank for rank in recipe.ranks if recommended and rank < recommended.rank]
+    both = (None, recommended)
+    seconds = sum(runner.scoring_seconds(who, data.test) for who in both)
+    seconds += (1 + len(lower)) * runner.scoring_seconds(None, data.validation)
+    if data.stats.record_format == "text":
+        return seconds
+    most: Mapping[str, int] = GENERATED_ROWS if recipe.judge == "loss" else {}
+    test, validation = data.test[: most.get("test")], data.validation[: most.get("validation")]
+    finalists = sum(stage.settings * stage.seeds for stage in runner.stages if stage.fraction == 1)
+    seconds += sum(runner.generation_seconds(who, test) for who in both)
+    each = runner.generation_seconds(recommended, validation)
+    return seconds + finalists * PACKED_GENERATION * each
+
+
+def _single_run_seconds(runner: EstimateRunner, inputs: PlanInputs, space: LeverSpace) -> float:
+    """One candidate in full, trained alone."""
     alone = EstimateRunner(
-        runner.costs, runner.recipe, runner.train, runner.validation, runner.memory
+        inputs.costs, inputs.recipe, runner.train, runner.validation, inputs.limit
     )
-    alone.run(
-        Stage("alone", (space.setting(space.ranks[0], space.learning_rates[0]),), 1.0),
-        lambda _: None,
-    )
+    setting = space.setting(space.ranks[0], space.learning_rates[0])
+    alone.run(Stage("alone", (Candidate(setting),)), lambda _: None)
     return alone.stages[0].seconds
 
 
-def _device(where: str, ground: _Ground) -> dict[str, Any]:
-    found = {"name": where, "measured": ground.costs.measured, "memory_bytes": int(ground.memory)}
-    return found if where == HERE else {**found, **asdict(device(where))}
+def _device(where: str, inputs: PlanInputs) -> DeviceInfo:
+    measured, memory = inputs.costs.measured, int(inputs.limit)
+    if where == HERE:
+        return DeviceInfo(where, "this machine", measured, memory)
+    sheet = device(where)
+    return DeviceInfo(where, sheet.title, measured, memory, sheet.source)
 
 
-def _memory(ground: _Ground, runner: EstimateRunner) -> dict[str, int]:
-    """The parts of the pack that holds the most, by the plan: of the widest one at the highest rank."""
-    costs, recipe = ground.costs, ground.recipe
-    widest = _widest(recipe, lambda candidate: costs.frozen.parameters(candidate.setting))
-    pack = [
-        Candidate(Setting(recipe.ranks[-1], 2.0 * recipe.ranks[-1], widest.targets, 1e-3), seed=0)
-    ]
-    pack *= costs.memory.width(
-        runner.needs(pack * recipe.pack_width), recipe.batch_size, runner.longest, ground.memory
-    )
+def _pack(rank: int, targets: str, width: int) -> list[Candidate]:
+    setting = Setting(rank, 2.0 * rank, targets, 1e-3)
+    return [Candidate(setting, seed) for seed in range(width)]
+
+
+def _memory(inputs: PlanInputs, runner: EstimateRunner) -> PlannedMemory:
+    costs, recipe = inputs.costs, inputs.recipe
+    targets, rank = widest_setting(recipe, costs.frozen.parameters).targets, recipe.ranks[-1]
+    pack = _pack(rank, targets, runner.pack_width(_pack(rank, targets, recipe.pack_width)))
     numbers = sum(costs.frozen.parameters(candidate.setting) for candidate in pack)
-    parts = {
-        "base": costs.memory.held,
-        "adapters": numbers * (8 + costs.dtype.itemsize),
-        "optimizer": numbers * 8,
-        "logits": CHUNK * ground.vocabulary * (4 + costs.dtype.itemsize),
-    }
-    total = runner.peak(pack)
-    parts["activations"] = max(0, total - sum(parts.values()))
-    return {
-        "width": len(pack),
-        "rank": pack[0].rank,
-        **parts,
-        "total": total,
-        "limit": int(ground.memory),
-    }
+    base, adapters = costs.memory.held, numbers * (8 + costs.dtype.itemsize)
+    optimizer, total = numbers * 8, runner.peak(pack)
+    logits = CHUNK * inputs.vocabulary * (4 + costs.dtype.itemsize)
+    return PlannedMemory(
+        width=len(pack),
+        rank=rank,
+        base=base,
+        adapters=adapters,
+        optimizer=optimizer,
+        activations=max(0, total - base - adapters - optimizer - logits),
+        logits=logits,
+        total=total,
+        limit=int(inputs.limit),
+    )
 
 
-def _fits(ground: _Ground, runner: EstimateRunner, space: LeverSpace) -> list[dict[str, Any]]:
-    """The peak of packs in one pass, by rank and width, at the target modules that take the most."""
-    costs, recipe = ground.costs, ground.recipe
-    widest = _widest(recipe, lambda candidate: costs.frozen.parameters(candidate.setting))
-    found = []
+def _fits(inputs: PlanInputs, runner: EstimateRunner, space: LeverSpace) -> tuple[PackFit, ...]:
+    """Packs by rank and width, on the target modules that take the most."""
+    targets = widest_setting(inputs.recipe, inputs.costs.frozen.parameters).targets
+    fits = []
     for rank in space.ranks:
-        for width in sorted({1, 2, 4, 8, recipe.pack_width}):
-            pack = [
-                Candidate(Setting(rank, 2.0 * rank, widest.targets, 1e-3), seed=seed)
-                for seed in range(width)
-            ]
-            needs = runner.needs(pack)
-            peak = costs.memory.peak(needs, recipe.batch_size, runner.longest)
-            at_once = peak <= ground.memory * (1 - MEMORY_HEADROOM)
-            possible = (
-                costs.memory.width(needs, recipe.batch_size, runner.longest, ground.memory) == width
-            )
-            possible = possible and costs.memory.room(needs, runner.longest, ground.memory) > 0
-            found.append(
-                {
-                    "rank": rank,
-                    "targets": widest.targets,
-                    "width": width,
-                    "peak_bytes": peak,
-                    "fits": "in one pass" if at_once else "in parts" if possible else "no",
-                }
-            )
-    return found
+        for width in sorted({1, 2, 4, 8, inputs.recipe.pack_width}):
+            memory = runner.candidate_memory(_pack(rank, targets, width))
+            peak = runner.rules.peak_in_one_pass(memory)
+            fits.append(PackFit(rank, targets, width, peak, runner.rules.fit(memory)))
+    return tuple(fits)
 
 
-def _rows(ground: _Ground, chosen: Effort) -> dict[str, Any] | None:
-    if ground.baseline is None:
+def _power(
+    inputs: PlanInputs, space: LeverSpace, budget: float | None, race_fraction: float
+) -> PlannedPower | None:
+    if inputs.baseline is None:
         return None
-    margin = ground.recipe.margin
-    seen = asdict(detectable_gain_of_climb(ground.baseline, margin, chosen))
-    return {"margin": margin, "baseline_loss": ground.baseline.mean, **seen}
+    margin, effort = inputs.recipe.margin, make_effort(space, budget, race_fraction)
+    gains = detectable_gain_of_climb(inputs.baseline, margin, effort)
+    return PlannedPower(margin, inputs.baseline.mean, gains)

@@ -1,1 +1,1 @@
-"""What training costs before it is done: memory and time, measured here or estimated for a device."""
+"""What training will cost, in memory and time: measured here or estimated for a device."""

@@ -1,4 +1,5 @@
-"""Devices that a climb can be planned for without having one: their memory and their peaks, and who says so."""
+"""Devices that a climb can be planned for without having one: their memory, their peaks, and the
+data sheets that say so."""
 
 from __future__ import annotations
 
@@ -10,13 +11,21 @@ from importlib.resources import files
 from rung.errors import RecipeError
 
 HERE = "here"
+"""The name of this machine, in the place of a device's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU by its data sheet: GB of memory, dense tensor TFLOPS in 16 bits, GB/s of bandwidth, all by powers of ten.
+    """A GPU as its data sheet describes it. Units are decimal: a GB is 10⁹ bytes.
 
-    `bf16` says whether it multiplies bfloat16; without it float16 is computed in.
+    Attributes:
+        name: as the user writes it, such as `a100`.
+        title: as its maker writes it.
+        memory_gb: GB of memory.
+        tflops: the peak of dense 16-bit tensor arithmetic, in TFLOPS.
+        bandwidth_gb: the peak bandwidth of its memory, in GB/s.
+        bf16: whether it computes in bfloat16; if not, float16 is used.
+        source: the data sheet.
     """
 
     name: str
@@ -29,25 +38,26 @@ class Device:
 
     @property
     def precision(self) -> str:
+        """What a study computes in there: `bf16` or `fp16`."""
         return "bf16" if self.bf16 else "fp16"
 
 
 @cache
 def devices() -> dict[str, Device]:
-    """All that are known, by name."""
+    """All known devices by name."""
     text = files("rung.costs").joinpath("devices.json").read_text(encoding="utf-8")
-    return {found["name"]: Device(**found) for found in json.loads(text)}
+    return {fields["name"]: Device(**fields) for fields in json.loads(text)}
 
 
 def device(name: str) -> Device:
-    """The device of that name.
+    """The device of that name, in any case and with or without spaces.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is no such device.
     """
-    found = devices().get(name.lower().replace(" ", ""))
-    if found is None:
+    known = devices().get(name.lower().replace(" ", ""))
+    if known is None:
         raise RecipeError(
             f"--device: there is no device '{name}'; give {HERE}, or one of {', '.join(devices())}."
         )
-    return found
+    return known

@@ -1,7 +1,8 @@
-"""What packs will cost: their memory and their time, from a few steps that are taken here, or from a rehearsal of them.
+"""What packs cost on a device, in memory and in time: measured here, or estimated for another one.
 
-The probes are the same in both. A rehearsal knows the memory of a step from its shapes, and its time from a device's
-peaks by a roofline: an estimate, since no real device reaches its peaks, and each starts operations in its own time.
+Both take the same few probes. `measure_costs` runs them. `estimate_costs` traces them on shapes
+alone, and works out their time from the device's peaks by a roofline. That is an estimate: no real
+device reaches its peaks, and each takes a time of its own to start operations.
 """
 
 from __future__ import annotations
@@ -10,84 +11,125 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from rung.costs.devices import Device
-from rung.costs.memory_model import MemoryModel, fit, longest_rows, measure, need, probe_batch
-from rung.costs.time_model import Load, Sizes, Speed, adapter_numbers
-from rung.costs.trace import Watch, blank_state, rehearsal
-from rung.data.tokenize import Example
-from rung.engine.adapter_state import fresh_state
+from rung.costs.memory_model import MemoryModel, candidate_memory, fit_activations
+from rung.costs.memory_probes import longest_rows, measure_memory, probe_batch
+from rung.costs.time_model import ModelSize, TimeModel, Workload, adapter_parameters
+from rung.costs.trace import OperationTracer, blank_state, fake_trainer
+from rung.data.batches import Batch
+from rung.data.example import Example
+from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.frozen_model import FrozenModel
 from rung.engine.pack import Pack
 from rung.engine.trainer import Trainer
 from rung.types import Candidate, Setting
 
+
+class Probe(NamedTuple):
+    """One probed pack and batch.
+
+    Attributes:
+        width: candidates of the pack.
+        rank: of each.
+        tokens: of the pass, over all candidates.
+        length_share: the length of the rows, as a share of the longest row's.
+    """
+
+    width: int
+    rank: int
+    tokens: int
+    length_share: float
+
+
 PROBES = (
-    (1, 8, 64, 1.0),
-    (1, 8, 256, 1.0),
-    (1, 8, 768, 1.0),
-    (1, 8, 512, 0.5),
-    (4, 64, 256, 1.0),
-    (4, 64, 768, 1.0),
+    Probe(1, 8, 64, 1.0),
+    Probe(1, 8, 256, 1.0),
+    Probe(1, 8, 768, 1.0),
+    Probe(1, 8, 512, 0.5),
+    Probe(4, 64, 256, 1.0),
+    Probe(4, 64, 768, 1.0),
 )
-"""Candidates of a pack, their rank, tokens of a pass over all of them, and the share of the longest row's length."""
 ARITHMETIC_EFFICIENCY = 0.5
-"""The share of its peak arithmetic that a device is taken to reach; 0.4 to 0.6 is what large models are trained at."""
+"""The share of its peak arithmetic that a device is assumed to reach; large models are trained at
+0.4 to 0.6."""
 BANDWIDTH_EFFICIENCY = 0.7
-"""The same of its bandwidth."""
-LAUNCH = 8e-6
-"""Seconds that PyTorch takes to start an operation on a GPU, one after another from Python."""
-CONTEXT = 600_000_000
-"""Bytes that CUDA and its libraries hold of a GPU before anything is computed."""
+"""The same for its bandwidth."""
+LAUNCH_SECONDS = 8e-6
+"""What PyTorch takes to start an operation on a GPU, one after another from Python."""
+CUDA_CONTEXT_BYTES = 600_000_000
+"""What CUDA and its libraries hold of a GPU before anything is computed."""
+UPDATE_BYTES = 28
+"""AdamW reads weight, gradient and both moments of a parameter, and writes all but the gradient,
+in float32."""
 
 
 @dataclass(frozen=True)
 class DeviceCosts:
-    """What packs cost on some device, by `frozen`'s layers. `measured` says whether steps were really taken."""
+    """What packs cost on a device.
+
+    Attributes:
+        frozen: the model's layers.
+        dtype: of the computation.
+        memory: bytes.
+        size: of the model; it makes the workloads that `training` and `scoring` take.
+        training, scoring: seconds.
+        measured: whether real steps were run, on this device.
+    """
 
     frozen: FrozenModel
     dtype: torch.dtype
     memory: MemoryModel
-    sizes: Sizes
-    training: Speed
-    scoring: Speed
+    size: ModelSize
+    training: TimeModel
+    scoring: TimeModel
     measured: bool
 
 
-def measured(trainer: Trainer, setting: Setting, examples: Sequence[Example]) -> DeviceCosts:
-    """From some real steps, which leave nothing behind.
+def measure_costs(trainer: Trainer, setting: Setting, examples: Sequence[Example]) -> DeviceCosts:
+    """Run some real steps here. They change no weights.
 
     Args:
         trainer: with no pack in it.
         setting: of the widest target modules that are to be planned for.
-        examples: rows of the data; the longest are taken.
+        examples: rows of the data; the longest are used.
     """
-    memory, frozen, sizes = (
-        measure(trainer, setting, examples),
-        trainer.frozen,
-        Sizes.of(trainer.frozen),
-    )
+    memory = measure_memory(trainer, setting, examples)
+    device = trainer.base.device
 
     def timed(work: Callable[[], object]) -> float:
         seconds = []
-        for _ in range(3):  # the first one allocates
-            _wait(trainer.base.device)
+        for _ in range(3):  # the first run allocates
+            _synchronize(device)
             begun = time.perf_counter()
             work()
-            _wait(trainer.base.device)
+            _synchronize(device)
             seconds.append(time.perf_counter() - begun)
         return min(seconds[1:])
 
-    training, scoring = _probed(trainer, setting, examples, _fresh, trainer.step, timed)
+    def fresh(frozen: FrozenModel, candidate: Candidate) -> AdapterState:
+        return fresh_state(frozen, candidate, 0)
+
+    def step(pack: Pack, batch: Batch) -> None:
+        trainer.step(pack, batch, 0.0)
+
+    training, scoring = _run_probes(trainer, setting, examples, fresh, step, timed)
+    size = ModelSize.of(trainer.frozen)
     return DeviceCosts(
-        frozen, trainer.base.dtype, memory, sizes, _speed(training), _speed(scoring), measured=True
+        trainer.frozen,
+        trainer.base.dtype,
+        memory,
+        size,
+        _fit_times(training),
+        _fit_times(scoring),
+        measured=True,
     )
 
 
-def rehearsed(
+def estimate_costs(
     config: Any,
     quantization: str,
     precision: str,
@@ -96,114 +138,111 @@ def rehearsed(
     device: Device,
     checkpointing: bool = False,
 ) -> DeviceCosts:
-    """From rehearsals of the same steps, for a device that is not here. Args as in `measured` and `rehearsal`;
-    `checkpointing` says that the blocks keep no more than their inputs.
+    """Trace the same steps, for a device that is not here.
+
+    Args:
+        config, quantization, precision: see `fake_trainer`.
+        setting, examples: see `measure_costs`.
+        checkpointing: whether activation checkpointing is on.
     """
-    with rehearsal(config, quantization, precision) as (trainer, watch):
+    with fake_trainer(config, quantization, precision) as (trainer, tracer):
         if checkpointing:
             trainer.enable_activation_checkpointing()
-        return _rehearsed(trainer, watch, setting, examples, device)
+        return _trace_costs(trainer, tracer, setting, examples, device)
 
 
-def _rehearsed(
+def _trace_costs(
     trainer: Trainer,
-    watch: Watch,
+    tracer: OperationTracer,
     setting: Setting,
     examples: Sequence[Example],
     device: Device,
 ) -> DeviceCosts:
-    base, own = (
-        watch.held,
-        need(trainer.frozen, replace(setting, rank=PROBES[0][1]), trainer.base.dtype),
-    )
+    frozen, dtype = trainer.frozen, trainer.base.dtype
+    flops = ARITHMETIC_EFFICIENCY * device.tflops * 1e12
+    bandwidth = BANDWIDTH_EFFICIENCY * device.bandwidth_gb * 1e9
+    base = tracer.held
     peaks: list[int] = []
 
-    def seen(work: Callable[[], object]) -> float:
-        done = watch.see(work)
-        peaks.append(done.peak)
-        return done.seconds(
-            ARITHMETIC_EFFICIENCY * device.tflops * 1e12,
-            BANDWIDTH_EFFICIENCY * device.bandwidth_gb * 1e9,
-            LAUNCH,
-        )
+    def traced(work: Callable[[], object]) -> float:
+        trace = tracer.trace(work)
+        peaks.append(trace.peak)
+        return trace.seconds(flops, bandwidth, LAUNCH_SECONDS)
 
-    # The update of AdamW asks for numbers; what it moves is little beside a step, and is added by its bandwidth.
-    take = partial(_gradients, trainer)
-    training, scoring = _probed(trainer, setting, examples, blank_state, take, seen)
-    alone = [i for i, (width, *_) in enumerate(PROBES) if width == 1]
-    examples = longest_rows(examples)
-    batches = [
-        probe_batch(examples, PROBES[i][2], PROBES[i][3], trainer.base.device) for i in alone
-    ]
-    shapes = [(batch.ids.numel(), batch.ids.shape[1]) for batch in batches]
-    lean = [
-        peaks[2 * i] - own.per_token * tokens for i, (tokens, _) in zip(alone, shapes, strict=True)
-    ]
-    memory = MemoryModel(
-        base + CONTEXT, fit(shapes, lean), fit(shapes, [peaks[2 * i + 1] for i in alone])
+    # AdamW's update needs numbers, and these have none. It moves little beside a step; its time
+    # is added from the bandwidth.
+    training, scoring = _run_probes(
+        trainer, setting, examples, blank_state, trainer.gradients, traced
     )
-    # Weight, gradient and both moments are read, and all but the gradient written, in float32.
-    update = replace(
-        _speed(training), per_moved=28 / (BANDWIDTH_EFFICIENCY * device.bandwidth_gb * 1e9)
-    )
-    sizes = Sizes.of(trainer.frozen)
-    return DeviceCosts(
-        trainer.frozen, trainer.base.dtype, memory, sizes, update, _speed(scoring), measured=False
-    )
+    update = replace(_fit_times(training), per_update=UPDATE_BYTES / bandwidth)
+    memory = _fit_memory(trainer, setting, examples, base, peaks)
+    size = ModelSize.of(frozen)
+    return DeviceCosts(frozen, dtype, memory, size, update, _fit_times(scoring), measured=False)
 
 
-Probe = tuple[Load, float]
-"""What a pass does, and the seconds that it takes."""
-
-
-def _probed(
+def _fit_memory(
     trainer: Trainer,
     setting: Setting,
     examples: Sequence[Example],
-    state: Callable[[FrozenModel, Candidate], Any],
-    step: Callable[[Pack, Any, float], object],
+    base: int,
+    peaks: Sequence[int],
+) -> MemoryModel:
+    """Fit the peaks of traced probes, a training and a scoring pass of each."""
+    own = candidate_memory(
+        trainer.frozen, replace(setting, rank=PROBES[0].rank), trainer.base.dtype
+    )
+    longest = longest_rows(examples)
+    shapes, training, scoring = [], [], []
+    for i, probe in enumerate(PROBES):
+        if probe.width == 1:
+            batch = probe_batch(longest, probe.tokens, probe.length_share, trainer.base.device)
+            tokens, length = batch.ids.numel(), batch.ids.shape[1]
+            shapes.append((tokens, length))
+            training.append(peaks[2 * i] - own.per_token * tokens)
+            scoring.append(peaks[2 * i + 1])
+    return MemoryModel(
+        base + CUDA_CONTEXT_BYTES,
+        fit_activations(shapes, training),
+        fit_activations(shapes, scoring),
+    )
+
+
+TimedWorkload = tuple[Workload, float]
+"""What a pass does, and the seconds that it takes."""
+
+
+def _run_probes(
+    trainer: Trainer,
+    setting: Setting,
+    examples: Sequence[Example],
+    make_state: Callable[[FrozenModel, Candidate], AdapterState],
+    step: Callable[[Pack, Batch], object],
     seconds: Callable[[Callable[[], object]], float],
-) -> tuple[list[Probe], list[Probe]]:
-    """The probes in training and in scoring, one after the other for each."""
-    training, scoring, sizes = [], [], Sizes.of(trainer.frozen)
-    examples = longest_rows(examples)
-    for width, rank, tokens, share in PROBES:
-        members = [
-            Candidate(replace(setting, rank=rank, alpha=2.0 * rank), seed) for seed in range(width)
-        ]
-        numbers = adapter_numbers(trainer.frozen, members)
-        batch = probe_batch(examples, tokens // width, share, trainer.base.device)
-        each, completion = batch.ids.numel(), len(batch.labels)
+) -> tuple[list[TimedWorkload], list[TimedWorkload]]:
+    """Take each probe, first in training and then in scoring. `seconds` does the work."""
+    training, scoring, size = [], [], ModelSize.of(trainer.frozen)
+    longest = longest_rows(examples)
+    for probe in PROBES:
+        own = replace(setting, rank=probe.rank, alpha=2.0 * probe.rank)
+        members = [Candidate(own, seed) for seed in range(probe.width)]
+        adapters = adapter_parameters(trainer.frozen, members)
+        tokens_each = probe.tokens // probe.width
+        batch = probe_batch(longest, tokens_each, probe.length_share, trainer.base.device)
+        tokens, completion = batch.ids.numel(), len(batch.labels)
         with Pack(
-            trainer.frozen, members, [state(trainer.frozen, member) for member in members]
+            trainer.frozen, members, [make_state(trainer.frozen, member) for member in members]
         ) as pack:
-            training.append(
-                (
-                    sizes.training(numbers, each, completion),
-                    seconds(partial(step, pack, batch, 0.0)),
-                )
-            )
-            scoring.append(
-                (
-                    sizes.scoring(numbers, each, completion),
-                    seconds(partial(trainer.row_losses, pack, batch)),
-                )
-            )
+            workload = size.training(adapters, tokens, completion)
+            training.append((workload, seconds(partial(step, pack, batch))))
+            workload = size.scoring(adapters, tokens, completion)
+            scoring.append((workload, seconds(partial(trainer.row_losses, pack, batch))))
     return training, scoring
 
 
-def _fresh(frozen: FrozenModel, candidate: Candidate) -> Any:
-    return fresh_state(frozen, candidate, 0)
+def _fit_times(passes: Sequence[TimedWorkload]) -> TimeModel:
+    return TimeModel.fit([workload for workload, _ in passes], [seconds for _, seconds in passes])
 
 
-def _gradients(trainer: Trainer, pack: Pack, batch: Any, _: float) -> None:
-    trainer.gradients(pack, batch)
-
-
-def _speed(probes: Sequence[Probe]) -> Speed:
-    return Speed.through([load for load, _ in probes], [seconds for _, seconds in probes])
-
-
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

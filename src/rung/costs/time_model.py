@@ -1,9 +1,10 @@
-"""How long training takes, as a sum of what it does: so that a few timed steps tell the time of any other.
+"""How long training takes, as a sum over what it does, so that a few timed passes predict others.
 
-A step of K candidates multiplies every token by the frozen weights, forwards and backwards, its completion tokens by
-the head too, and each candidate's tokens by its own adapter; it moves each adapter's numbers; and whatever is in it, it
-dequantises the weights and starts its operations. `Load` counts those, and `Speed` has what each takes: measured here,
-or worked out from a device's peaks.
+A step of K candidates multiplies every token by the frozen weights, forwards and backwards; its
+completion tokens by the output head too; and each candidate's tokens by its own adapter. Then it
+updates each adapter's parameters. Whatever is in a pass, it dequantises the weights and starts its
+operations. A `Workload` counts these, and a `TimeModel` has the seconds that each takes: measured
+here, or estimated from a device's peaks.
 """
 
 from __future__ import annotations
@@ -19,73 +20,92 @@ from rung.types import Candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What some passes do: how many there are, their multiply-adds with frozen weights and with adapters, and how many
-    numbers of adapters they move. Loads add up.
+class Workload:
+    """What some passes do. Workloads add up.
+
+    Attributes:
+        passes: how many there are.
+        frozen: multiply-adds with frozen weights.
+        adapters: multiply-adds with adapters.
+        updated: parameters of adapters that the optimizer updates.
     """
 
     passes: float = 0.0
     frozen: float = 0.0
     adapters: float = 0.0
-    moved: float = 0.0
+    updated: float = 0.0
 
-    def __add__(self, other: Load) -> Load:
-        return Load(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: Workload) -> Workload:
+        return Workload(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def times(self, factor: float) -> Load:
-        return Load(*(factor * part for part in astuple(self)))
+    def times(self, factor: float) -> Workload:
+        """The same, `factor` times."""
+        return Workload(*(factor * part for part in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Seconds for each unit of a `Load`."""
+class TimeModel:
+    """Seconds for each unit of a `Workload`."""
 
     per_pass: float
     per_frozen: float
     per_adapter: float
-    per_moved: float
+    per_update: float
 
-    def seconds(self, load: Load) -> float:
-        return float(np.dot(astuple(self), astuple(load)))
+    def seconds(self, workload: Workload) -> float:
+        """How long the workload takes."""
+        return float(np.dot(astuple(self), astuple(workload)))
 
     @classmethod
-    def through(cls, loads: Sequence[Load], seconds: Sequence[float]) -> Speed:
-        """Least squares without negative terms, each pass weighted alike."""
-        rows, found = np.array([astuple(load) for load in loads]), np.array(seconds)
-        scale = np.maximum(rows.max(axis=0), 1e-300)
-        solution, _ = nnls(rows / scale / found[:, None], np.ones(len(found)))
+    def fit(cls, workloads: Sequence[Workload], seconds: Sequence[float]) -> TimeModel:
+        """Fit timed passes: least squares without negative terms, on relative errors."""
+        terms, timed = np.array([astuple(one) for one in workloads]), np.array(seconds)
+        scale = np.maximum(terms.max(axis=0), 1e-300)
+        solution, _ = nnls(terms / scale / timed[:, None], np.ones(len(timed)))
         return cls(*(float(value) for value in solution / scale))
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """How many numbers the frozen weights have, apart from the head, and the head."""
+class ModelSize:
+    """The numbers of frozen weights, and the workloads that follow from them.
 
-    blocks: int
+    Attributes:
+        layers: weights of all linear layers but the output head.
+        head: weights of the output head.
+    """
+
+    layers: int
     head: int
 
     @classmethod
-    def of(cls, frozen: FrozenModel) -> Sizes:
-        numbers = {
+    def of(cls, frozen: FrozenModel) -> ModelSize:
+        """The size of this model."""
+        weights = {
             name: layer.in_features * layer.out_features for name, layer in frozen.layers.items()
         }
-        head = numbers.pop(frozen.head or "", 0)
-        return cls(sum(numbers.values()), head)
+        head = weights.pop(frozen.head or "", 0)
+        return cls(sum(weights.values()), head)
 
-    def training(self, adapters: Sequence[int], tokens: float, completion: float) -> Load:
-        """A step of candidates whose adapters have so many numbers, on `tokens` with padding of each candidate and
-        `completion` tokens of each. Backwards the frozen weights are multiplied by once more, adapters twice.
+    def training(self, adapters: Sequence[int], tokens: float, completion: float) -> Workload:
+        """The workload of one training step.
+
+        The backward pass multiplies by the frozen weights once more, and by adapters twice.
+
+        Args:
+            adapters: the parameters of each candidate's adapter.
+            tokens: of each candidate's batch, padding included.
+            completion: the completion tokens among them.
         """
         width = len(adapters)
-        frozen = 2.0 * width * (tokens * self.blocks + completion * self.head)
-        return Load(1, frozen, 3.0 * tokens * sum(adapters), float(sum(adapters)))
+        frozen = 2.0 * width * (tokens * self.layers + completion * self.head)
+        return Workload(1, frozen, 3.0 * tokens * sum(adapters), float(sum(adapters)))
 
-    def scoring(self, adapters: Sequence[int], tokens: float, completion: float) -> Load:
-        """The same without a way back; for the untuned model, one adapter of nothing."""
-        frozen = 1.0 * len(adapters) * (tokens * self.blocks + completion * self.head)
-        return Load(1, frozen, 1.0 * tokens * sum(adapters), 0.0)
+    def scoring(self, adapters: Sequence[int], tokens: float, completion: float) -> Workload:
+        """The workload of one scoring pass; the untuned model is one adapter without parameters."""
+        frozen = 1.0 * len(adapters) * (tokens * self.layers + completion * self.head)
+        return Workload(1, frozen, 1.0 * tokens * sum(adapters), 0.0)
 
 
-def adapter_numbers(frozen: FrozenModel, candidates: Sequence[Candidate]) -> list[int]:
-    """Of each candidate's adapter."""
+def adapter_parameters(frozen: FrozenModel, candidates: Sequence[Candidate]) -> list[int]:
+    """The parameters of each candidate's adapter."""
     return [frozen.parameters(candidate.setting) for candidate in candidates]

@@ -1,8 +1,9 @@
-"""A training step that nobody runs: what it would hold and what it would do, from shapes alone.
+"""Trace a training step that nobody runs: what it would hold and compute, from shapes alone.
 
-The real engine takes its real step on torch's fake tensors, which have shapes and dtypes and no memory. `Watch` sees
-every operation: how much of what it made is still held, its floating point operations, and the bytes that it reads and
-writes. The weights are nowhere, so a model of any size is looked at in seconds on any machine.
+The real engine takes its real step on torch's fake tensors, which have shapes and dtypes and no
+memory. An `OperationTracer` sees every operation: how much of what it made is still held, its
+floating point operations, and the bytes that it reads and writes. No weights are loaded, so a model
+of any size is traced in seconds on any machine.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bitsandbytes.functional import QuantState
@@ -28,73 +29,93 @@ from rung.engine.adapter_state import FACTORS, MOMENTS, AdapterState
 from rung.engine.frozen_model import FrozenModel
 from rung.engine.trainer import Trainer
 from rung.model.load import PRECISIONS, Base
-from rung.model.silence import quiet
+from rung.model.silence import silence_libraries
 from rung.types import Candidate
+
+NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach", "aten::_unsafe_view", "prim::")
+"""How the names of operations begin that start no kernel."""
+
+
+class Operation(NamedTuple):
+    """One operation: its floating point operations, and the bytes that it reads and writes."""
+
+    flops: int
+    moved_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What was seen of some operations: the most bytes held at a time beyond what was held before, and for each
-    operation its floating point operations and the bytes that it reads and writes.
+class Trace:
+    """What some work did.
+
+    Attributes:
+        peak: the most bytes held at a time, beyond what was held before.
+        operations: in their order.
     """
 
     peak: int
-    operations: tuple[tuple[int, int], ...]
+    operations: tuple[Operation, ...]
 
     def seconds(self, flops: float, bandwidth: float, launch: float) -> float:
-        """By a roofline for each operation (Williams et al., 2009): it is bound by arithmetic or by memory. `flops` and
-        `bandwidth` are a second's, and `launch` is what starting an operation takes.
+        """How long the work takes, by a roofline for each operation (Williams et al., 2009).
+
+        An operation is bound either by arithmetic or by memory.
+
+        Args:
+            flops: floating point operations in a second.
+            bandwidth: bytes in a second.
+            launch: seconds that it takes to start an operation.
         """
         return sum(max(f / flops, b / bandwidth) + launch for f, b in self.operations)
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees all operations while it is entered; `held` is what of their results is there."""
+class OperationTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Traces all operations while it is entered.
+
+    Attributes:
+        held: bytes of their results that exist now.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.held = 0
         self._sizes: dict[int, int] = {}
         self._peak = 0
-        self._operations: list[tuple[int, int]] = []
+        self._operations: list[Operation] = []
 
-    def see(self, work: Callable[[], object]) -> Work:
-        """Do it, and say what it took."""
+    def trace(self, work: Callable[[], object]) -> Trace:
+        """Do the work, and say what it did."""
         before, self._peak, self._operations = self.held, self.held, []
         work()
-        return Work(self._peak - before, tuple(self._operations))
+        return Trace(self._peak - before, tuple(self._operations))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         for tensor in made:
-            self._keep(tensor)
-        if made and not func.is_view and not func.name().startswith(_NOTHING_DONE):
+            self._count(tensor)
+        if made and not func.is_view and not func.name().startswith(NO_KERNEL):
             given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
-            self._operations.append((_flops(func, args, kwargs, out), moved))
+            self._operations.append(Operation(_flops(func, args, kwargs, out), moved))
         return out
 
-    def _keep(self, tensor: Tensor) -> None:
+    def _count(self, tensor: Tensor) -> None:
+        """Count the tensor's storage as held, until it is freed."""
         storage = tensor.untyped_storage()
         key = id(storage)
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.held += storage.nbytes()
             self._peak = max(self._peak, self.held)
-            weakref.finalize(storage, self._let_go, key)
+            weakref.finalize(storage, self._discount, key)
 
-    def _let_go(self, key: int) -> None:
+    def _discount(self, key: int) -> None:
         self.held -= self._sizes.pop(key)
 
 
-_NOTHING_DONE = ("aten::empty", "aten::new_empty", "aten::detach", "aten::_unsafe_view", "prim::")
-"""Operations that no kernel runs for."""
-
-
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Of an operation that torch counts, in place or not."""
+    """The floating point operations that torch counts for an operation, in place or not."""
     packet = func._overloadpacket
     plain = getattr(torch.ops.aten, packet.__name__.removesuffix("_"), packet)
     count = flop_registry.get(packet) or flop_registry.get(plain)
@@ -102,49 +123,50 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
 
 
 @contextmanager
-def rehearsal(config: Any, quantization: str, precision: str) -> Iterator[tuple[Trainer, Watch]]:
-    """A trainer on a model of this configuration that has shapes alone, and what watches it. `Watch.held` is the base.
+def fake_trainer(
+    config: Any, quantization: str, precision: str
+) -> Iterator[tuple[Trainer, OperationTracer]]:
+    """A trainer on a model of this configuration that has shapes alone, and its tracer.
 
-    Inside, everything that torch makes is fake.
+    When it is entered, `OperationTracer.held` is the base. All tensors made inside are fake.
 
     Args:
-        config: transformers' own, of a causal language model.
-        quantization, precision: see `rung.model.load.load_base`; `nf4` stands for `nf4-single` too, but for its scales.
+        config: of transformers, for a causal language model.
+        quantization, precision: see `rung.model.load.load_base`. `nf4` stands for `nf4-single` too;
+            only the scales differ.
     """
     dtype = PRECISIONS[precision]
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
-        model, attention = _made(config, PRECISIONS.get(quantization, dtype))
-        left_out = get_keys_to_not_convert(model)
+    with (
+        silence_libraries(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        OperationTracer() as tracer,
+    ):
+        model, attention = _make_model(config, PRECISIONS.get(quantization, dtype))
+        not_quantized = get_keys_to_not_convert(model)
         for name, module in list(model.named_modules()):
             if (
                 type(module) is nn.Linear
-                and should_convert_module(name, left_out)
+                and should_convert_module(name, not_quantized)
                 and quantization not in PRECISIONS
             ):
-                (_in_int8 if quantization == "int8" else _in_nf4)(module)
-        yield (
-            Trainer(
-                Base(model.eval(), None, "a rehearsal", dtype), attention=(attention, attention)
-            ),
-            watch,
-        )
+                (_to_int8 if quantization == "int8" else _to_nf4)(module)
+        base = Base(model.eval(), None, config.model_type, dtype)
+        yield Trainer(base, attention=(attention, attention)), tracer
 
 
-def _made(config: Any, dtype: torch.dtype) -> tuple[Any, str]:
-    """The model, and the attention that it has: torch's own, or else the plain one."""
+def _make_model(config: Any, dtype: torch.dtype) -> tuple[Any, str]:
+    """The model and its kind of attention: torch's own, or the plain one if the model refuses."""
     make = AutoModelForCausalLM.from_config
     try:
-        return make(
-            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-        ), "sdpa"
-    except ValueError:  # a model that refuses it
-        return make(
-            config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
-        ), "eager"
+        kind = "sdpa"
+        return make(config, dtype=dtype, attn_implementation=kind, trust_remote_code=False), kind
+    except ValueError:
+        kind = "eager"
+        return make(config, dtype=dtype, attn_implementation=kind, trust_remote_code=False), kind
 
 
 def blank_state(frozen: FrozenModel, candidate: Candidate) -> AdapterState:
-    """An adapter that has its shapes; its numbers are whatever is there."""
+    """An adapter of the right shapes, with uninitialised numbers."""
     tensors: dict[str, Tensor] = {}
     for name, layer in frozen.targets(candidate.setting).items():
         shapes = (candidate.rank, layer.in_features), (layer.out_features, candidate.rank)
@@ -158,8 +180,11 @@ def blank_state(frozen: FrozenModel, candidate: Candidate) -> AdapterState:
     return AdapterState(0, tensors | moments)
 
 
-def _in_nf4(layer: nn.Linear) -> None:
-    """Give the layer a weight as bitsandbytes keeps one, doubly quantised; its own parameters cannot be fake."""
+def _to_nf4(layer: nn.Linear) -> None:
+    """Give the layer a weight as bitsandbytes stores one, with double quantisation.
+
+    Its own parameter class cannot hold fake tensors.
+    """
     count, shape, dtype = layer.weight.numel(), layer.weight.shape, layer.weight.dtype
     blocks = -(-count // 64)
     scales = QuantState(torch.empty(-(-blocks // 256)), None, torch.empty(256), 256)
@@ -178,8 +203,8 @@ def _in_nf4(layer: nn.Linear) -> None:
     layer.weight.quant_state = state  # type: ignore[attr-defined]
 
 
-def _in_int8(layer: nn.Linear) -> None:
-    """A weight of bytes stands for bitsandbytes' own, whose module cannot be fake either."""
+def _to_int8(layer: nn.Linear) -> None:
+    """Give the layer a weight of bytes: bitsandbytes' own module cannot hold fake tensors."""
     layer.weight = _frozen(torch.empty(layer.weight.shape, dtype=torch.int8))
 
 

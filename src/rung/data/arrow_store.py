@@ -1,6 +1,7 @@
-"""Rows as tokens and texts in an Arrow file, mapped into memory: however many there are, none is held.
+"""Rows as tokens and texts in an Arrow file that is mapped into memory.
 
-An Arrow file with an index needs no reading: the kernel brings in the pages that are looked at, and takes them back.
+No rows are held in memory, however many there are: an Arrow file with an index needs no reading.
+The kernel loads the pages that are accessed, and drops them again when memory is short.
 """
 
 from __future__ import annotations
@@ -18,57 +19,66 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rung.data.asked import hashes
-from rung.data.schema import Row, flat
-from rung.data.tokenize import Example
+from rung.data.example import Example
+from rung.data.repeated_questions import question_hashes
+from rung.data.rows import Row, plain_text
 
-_NUMBERS = pa.list_(pa.uint32())
+_TOKENS = pa.list_(pa.uint32())
 SCHEMA = pa.schema(
     {
-        "ids": _NUMBERS,
-        "prompt": pa.uint32(),
-        "spans": _NUMBERS,  # first, end, first, end …
-        "given": _NUMBERS,
+        "ids": _TOKENS,
+        "prompt_length": pa.uint32(),
+        "spans": _TOKENS,  # first, end, first, end …
+        "separate_prompt": _TOKENS,
         "source": pa.string(),  # a hash of it
-        "where": pa.string(),
-        "before": pa.large_string(),  # the prompt's words
+        "location": pa.string(),
+        "prompt": pa.large_string(),
         "lead": pa.string(),  # what a template writes before the answer
-        "after": pa.large_string(),  # those of the answer
-        "asked": pa.uint64(),  # hashes: of what is asked, of the last question, of the answer
-        "last": pa.uint64(),
-        "answer": pa.uint64(),
+        "answer": pa.large_string(),
+        "question_hash": pa.uint64(),
+        "last_question_hash": pa.uint64(),
+        "answer_hash": pa.uint64(),
     }
 )
-_BATCH = 1024
+_BATCH_ROWS = 1024
 """Rows of a record batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The words of a row, and the file and line that it is from; `lead` comes before the answer, and is none of it."""
+    """The texts of a row.
 
-    before: str
+    Attributes:
+        prompt: The text of the prompt, without the marks of a chat.
+        lead: What the chat template writes before the answer; not part of the answer.
+        answer: The text of the answer.
+        location: The file and line that the row is from.
+    """
+
+    prompt: str
     lead: str
-    after: str
-    where: str
+    answer: str
+    location: str
 
-    def answer_in(self, written: str) -> str:
-        """What a model wrote, without the lead; where that ends thoughts with a tag, what comes after that tag."""
-        tag = re.search(r"</\w+>\s*$", self.lead)
-        if tag and (mark := tag[0].strip()) in written:
-            return written.rpartition(mark)[2].lstrip()
-        return written.removeprefix(self.lead)
+    def answer_in(self, generated: str) -> str:
+        """The answer in a generated text, without the lead.
+
+        If the lead ends with a tag that closes thoughts, the answer is what comes after that tag.
+        """
+        closing_tag = re.search(r"</\w+>\s*$", self.lead)
+        if closing_tag and (tag := closing_tag[0].strip()) in generated:
+            return generated.rpartition(tag)[2].lstrip()
+        return generated.removeprefix(self.lead)
 
 
-class Writer:
-    """Writes one split, row by row. A context manager."""
+class ExampleWriter:
+    """A context manager that writes one split, row by row."""
 
     def __init__(self, path: Path) -> None:
         self._writer = pa.ipc.new_file(str(path), SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
-        self.count = 0
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> ExampleWriter:
         return self
 
     def __exit__(
@@ -80,50 +90,60 @@ class Writer:
         self._flush()
         self._writer.close()
 
-    def add(self, example: Example, row: Row, answer: tuple[str, str], where: str) -> None:
-        spans = [number for span in example.spans for number in span]
-        source = hashlib.blake2b(row.source.encode(), digest_size=8).hexdigest()
-        texts = (flat(row.prompt), *answer)
-        own = (
+    def add(self, example: Example, row: Row, answer: tuple[str, str], location: str) -> None:
+        """Write one row.
+
+        Args:
+            example: The row as tokens.
+            row: The row as texts.
+            answer: The lead and the text of the answer, see `Texts`.
+            location: The file and line that the row is from.
+        """
+        values = (
             example.ids,
-            example.prompt,
-            spans,
-            example.given,
-            source,
-            where,
-            *texts,
-            *hashes(row, answer[1]),
+            example.prompt_length,
+            [place for span in example.spans for place in span],
+            example.separate_prompt,
+            hashlib.blake2b(row.source.encode(), digest_size=8).hexdigest(),
+            location,
+            plain_text(row.prompt),
+            *answer,
+            *question_hashes(row, answer[1]),
         )
-        self._rows.append(own)
-        self.count += 1
-        if len(self._rows) == _BATCH:
+        self._rows.append(values)
+        if len(self._rows) == _BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [
-                pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)
+                pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
             ]
             self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
             self._rows = []
 
 
 class Examples(Sequence[Example]):
-    """The rows of one split, read where they lie. `chosen` are the rows of the file that count, or all of them.
+    """The rows of one split, read from its file on access.
 
-    `batches` are those of the file.
+    Args:
+        path: An Arrow file that `ExampleWriter` wrote.
+        selected: (n,), the rows of the file that count, in increasing order; all rows if None.
+
+    Attributes:
+        batches: The record batches of the whole file.
     """
 
-    def __init__(self, path: Path, chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, path: Path, selected: npt.NDArray[np.int64] | None = None) -> None:
         self.path = path
         file = pa.ipc.open_file(pa.memory_map(str(path)))
         self.batches = [file.get_batch(i) for i in range(file.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
-        self._chosen = np.arange(self._starts[-1]) if chosen is None else chosen
+        self._selected = np.arange(self._starts[-1]) if selected is None else selected
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._selected)
 
     @overload
     def __getitem__(self, at: int) -> Example: ...
@@ -131,82 +151,83 @@ class Examples(Sequence[Example]):
     def __getitem__(self, at: slice) -> Examples: ...
     def __getitem__(self, at: int | slice) -> Example | Examples:
         if isinstance(at, slice):
-            return Examples(self.path, self._chosen[at])
-        batch, row = self._place(at)
-        spans = batch.column(2)[row].as_py()
+            return Examples(self.path, self._selected[at])
+        ids, prompt_length, spans, separate_prompt, source = self._cells(
+            at, "ids", "prompt_length", "spans", "separate_prompt", "source"
+        )
         return Example(
-            tuple(batch.column(0)[row].as_py()),
-            batch.column(1)[row].as_py(),
-            batch.column(4)[row].as_py(),
+            tuple(ids),
+            prompt_length,
+            source,
             tuple(zip(spans[::2], spans[1::2], strict=True)),
-            tuple(batch.column(3)[row].as_py()),
+            tuple(separate_prompt),
         )
 
     def texts(self, at: int) -> Texts:
-        """The words of a row."""
-        batch, row = self._place(at)
-        where, before, lead, after = (batch.column(i)[row].as_py() for i in (5, 6, 7, 8))
-        return Texts(before, lead, after, where)
+        """The texts of a row."""
+        return Texts(*self._cells(at, "prompt", "lead", "answer", "location"))
 
     def every_text(self) -> Iterator[Texts]:
-        """`texts` of all rows, a batch at a time."""
+        """The texts of all rows."""
         for at in range(len(self)):
             yield self.texts(at)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """The words of the prompts and of the answers of all rows."""
-        for batch, own in self._by_batch():
+        """The texts of the prompt and of the answer of all rows."""
+        for batch, rows in self._selected_by_batch():
             yield from zip(
-                batch.column(6).take(own).to_pylist(),
-                batch.column(8).take(own).to_pylist(),
+                batch.column("prompt").take(rows).to_pylist(),
+                batch.column("answer").take(rows).to_pylist(),
                 strict=True,
             )
 
     def sources(self) -> npt.NDArray[np.uint64]:
-        """The hash of each row's source, as a number."""
-        found = [
+        """The hash of each row's source: (n,)."""
+        sources = [
             np.array(
-                [int(source, 16) for source in batch.column(4).take(own).to_pylist()], np.uint64
+                [int(source, 16) for source in batch.column("source").take(rows).to_pylist()],
+                np.uint64,
             )
-            for batch, own in self._by_batch()
+            for batch, rows in self._selected_by_batch()
         ]
-        return np.concatenate([np.zeros(0, np.uint64), *found])
+        return np.concatenate([np.zeros(0, np.uint64), *sources])
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """Those of `asked`, of each row: (3, n)."""
-        found = [
-            np.stack([batch.column(i).take(own).to_numpy() for i in (9, 10, 11)])
-            for batch, own in self._by_batch()
+        """The `question_hashes` of each row: (3, n)."""
+        names = ("question_hash", "last_question_hash", "answer_hash")
+        hashes = [
+            np.stack([batch.column(name).take(rows).to_numpy() for name in names])
+            for batch, rows in self._selected_by_batch()
         ]
-        return np.concatenate([np.zeros((3, 0), np.uint64), *found], axis=1)
-
-    def _by_batch(self) -> Iterator[tuple[Any, pa.Array]]:
-        """Each batch, and which of its rows are chosen."""
-        bounds = np.searchsorted(self._chosen, self._starts)
-        for number, batch in enumerate(self.batches):
-            yield (
-                batch,
-                pa.array(self._chosen[bounds[number] : bounds[number + 1]] - self._starts[number]),
-            )
+        return np.concatenate([np.zeros((3, 0), np.uint64), *hashes], axis=1)
 
     @property
     def lengths(self) -> list[int]:
-        """The tokens of each row."""
-        found = [np.diff(batch.column(0).offsets.to_numpy()) for batch in self.batches]
-        whole = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-        return [int(length) for length in whole[self._chosen]]
+        """The number of tokens of each row."""
+        lengths = [np.diff(batch.column("ids").offsets.to_numpy()) for batch in self.batches]
+        of_file = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        return [int(length) for length in of_file[self._selected]]
 
     @property
     def highest_token(self) -> int:
-        """No row has a token with a higher number."""
-        found = [
-            pc.max(pc.list_flatten(batch.column(i))).as_py()
+        """An upper bound of the token numbers of all rows."""
+        highest = [
+            pc.max(pc.list_flatten(batch.column(name))).as_py()
             for batch in self.batches
-            for i in (0, 3)
+            for name in ("ids", "separate_prompt")
         ]
-        return max((number for number in found if number is not None), default=0)
+        return max((token for token in highest if token is not None), default=0)
 
-    def _place(self, at: int) -> tuple[Any, int]:
-        row = int(self._chosen[at])
-        index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self.batches[index], row - int(self._starts[index])
+    def _selected_by_batch(self) -> Iterator[tuple[Any, pa.Array]]:
+        """Each record batch, and the selected rows in it."""
+        bounds = np.searchsorted(self._selected, self._starts)
+        for number, batch in enumerate(self.batches):
+            rows = self._selected[bounds[number] : bounds[number + 1]] - self._starts[number]
+            yield batch, pa.array(rows)
+
+    def _cells(self, at: int, *names: str) -> list[Any]:
+        """The values of one row in some columns."""
+        row = int(self._selected[at])
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        batch, row = self.batches[number], row - int(self._starts[number])
+        return [batch.column(name)[row].as_py() for name in names]

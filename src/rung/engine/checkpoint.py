@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rung.atomic import folder_whole, write_bytes, write_text
+from rung.atomic import write_bytes, write_folder, write_text
 from rung.engine.adapter_state import AdapterState
 from rung.engine.frozen_model import FrozenModel
 from rung.engine.optimizer import OptimizerProgress
@@ -50,7 +50,7 @@ def save_checkpoint(
             needs only `state`, because the order of the rows, the schedule and the dropout masks
             follow from the seeds and the step.
     """
-    with folder_whole(_step_folder(folder, state.step)) as temporary:
+    with write_folder(_step_folder(folder, state.step)) as temporary:
         write_bytes(temporary / "state.safetensors", save(dict(state.tensors)))
         document = {
             "schema": 1,

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from rung.engine.lora import FrozenLinear
-from rung.model.targets import closed_layers, head_name, linear_layers, peft_names, resolve
+from rung.model.targets import (
+    head_name,
+    linear_layers,
+    peft_target_modules,
+    resolve_targets,
+    unsupported_layers,
+)
 from rung.types import Setting
 
 
@@ -24,7 +30,7 @@ class FrozenModel:
         layers: every linear layer, under the name that PEFT knows it by.
         head: the name of the output head, if it is among them.
         unsupported: layers that no adapter can be put on, each with the reason; see
-            `rung.model.targets.closed_layers`.
+            `rung.model.targets.unsupported_layers`.
     """
 
     model: Any
@@ -36,14 +42,15 @@ class FrozenModel:
         """The layers that the setting adapts.
 
         Raises:
-            TargetError: see `rung.model.targets.resolve`.
+            TargetError: see `rung.model.targets.resolve_targets`.
         """
-        names = resolve(self.layers, setting.targets, self.head, self.unsupported)
+        names = resolve_targets(self.layers, setting.targets, self.head, self.unsupported)
         return {name: self.layers[name] for name in names}
 
     def peft_names(self, setting: Setting) -> list[str]:
         """The layers that the setting adapts, as PEFT's `target_modules`."""
-        return peft_names((name for name, _ in self.model.named_modules()), self.targets(setting))
+        names = (name for name, _ in self.model.named_modules())
+        return peft_target_modules(names, self.targets(setting))
 
     def parameters(self, setting: Setting) -> int:
         """The number of parameters of the setting's adapter.
@@ -98,7 +105,7 @@ def freeze(model: nn.Module) -> FrozenModel:
     """Replace every linear layer of the model, the output head included, by a `FrozenLinear`."""
     head = head_name(model)
     layers = {name: FrozenLinear(layer) for name, layer in linear_layers(model).items()}
-    unsupported = closed_layers(model, layers)
+    unsupported = unsupported_layers(model, layers)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return FrozenModel(model.requires_grad_(False), layers, head, unsupported)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from rung.data.batches import by_length, left_padded
-from rung.data.limits import room_to_write
-from rung.data.tokenize import Example
+from rung.data.example import Example
+from rung.data.model_limits import max_new_tokens
 from rung.engine.pack import Pack
 from rung.engine.process_memory import is_out_of_memory
 from rung.engine.trainer import Trainer
@@ -43,8 +43,8 @@ def generate(
     Raises:
         TrainingError: memory ran out with one row of each candidate.
     """
-    limit, width = room_to_write(examples), len(pack) if pack else 1
-    lengths = [len(example.written_after) for example in examples]
+    limit, width = max_new_tokens(examples), len(pack) if pack else 1
+    lengths = [len(example.prompt_ids) for example in examples]
     limits = [limit] * len(examples)
     if trainer.positions:
         limits = [min(limit, trainer.positions - length) for length in lengths]
@@ -60,7 +60,7 @@ def generate(
             tokens = limits[rows[0]]
             if tokens < 1:
                 continue
-            prompts = [examples[row].written_after for row in rows]
+            prompts = [examples[row].prompt_ids for row in rows]
             generated = _try_batch(trainer, prompts, width, tokens, ends)
             if generated is None:
                 if trainer.frozen.release_dense():

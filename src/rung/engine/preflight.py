@@ -29,7 +29,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from rung.data.batches import collate
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.checkpoint import PEFT_PREFIX, save_adapter
 from rung.engine.frozen_model import FrozenModel
@@ -40,9 +40,9 @@ from rung.engine.probe_model import translate_model_errors
 from rung.engine.tiling import TokenLimit
 from rung.engine.trainer import Trainer
 from rung.errors import ModelError, RungError, TargetError
-from rung.model.silence import quiet
-from rung.model.sound import named
+from rung.model.silence import silence_libraries
 from rung.model.targets import last_name
+from rung.model.weight_checks import summarize_names
 from rung.types import Candidate, Setting
 
 TRIED_ROWS = 3
@@ -177,7 +177,7 @@ def _check_generation(trainer: Trainer, pack: Pack, row: Example) -> None:
         ModelError: the model cannot generate.
     """
     try:
-        generate(trainer, [Example(row.ids[:1] * 3, prompt=1)], pack)
+        generate(trainer, [Example(row.ids[:1] * 3, prompt_length=1)], pack)
     except RungError:
         raise
     except Exception as error:  # an architecture that generate() does not know can break anywhere
@@ -203,7 +203,7 @@ def _check_read_back(
     """
     frozen, device = trainer.frozen, trainer.base.device
     gpus = [device] if device.type == "cuda" else []
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(gpus), quiet():
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(gpus), silence_libraries():
         save_adapter(Path(folder), setting, state, frozen, trainer.base.source)
         try:
             peft_model = PeftModel.from_pretrained(_copy_for_peft(frozen), folder).eval()
@@ -246,7 +246,9 @@ def _check_factors(
         return
     changed = [name for name in saved if name not in equal]
     added = [name for name in read if name not in saved]
-    difference = f"{named(changed)} differ" if changed else f"{named(added)} get one too"
+    difference = (
+        f"{summarize_names(changed)} differ" if changed else f"{summarize_names(added)} get one too"
+    )
     readable = {last_name(name) for name in equal}
     readable -= {last_name(name) for name in (*changed, *added)}
     remedy = "give other target modules"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rung.data.batches import Batch, Rows, by_length, collate, side_by_side
-from rung.data.tokenize import Example
+from rung.data.example import Example
 from rung.engine.activation_checkpointing import checkpoint_activations
 from rung.engine.attention import AttentionKinds, register_attention
 from rung.engine.frozen_model import FrozenModel, freeze
@@ -26,7 +26,7 @@ from rung.engine.process_memory import free_bytes
 from rung.engine.tiling import Tile, TokenLimit, run_in_tiles
 from rung.errors import ModelError
 from rung.model.load import Base
-from rung.model.positions import positions_of
+from rung.model.positions import max_positions
 from rung.model.targets import decoder_of
 from rung.types import Scores, shared_sources
 
@@ -59,7 +59,7 @@ class Trainer:
         self.base = base
         self.model: Any = base.model
         self.decoder, self.frozen, self.head = _freeze_parts(base)
-        self.positions = positions_of(self.model.config.get_text_config())
+        self.positions = max_positions(self.model.config.get_text_config())
         embedded: int = self.model.get_input_embeddings().weight.shape[0]
         self.vocabulary = min(embedded, self.head.layer.out_features)
         self.training_limit, self.scoring_limit = TokenLimit(), TokenLimit()
@@ -164,7 +164,7 @@ class Trainer:
         for rows in by_length(lengths, max(1, batch_size // width)):
             batch = collate([examples[row] for row in rows], self.base.device)
             totals[:, rows] = self.row_losses(pack, batch).cpu()
-        tokens = tuple(example.completion for example in examples)
+        tokens = tuple(example.loss_tokens for example in examples)
         sources = shared_sources([example.source for example in examples])
         return [Scores(tuple(losses), tokens, sources) for losses in totals.tolist()]
 

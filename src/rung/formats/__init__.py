@@ -1,1 +1,1 @@
-"""How people write amounts, numbers and YAML, and how that is read."""
+"""How people write amounts, numbers and YAML, and how Rung reads that."""

@@ -1,1 +1,1 @@
-"""Metrics of generated texts: how a text is scored, and what the scores of a study say."""
+"""Metrics of generated texts: how texts are scored, and what the scores of a study show."""

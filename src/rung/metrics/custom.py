@@ -1,4 +1,4 @@
-"""A metric by its name: one of Rung's, or the user's own function in a file, run as the user's code in this process."""
+"""A user's own metric: a function in a Python file, which runs in this process."""
 
 from __future__ import annotations
 
@@ -14,74 +14,73 @@ from typing import Any
 import numpy as np
 
 from rung.errors import MetricError
-from rung.metrics.text import METRICS, Array, CompletionStats, Metric, ratio
+from rung.metrics.metric import Array, CompletionStats, Metric, ratio
 from rung.types import Generation
 
 
-def metric(name: str) -> Metric:
-    """A metric by its name, or a user's own: `file.py:function`.
+def is_custom(name: str) -> bool:
+    """Whether the name is that of a function in a file: `file.py:function`."""
+    return ".py:" in name
+
+
+def load_custom_metric(name: str) -> Metric:
+    """The metric that is the mean of a user's function: `file.py:function`.
+
+    The function gets the generated and the wanted text, and the prompt if it has three parameters
+    without defaults. Higher is better, unless the function has a true attribute `lower_is_better`.
 
     Raises:
-        MetricError: there is none of that name, or the file or the function cannot be used.
+        MetricError: The file or the function is missing or cannot be loaded. Scoring raises it
+            where the function fails on a row.
     """
-    if name in METRICS:
-        return METRICS[name]
-    if ".py:" not in name:
-        raise MetricError(
-            f"There is no metric '{name}'; there are {', '.join(METRICS)}, and your own as file.py:function."
-        )
-    return _users(name)
-
-
-def _users(name: str) -> Metric:
-    """A function of the user's: of the text and what was wanted, and of the prompt if it takes three; more is better,
-    unless it has an attribute `lower_is_better`.
-    """
-    path, _, function = name.rpartition(":")
-    called = _loaded(Path(path), function)
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    asked = inspect.signature(called).parameters.values()
-    takes = sum(one.kind in places and one.default is inspect.Parameter.empty for one in asked)
-
-    def counts(written: Sequence[Generation], _: CompletionStats) -> Array:
-        return np.array([[_called(called, name, row, takes), 1.0] for row in written])
-
-    return Metric(
-        function, None if getattr(called, "lower_is_better", False) else math.inf, counts, ratio
+    path, _, function_name = name.rpartition(":")
+    function = _load_function(Path(path), function_name)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    required = sum(
+        p.kind in positional and p.default is inspect.Parameter.empty for p in parameters
     )
+    n_arguments = max(2, required)
+
+    def counts(generations: Sequence[Generation], _: CompletionStats) -> Array:
+        return np.array(
+            [[_score_row(function, name, row, n_arguments), 1.0] for row in generations]
+        )
+
+    lower_is_better = getattr(function, "lower_is_better", False)
+    return Metric(function_name, None if lower_is_better else math.inf, counts, ratio)
 
 
 @functools.cache
-def _loaded(path: Path, function: str) -> Callable[..., Any]:
+def _load_function(path: Path, function_name: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(f"rung_metric_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise MetricError(f"--metric: there is no file '{path}'; give file.py:function.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up the module that they are defined in
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise MetricError(
             f"--metric: '{path}' cannot be loaded ({type(error).__name__}: {error})."
         ) from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise MetricError(f"--metric: '{path}' has no function '{function}'.")
-    called: Callable[..., Any] = found
-    return called
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise MetricError(f"--metric: '{path}' has no function '{function_name}'.")
+    loaded: Callable[..., Any] = function
+    return loaded
 
 
-def _called(called: Callable[..., Any], name: str, row: Generation, takes: int) -> float:
-    arguments = (row.text, row.wanted, row.prompt)[: max(2, takes)]
+def _score_row(function: Callable[..., Any], name: str, row: Generation, n_arguments: int) -> float:
+    arguments = (row.text, row.wanted, row.prompt)[:n_arguments]
+    where = row.where or "a row"
     try:
-        value = float(called(*arguments))
+        value = float(function(*arguments))
     except Exception as error:
         raise MetricError(
-            f"--metric {name} failed at {row.where or 'a row'} ({type(error).__name__}: {error}), where "
-            f"{row.text!r:.80} was written and {row.wanted!r:.80} was wanted."
+            f"--metric {name} failed at {where} ({type(error).__name__}: {error}); the generated "
+            f"text was {row.text!r:.80} and the wanted text {row.wanted!r:.80}."
         ) from error
     if not math.isfinite(value):
-        raise MetricError(
-            f"--metric {name} gave {value} at {row.where or 'a row'}; give a finite number."
-        )
+        raise MetricError(f"--metric {name} returned {value} at {where}; return a finite number.")
     return value

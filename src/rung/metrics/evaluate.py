@@ -1,7 +1,8 @@
-"""What a study's written texts are worth: metrics with intervals, row by row, and what they say beside the loss.
+"""Evaluate the generated texts of a study: metrics with intervals, gains, and how settings compare.
 
-A metric of one run is made of the rows' pseudo-values (`metrics.py`), and those go the way of losses: the same rows are
-compared, rows of one source count as one, and the noise of seeds is a layer of its own (`search/stats.py`).
+A metric of one run is the mean of its rows' pseudo-values (`rung.metrics.metric`), and those are
+treated as losses are: the same rows are compared, rows of one source count as one, and the noise of
+seeds is a layer of its own (`rung.search.stats`).
 """
 
 from __future__ import annotations
@@ -10,35 +11,44 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rung.errors import MetricError
 from rung.formats.numbers import Column, Convention
-from rung.metrics.custom import metric
-from rung.metrics.text import OF_NUMBERS, SHARES, CompletionStats, Metric, measure, propose
+from rung.metrics.metric import CompletionStats, Metric, evaluate
+from rung.metrics.registry import NEED_NUMBERS, find_metric, suggest_metrics
+from rung.metrics.report import (
+    Disagreement,
+    MetricBounds,
+    MetricGain,
+    MetricInfo,
+    MetricsReport,
+    SettingMetrics,
+)
 from rung.search.stats import (
-    KNOWN_ZERO,
+    NO_SEED_NOISE,
     Interval,
     Variance,
     gain_estimate,
     loss_estimate,
     seed_noise,
 )
-from rung.types import Candidate, Generation, Scores, shared_sources
+from rung.types import Candidate, Generation, Scores, Setting, shared_sources
 
-UNREAD = 0.1
-"""No metric of numbers is proposed where more held-out completions of a split than this are no such numbers."""
-Texts = Sequence[Generation]
-Runs = Mapping[Candidate, Texts]
-"""What each run of some settings has written."""
+MAX_UNREADABLE_SHARE = 0.1
+"""Rung suggests no metric of numbers if more than this share of the completions of another split
+cannot be read as numbers."""
+
+Generations = Sequence[Generation]
+Runs = Mapping[Candidate, Generations]
+"""What each candidate generated, for the same rows."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The metrics of a study; `known` is what its training rows say of the completions."""
+    """The metrics of a study, and what its training completions are like."""
 
     metrics: tuple[Metric, ...]
-    known: CompletionStats
+    completion_stats: CompletionStats
 
     @classmethod
     def of(
@@ -47,232 +57,248 @@ class Evaluator:
         names: Sequence[str] = (),
         judge: str = "loss",
         numbers: Convention | None = None,
-        held: Mapping[str, Sequence[str]] | None = None,
+        held_out: Mapping[str, Sequence[str]] | None = None,
     ) -> Evaluator:
-        """The metrics that are named, or those that fit; and the one to judge by, if that is named. `numbers` says how
-        they are written, which is otherwise told from the completions; `held` are the completions of the other splits.
+        """The named metrics, or those that suit the completions; and the one that judges.
+
+        Args:
+            completions: of the training rows.
+            names: of the metrics; empty for those that suit the completions.
+            judge: `loss`, `metric` for the first metric, or the name of a metric, which is added
+                in front if it is missing.
+            numbers: how numbers are written; None to tell it from the completions.
+            held_out: the completions of the other splits, by the names of the splits.
 
         Raises:
-            MetricError: there is no such metric, or it is one of numbers and a split has none.
+            MetricError: A metric is unknown or cannot judge, or it needs numbers and a split has
+                none.
         """
-        known, held = CompletionStats.of(completions, numbers), held or {}
-        if known.mere and not _comparable(completions, held, known):
-            known = replace(known, mere=False)
-        wanted = [*(names or propose(completions, known))]
+        stats, held_out = CompletionStats.of(completions, numbers), held_out or {}
+        if stats.all_numbers and not _all_splits_have_numbers(completions, held_out, stats):
+            stats = replace(stats, all_numbers=False)
+        wanted = [*(names or suggest_metrics(completions, stats))]
         if judge not in ("loss", "metric", *wanted):
             wanted.insert(0, judge)
-        found = cls(tuple(metric(name) for name in wanted), known)
-        for name in [name for name in wanted if name in OF_NUMBERS]:
-            for split, texts in held.items():
-                if texts and all(known.wanted(text) is None for text in texts):
-                    judged_by(judge, found)  # what no rows could mend is said first
+        evaluator = cls(tuple(find_metric(name) for name in wanted), stats)
+        for name in [name for name in wanted if name in NEED_NUMBERS]:
+            for split, texts in held_out.items():
+                if texts and all(stats.read_wanted(text) is None for text in texts):
+                    # A judge without an interval is reported first: no other rows would help.
+                    judge_metric(judge, evaluator)
                     raise MetricError(
-                        f"{name} cannot be worked out: the {split} completions, such as {texts[0].strip()[:40]!r}, "
-                        "have no numbers as the training rows write them; write all of them alike."
+                        f"{name} cannot be computed: the {split} completions, such as "
+                        f"{texts[0].strip()[:40]!r}, have no numbers in the format of the training "
+                        "rows; write all of them in one format."
                     )
-        return found
+        return evaluator
 
-    def values(self, written: Texts) -> dict[str, float]:
-        """Every metric of what was written; nothing where nothing was."""
-        return (
-            {one.name: measure(one, written, self.known).value for one in self.metrics}
-            if written
-            else {}
-        )
+    def values(self, generations: Generations) -> dict[str, float]:
+        """Each metric by its name; empty where nothing was generated."""
+        if not generations:
+            return {}
+        return {metric.name: self._value(metric, generations) for metric in self.metrics}
 
-    def trivial(self, written: Texts) -> dict[str, float]:
-        """The metrics of who always writes the same: the commonest completion, or the median number."""
-        return self.values([replace(row, text=self.known.always) for row in written])
+    def trivial_values(self, generations: Generations) -> dict[str, float]:
+        """The metrics of the trivial predictor on these rows: it always generates one text."""
+        text = self.completion_stats.trivial_text
+        return self.values([replace(row, text=text) for row in generations])
 
-    def scores(self, one: Metric, written: Texts) -> Scores | None:
-        """The rows' pseudo-values as losses, so that lower is better; None where a metric has none, or the rows are all
-        of one source.
+    def scores(self, metric: Metric, generations: Generations) -> Scores | None:
+        """The rows' pseudo-values as losses, so that lower is better.
+
+        Returns:
+            None where the metric has no pseudo-values, or all rows are of one source.
         """
-        rows, sources = (
-            measure(one, written, self.known).rows,
-            shared_sources([row.source for row in written]),
-        )
+        rows = evaluate(metric, generations, self.completion_stats).pseudo_values
+        sources = shared_sources([row.source for row in generations])
         if not len(rows) or len(set(sources)) == 1:
             return None
-        return Scores(tuple(one.loss(float(value)) for value in rows), (1,) * len(rows), sources)
+        losses = tuple(metric.to_loss(float(value)) for value in rows)
+        return Scores(losses, (1,) * len(rows), sources)
 
-    def intervals(self, written: Texts) -> dict[str, dict[str, float]]:
-        """The metrics of one run with bounds at 95 %, over the choice of rows alone."""
-        found = {}
-        for one in self.metrics if written else ():
-            if scores := self.scores(one, written):
-                found[one.name] = _bounds(one, loss_estimate([scores]).interval())
-        return found
+    def intervals(self, generations: Generations) -> dict[str, MetricBounds]:
+        """The metrics of one run by their names; the bounds cover the choice of rows alone.
 
-    def gains(self, before: Texts, to: Texts) -> dict[str, dict[str, float]]:
-        """How much better one run is than another, for each metric, row by row; positive is better."""
-        found = {}
-        for one in self.metrics if before and to else ():
-            sides = self.scores(one, before), self.scores(one, to)
-            if sides[0] and sides[1]:
-                found[one.name] = _gain(gain_estimate([sides[0]], [sides[1]]).interval())
-        return found
-
-    def document(
-        self, runs: Runs, chosen: Candidate, losses: Mapping[Candidate, float], judge: str
-    ) -> dict[str, Any]:
-        """The metrics on validation rows of the settings that were trained in full, over their seeds, each beside the
-        recommended one. `losses` are the runs' validation losses, `judge` is `loss` or the name of the metric that
-        decided.
+        Metrics without an interval are left out.
         """
-        settings = _by_setting(runs)
-        home = replace(chosen, seed=0)
+        intervals = {}
+        for metric in self.metrics if generations else ():
+            if scores := self.scores(metric, generations):
+                intervals[metric.name] = _bounds(metric, loss_estimate([scores]).interval())
+        return intervals
+
+    def gains(self, before: Generations, after: Generations) -> dict[str, MetricGain]:
+        """How much better one run is than another, row by row, by the names of the metrics.
+
+        Metrics without an interval are left out.
+        """
+        gains = {}
+        for metric in self.metrics if before and after else ():
+            scores_before, scores_after = self.scores(metric, before), self.scores(metric, after)
+            if scores_before and scores_after:
+                interval = gain_estimate([scores_before], [scores_after]).interval()
+                gains[metric.name] = _gain(interval)
+        return gains
+
+    def report(
+        self, runs: Runs, recommended: Setting, losses: Mapping[Candidate, float], judge: str
+    ) -> MetricsReport:
+        """The metrics of the settings that were trained in full, over their seeds.
+
+        Args:
+            runs: what each candidate generated for the validation rows.
+            recommended: the setting that the others are compared with; one of those of `runs`.
+            losses: the validation loss of each candidate of `runs`.
+            judge: `loss`, or the name of the metric that decided.
+        """
         rows = len(next(iter(runs.values()), ()))
         if not rows:
-            return {"judge": judge, "names": [], "rows": 0, "settings": [], "says": []}
-        found: dict[Candidate, dict[str, Any]] = {setting: {} for setting in settings}
-        for one in self.metrics:
-            scored = {
-                run: scores for run, texts in runs.items() if (scores := self.scores(one, texts))
-            }
-            noise = _noise({run: scores.mean for run, scores in scored.items()})
-            for setting, members in settings.items():
-                own = [scored[run] for run in members if run in scored]
+            return MetricsReport(judge, (), 0, (), None)
+        members = _runs_of_settings(runs)
+        metrics: dict[Setting, dict[str, MetricBounds]] = {setting: {} for setting in members}
+        gains: dict[Setting, dict[str, MetricGain]] = {setting: {} for setting in members}
+        for metric in self.metrics:
+            scored = self._scored(metric, runs)
+            noise = _noise_of_seeds(scored)
+            for setting, candidates in members.items():
+                own = [scored[run] for run in candidates if run in scored]
                 if not own:
-                    values = [measure(one, runs[run], self.known).value for run in members]
-                    found[setting][one.name] = {"mean": math.fsum(values) / len(values)}
+                    mean = self._mean_value(metric, runs, candidates)
+                    metrics[setting][metric.name] = MetricBounds(mean)
                     continue
-                interval = loss_estimate(own, (noise or KNOWN_ZERO).times(1 / len(own))).interval()
-                found[setting][one.name] = _bounds(one, interval)
-                if setting != home:
-                    sides = _paired(scored, settings[home], members)
-                    found[setting][one.name]["gain"] = _gain(_compared(*sides, noise))
-        return {
-            "judge": judge,
-            "names": [one.name for one in self.metrics],
-            "rows": rows,
-            "settings": [
-                {
-                    "rank": setting.rank,
-                    "alpha": setting.alpha,
-                    "targets": setting.targets,
-                    "learning_rate": setting.learning_rate,
-                    "use_rslora": setting.use_rslora,
-                    "seeds": len(members),
-                    "metrics": found[setting],
-                }
-                for setting, members in settings.items()
-            ],
-            "says": self._disagreement(runs, settings, losses, judge),
-        }
+                seeds = (noise or NO_SEED_NOISE).times(1 / len(own))
+                interval = loss_estimate(own, seeds).interval()
+                metrics[setting][metric.name] = _bounds(metric, interval)
+                if setting != recommended:
+                    sides = _same_seeds(scored, members[recommended], candidates)
+                    gains[setting][metric.name] = _gain(_compare(*sides, noise))
+        return MetricsReport(
+            judge,
+            tuple(MetricInfo(metric.name, metric.lower_is_better) for metric in self.metrics),
+            rows,
+            tuple(
+                SettingMetrics(setting, len(candidates), metrics[setting], gains[setting])
+                for setting, candidates in members.items()
+            ),
+            self._disagreement(runs, members, losses, judge),
+        )
 
     def _disagreement(
         self,
         runs: Runs,
-        settings: Mapping[Candidate, Sequence[Candidate]],
+        members: Mapping[Setting, Sequence[Candidate]],
         losses: Mapping[Candidate, float],
         judge: str,
-    ) -> list[str]:
-        """Where the loss and the first metric, or the one to judge by, would not choose the same."""
-        one = next((one for one in self.metrics if one.name == judge), self.metrics[0])
+    ) -> Disagreement | None:
+        """Whether the loss and the metric that judges, or else the first, prefer one setting."""
+        metric = next((one for one in self.metrics if one.name == judge), self.metrics[0])
         values = {
-            setting: math.fsum(measure(one, runs[run], self.known).value for run in own) / len(own)
-            for setting, own in settings.items()
+            setting: self._mean_value(metric, runs, candidates)
+            for setting, candidates in members.items()
         }
         by_loss = min(
-            settings, key=lambda s: math.fsum(losses[run] for run in settings[s]) / len(settings[s])
+            members, key=lambda s: math.fsum(losses[run] for run in members[s]) / len(members[s])
         )
-        by_metric = min(settings, key=lambda s: one.loss(values[s]))
+        by_metric = min(members, key=lambda s: metric.to_loss(values[s]))
         if values[by_loss] == values[by_metric]:
-            return []
-        says = (
-            f"The loss and {in_words(one.name)} disagree: {_named(by_loss)} has the lowest loss and "
-            f"{values[by_loss]:.4g}, {_named(by_metric)} has {values[by_metric]:.4g}"
+            return None
+        scored = self._scored(metric, runs)
+        noise = _noise_of_seeds(scored)
+        explained = None
+        if noise is not None:
+            sides = _same_seeds(scored, members[by_loss], members[by_metric])
+            explained = _compare(*sides, noise).low <= 0
+        return Disagreement(
+            metric.name, by_loss, by_metric, values[by_loss], values[by_metric], explained
         )
-        scored = {run: scores for run, texts in runs.items() if (scores := self.scores(one, texts))}
-        noise = _noise({run: scores.mean for run, scores in scored.items()})
-        if noise is None or not scored:
-            return [f"{says}; one seed of each cannot tell that from its luck."]
-        found = _compared(*_paired(scored, settings[by_loss], settings[by_metric]), noise)
-        return [
-            f"{says}; that difference is {'more' if found.low > 0 else 'no more'} than rows and seeds explain."
-        ]
+
+    def _value(self, metric: Metric, generations: Generations) -> float:
+        return evaluate(metric, generations, self.completion_stats).value
+
+    def _mean_value(self, metric: Metric, runs: Runs, candidates: Sequence[Candidate]) -> float:
+        return math.fsum(self._value(metric, runs[run]) for run in candidates) / len(candidates)
+
+    def _scored(self, metric: Metric, runs: Runs) -> dict[Candidate, Scores]:
+        """The scores of the runs that have any."""
+        scores = {run: self.scores(metric, generations) for run, generations in runs.items()}
+        return {run: own for run, own in scores.items() if own}
 
 
-def _comparable(
-    completions: Sequence[str], held: Mapping[str, Sequence[str]], known: CompletionStats
-) -> bool:
-    """Whether the completions of the other splits are numbers too, but for a few, and of the same unit."""
-    read = ([known.wanted(text) is not None for text in texts] for texts in held.values() if texts)
-    if any(sum(own) < (1 - UNREAD) * len(own) for own in read):
-        return False
-    return Column.of(itertools.chain(completions, *held.values())).unit is not None
+def judge_metric(judge: str, evaluator: Evaluator) -> Metric | None:
+    """The metric that decides; None for the loss.
 
-
-def _compared(before: Sequence[Scores], to: Sequence[Scores], noise: Variance | None) -> Interval:
-    """How much better one side is, over its runs; `noise` is that of one run."""
-    added = (noise or KNOWN_ZERO).times(1 / len(before) + 1 / len(to))
-    return gain_estimate(before, to, added).interval()
-
-
-def judged_by(judge: str, quality: Evaluator) -> Metric | None:
-    """The metric that decides; None for the loss. `metric` is the first one of the study.
+    Args:
+        judge: `loss`, `metric` for the first metric of the study, or the name of a metric.
 
     Raises:
-        MetricError: it has no interval.
+        MetricError: The metric is unknown, or has no interval.
     """
     if judge == "loss":
         return None
-    found = quality.metrics[0] if judge == "metric" else metric(judge)
-    if found.total is None:
+    metric = evaluator.metrics[0] if judge == "metric" else find_metric(judge)
+    if metric.total is None:
         raise MetricError(
-            f"--judge: {found.name} has no interval, so it can decide nothing; give another metric."
+            f"--judge: {metric.name} has no interval, so it cannot decide; give another metric."
         )
-    return found
+    return metric
 
 
-def in_words(name: str) -> str:
-    return name.replace("_", " ")
+def _all_splits_have_numbers(
+    completions: Sequence[str], held_out: Mapping[str, Sequence[str]], stats: CompletionStats
+) -> bool:
+    """Whether nearly all completions of the other splits are numbers too, of the same unit."""
+    for texts in held_out.values():
+        readable = sum(stats.read_wanted(text) is not None for text in texts)
+        if readable < (1 - MAX_UNREADABLE_SHARE) * len(texts):
+            return False
+    return Column.of(itertools.chain(completions, *held_out.values())).unit is not None
 
 
-def _by_setting(runs: Runs) -> dict[Candidate, list[Candidate]]:
-    """The runs of each setting, in the order of their seeds: of those seeds that confirm, where it has any."""
-    ordered = sorted(runs, key=lambda run: (replace(run, seed=0).id, run.seed))
-    groups = {
-        key: list(own)
-        for key, own in itertools.groupby(ordered, key=lambda run: replace(run, seed=0))
-    }
-    return {setting: [run for run in own if run.seed] or own for setting, own in groups.items()}
+def _compare(before: Sequence[Scores], after: Sequence[Scores], noise: Variance | None) -> Interval:
+    """How much better one side is, over its runs; `noise` is that of one run."""
+    seeds = (noise or NO_SEED_NOISE).times(1 / len(before) + 1 / len(after))
+    return gain_estimate(before, after, seeds).interval()
 
 
-def _paired(
-    scored: Mapping[Candidate, Scores], before: Sequence[Candidate], to: Sequence[Candidate]
+def _runs_of_settings(runs: Runs) -> dict[Setting, list[Candidate]]:
+    """The candidates of each setting, by seed: of the confirmation, if there are any.
+
+    Those have seeds above 0. Seed 0 raced: it selected what was confirmed, so its result flatters
+    the setting.
+    """
+    # By the id and not by the label: `-s0` behind a label changes the order of some.
+    ordered = sorted(runs, key=lambda run: (Candidate(run.setting).id, run.seed))
+    groups = itertools.groupby(ordered, key=lambda run: run.setting)
+    candidates = {setting: list(own) for setting, own in groups}
+    return {setting: [run for run in own if run.seed] or own for setting, own in candidates.items()}
+
+
+def _same_seeds(
+    scored: Mapping[Candidate, Scores], before: Sequence[Candidate], after: Sequence[Candidate]
 ) -> tuple[list[Scores], list[Scores]]:
-    """The runs of the seeds that both have, or all of them."""
-    one, other = ({run.seed: scored[run] for run in side} for side in (before, to))
-    shared = sorted(one.keys() & other.keys())
-    return (
-        ([one[s] for s in shared], [other[s] for s in shared])
-        if shared
-        else (list(one.values()), list(other.values()))
-    )
+    """The scores of the seeds that both sides have; of all their seeds if they share none."""
+    scores_before = {run.seed: scored[run] for run in before}
+    scores_after = {run.seed: scored[run] for run in after}
+    shared = sorted(scores_before.keys() & scores_after.keys())
+    if not shared:
+        return list(scores_before.values()), list(scores_after.values())
+    return [scores_before[seed] for seed in shared], [scores_after[seed] for seed in shared]
 
 
-def _noise(means: Mapping[Candidate, float]) -> Variance | None:
-    """Of one run, from the settings with several seeds."""
+def _noise_of_seeds(scored: Mapping[Candidate, Scores]) -> Variance | None:
+    """The variance of one run, from the confirmed settings; None if none has several seeds."""
     return seed_noise(
-        {(replace(run, seed=0), run.seed): mean for run, mean in means.items() if run.seed}
+        {(run.setting, run.seed): scores.mean for run, scores in scored.items() if run.seed}
     )
 
 
-def _bounds(one: Metric, interval: Interval) -> dict[str, float]:
-    """From what is lowered back to the metric; a share is not below 0 or above 1."""
-    low, high = sorted((one.loss(interval.low), one.loss(interval.high)))
-    if one.name in SHARES:
+def _bounds(metric: Metric, interval: Interval) -> MetricBounds:
+    """From losses back to the metric; a share stays between 0 and 1."""
+    low, high = sorted((metric.to_loss(interval.low), metric.to_loss(interval.high)))
+    if metric.is_share:
         low, high = max(0.0, low), min(1.0, high)
-    return {"mean": one.loss(interval.mean), "low": low, "high": high}
+    return MetricBounds(metric.to_loss(interval.mean), low, high)
 
 
-def _gain(interval: Interval) -> dict[str, float]:
-    return {"gain": interval.mean, "low": interval.low, "high": interval.high}
-
-
-def _named(setting: Candidate) -> str:
-    mark = "√" if setting.use_rslora else ""
-    rate = f"{setting.learning_rate:.3g}"
-    return f"rank {setting.rank} (alpha {setting.alpha:g}{mark}, {setting.targets}, {rate})"
+def _gain(interval: Interval) -> MetricGain:
+    return MetricGain(interval.mean, interval.low, interval.high)

@@ -1,7 +1,8 @@
-"""What a model is made of, and what each lever costs in it: from its configuration alone, without weights.
+"""What a model consists of and what each lever costs in it, from its configuration alone.
 
-The model is built on torch's meta device, where a tensor has a shape and a dtype and no memory. Its modules are those
-of the real one, so target modules are resolved, and bytes counted, by what training itself goes by.
+The model is built on torch's meta device, where a tensor has a shape and a dtype and no memory. So
+no weights are downloaded, and the modules are still those of the real model: target modules are
+resolved, and bytes counted, as in training.
 """
 
 from __future__ import annotations
@@ -22,35 +23,40 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from rung.errors import ModelError, TargetError
-from rung.model.silence import quiet
-from rung.model.sound import check_writes
+from rung.model.architecture import check_generates_text
+from rung.model.silence import silence_libraries
 from rung.model.source import read_config
 from rung.model.targets import (
     HEAD,
-    closed_layers,
     head_name,
     is_routed,
     is_stacked,
-    kind_of,
     last_name,
+    layer_kind,
     linear_layers,
-    peft_names,
-    resolve,
+    peft_target_modules,
+    resolve_targets,
+    unsupported_layers,
 )
-from rung.types import TARGET_GROUPS, Candidate
+from rung.types import TARGET_GROUPS, Setting
 
-BLOCK, DOUBLE_BLOCK = 64, 256
-"""NF4 keeps a scale for 64 weights; double quantisation keeps those in 8 bits, with a scale for 256 (2305.14314)."""
+NF4_BLOCK, NF4_SCALE_BLOCK = 64, 256
+"""NF4 has a scale for 64 weights. Double quantisation keeps the scales in 8 bits, with a scale of
+their own for 256 (Dettmers et al., 2305.14314)."""
 
-_NUMBER = re.compile(r"\.\d+(?=\.|$)")
+_LAYER_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Weights that the model has `count` times alike, under one name with stars for the numbers.
+class ModuleInfo:
+    """Modules of one name, kind and shape, which the model has `count` times.
 
-    `kind` is attention, mlp, experts, router, head, embedding, norm or other; a matrix maps `inputs` to `outputs`, and
-    anything else has none. `parameters` are those of one.
+    Attributes:
+        name: the full name, with stars for the numbers of the layers.
+        kind: attention, mlp, experts, router, head, embedding, norm or other.
+        inputs, outputs: what a matrix maps from and to; None for anything else.
+        count: how many such modules there are.
+        parameters: the numbers in one of them; 0 where they were counted before, as in a tied head.
     """
 
     name: str
@@ -63,17 +69,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of the whole model by how its linear layers are kept: `printed` by `get_memory_footprint()`, which counts
-    no scales, and what is really `held` with them.
+    """Bytes of the whole model, by how its linear layers are kept.
+
+    Attributes:
+        reported: what `get_memory_footprint()` returns, which leaves out the quantisation scales.
+        with_scales: what the model takes in memory.
     """
 
-    printed: dict[str, int]
-    held: dict[str, int]
+    reported: dict[str, int]
+    with_scales: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What an adapter has on the `count` modules of one name: rank · in + out · rank on each."""
+class AdapterModule:
+    """The adapters on the `count` modules of one name: rank · in + out · rank numbers on each.
+
+    `parameters` are those of all of them together.
+    """
 
     module: str
     kind: str
@@ -85,48 +97,51 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter that nobody has trained: its modules, and what they add up to."""
+    """The adapter of a setting, before any training: its modules and their sizes.
 
-    candidate: Candidate
+    `target_modules` are PEFT's names for the modules.
+    """
+
+    setting: Setting
     target_modules: tuple[str, ...]
-    shares: tuple[Share, ...]
+    modules: tuple[AdapterModule, ...]
 
     @property
     def parameters(self) -> int:
-        return sum(share.parameters for share in self.shares)
+        return sum(module.parameters for module in self.modules)
 
-    def arithmetic(self, share: Share) -> str:
-        """`32 × (4096·32 + 32·1024)`."""
-        rank = self.candidate.rank
-        return f"{share.count} × ({share.inputs}·{rank} + {rank}·{share.outputs})"
+    def arithmetic(self, module: AdapterModule) -> str:
+        """How its parameters are counted: `32 × (4096·32 + 32·1024)`."""
+        rank = self.setting.rank
+        return f"{module.count} × ({module.inputs}·{rank} + {rank}·{module.outputs})"
 
 
 class Anatomy:
     """A model without its weights.
 
     Args:
-        config: what its `config.json` says.
-        name: what the user calls it, for messages.
+        config: the content of its `config.json`.
+        name: how the user names it, for messages.
 
     Raises:
-        ModelError: it is no causal language model that the installed transformers knows.
+        ModelError: It is not a causal language model that the installed transformers knows.
     """
 
     def __init__(self, config: dict[str, Any], name: str) -> None:
         self.name = name
-        self.model = _on_meta(config, name)
+        self.model = _build_on_meta_device(config, name)
         self.config: Any = self.model.config.get_text_config()
         self.architecture = type(self.model).__name__
         self.model_type = str(self.model.config.model_type)
         self.quantized_by = (config.get("quantization_config") or {}).get("quant_method")
         self._layers = linear_layers(self.model)
-        self.closed = closed_layers(self.model, self._layers)
+        self.unsupported_layers = unsupported_layers(self.model, self._layers)
         self.head = head_name(self.model)
-        self.parts = list(self._parts())
+        self.modules = list(self._modules())
 
     @property
     def parameters(self) -> int:
-        """A tied head counts once."""
+        """How many there are; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
@@ -136,174 +151,192 @@ class Anatomy:
         return head is not None and head.weight is embedding.weight
 
     def footprint(self) -> Footprint:
-        """By `float32`, `bfloat16`, `int8`, `nf4` and `nf4_single`. What is not quantised is kept in bfloat16, and
-        which layers are is transformers' own choice: not the head, nor experts that are stacked parameters.
+        """The sizes by `float32`, `bfloat16`, `int8`, `nf4` and `nf4_single`.
+
+        Weights that are not quantised are kept in bfloat16. transformers chooses which those are:
+        the head, and experts that are stacked parameters.
         """
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in self.model.buffers())
         # A buffer in bfloat16 follows the model's dtype.
-        wider = sum(
+        wider_buffers = sum(
             2 * buffer.numel() for buffer in self.model.buffers() if buffer.dtype == torch.bfloat16
         )
-        numbers = self.parameters
-        quantized = self._quantized()
-        rest = 2 * (numbers - sum(weight.numel() for weight in quantized)) + buffers
-        four = rest + sum(-(-weight.numel() // 2) for weight in quantized)
-        eight = rest + sum(weight.numel() for weight in quantized)
-        blocks = [-(-weight.numel() // BLOCK) for weight in quantized]
-        # Each layer has the 16 values that its numbers stand for; with double quantisation 256 for its scales, and
-        # their mean.
-        single = sum(4 * count + 4 * 16 for count in blocks)
-        double = sum(count + 4 * -(-count // DOUBLE_BLOCK) + 4 * (16 + 256 + 1) for count in blocks)
-        printed = {
-            "float32": 4 * numbers + buffers + wider,
-            "bfloat16": 2 * numbers + buffers,
-            "int8": eight,
-            "nf4": four,
-            "nf4_single": four,
+        parameters = self.parameters
+        quantized = self._quantized_weights()
+        unquantized = 2 * (parameters - sum(weight.numel() for weight in quantized)) + buffers
+        four_bit = unquantized + sum(-(-weight.numel() // 2) for weight in quantized)
+        eight_bit = unquantized + sum(weight.numel() for weight in quantized)
+        block_counts = [-(-weight.numel() // NF4_BLOCK) for weight in quantized]
+        # Each layer has the 16 values that its 4-bit numbers stand for. With double quantisation
+        # it also has 256 values for its scales, and their mean.
+        single = sum(4 * blocks + 4 * 16 for blocks in block_counts)
+        double = sum(
+            blocks + 4 * -(-blocks // NF4_SCALE_BLOCK) + 4 * (16 + 256 + 1)
+            for blocks in block_counts
+        )
+        reported = {
+            "float32": 4 * parameters + buffers + wider_buffers,
+            "bfloat16": 2 * parameters + buffers,
+            "int8": eight_bit,
+            "nf4": four_bit,
+            "nf4_single": four_bit,
         }
-        scales = {"int8": 4 * sum(map(_rows, quantized)), "nf4": double, "nf4_single": single}
+        rows = sum(int(weight.shape[0]) for weight in quantized)
+        scales = {"int8": 4 * rows, "nf4": double, "nf4_single": single}
         return Footprint(
-            printed, {kind: size + scales.get(kind, 0) for kind, size in printed.items()}
+            reported, {kind: size + scales.get(kind, 0) for kind, size in reported.items()}
         )
 
     @property
     def packed_parameters(self) -> int:
-        """What a count of the loaded model says in NF4, where two weights lie in a byte."""
-        return self.parameters - sum(weight.numel() // 2 for weight in self._quantized())
+        """What counting the parameters of the loaded NF4 model gives: a byte holds two weights."""
+        return self.parameters - sum(weight.numel() // 2 for weight in self._quantized_weights())
 
-    def _quantized(self) -> list[torch.Tensor]:
-        """The weights that bitsandbytes takes."""
-        left_out = get_keys_to_not_convert(self.model)
+    def _quantized_weights(self) -> list[torch.Tensor]:
+        """The weights that bitsandbytes quantises."""
+        skipped = get_keys_to_not_convert(self.model)
         return [
             module.weight
             for name, module in self.model.named_modules()
             if (type(module) is nn.Linear or isinstance(module, Conv1D))
-            and should_convert_module(name, left_out)
+            and should_convert_module(name, skipped)
         ]
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """What each word for target modules means here, by PEFT's names; a word that means nothing is left out."""
-        found = {}
-        for word in (*TARGET_GROUPS, HEAD):
+        """The PEFT names of each group of target modules; groups that are absent are left out."""
+        groups = {}
+        for group in (*TARGET_GROUPS, HEAD):
             try:
-                found[word] = tuple(self._names(self._chosen(word)))
+                groups[group] = tuple(self._peft_names(self._resolve(group)))
             except TargetError:
                 continue
-        return found
+        return groups
 
-    def adapter(self, candidate: Candidate) -> Adapter:
-        """What the candidate's adapter would be.
+    def adapter(self, setting: Setting) -> Adapter:
+        """The adapter that the setting would train.
 
         Raises:
-            TargetError: see `rung.model.targets.resolve`.
+            TargetError: See `rung.model.targets.resolve_targets`.
         """
-        chosen = self._chosen(candidate.targets)
-        alike = Counter(
-            (last_name(name), self._kind(name), *_shape(self._layers[name])) for name in chosen
+        layers = self._resolve(setting.targets)
+        counts = Counter(
+            (last_name(name), self._kind(name), *_in_and_out(self._layers[name])) for name in layers
         )
-        shares = tuple(
-            Share(name, kind, inputs, outputs, count, count * candidate.rank * (inputs + outputs))
-            for (name, kind, inputs, outputs), count in alike.items()
+        modules = tuple(
+            AdapterModule(
+                name, kind, inputs, outputs, count, count * setting.rank * (inputs + outputs)
+            )
+            for (name, kind, inputs, outputs), count in counts.items()
         )
-        return Adapter(candidate, tuple(self._names(chosen)), shares)
+        return Adapter(setting, tuple(self._peft_names(layers)), modules)
 
-    def products(self, targets: str) -> int:
-        """The numbers of the frozen weights under those target modules: multiply-adds for each token."""
-        return sum(i * o for i, o in (_shape(self._layers[n]) for n in self._chosen(targets)))
+    def multiply_adds(self, targets: str) -> int:
+        """Multiply-adds per token in the frozen layers that `targets` selects.
 
-    def _chosen(self, targets: str) -> list[str]:
-        return resolve(self._layers, targets, self.head, self.closed)
+        They are as many as the layers have weights.
 
-    def _names(self, chosen: list[str]) -> list[str]:
-        return peft_names((name for name, _ in self.model.named_modules()), chosen)
+        Raises:
+            TargetError: See `rung.model.targets.resolve_targets`.
+        """
+        shapes = (_in_and_out(self._layers[name]) for name in self._resolve(targets))
+        return sum(inputs * outputs for inputs, outputs in shapes)
 
-    def _parts(self) -> Iterator[Part]:
-        """In the model's order; a tied head stands there with no parameters of its own."""
-        alike: Counter[tuple[str, str, int | None, int | None, int]] = Counter()
+    def _resolve(self, targets: str) -> list[str]:
+        return resolve_targets(self._layers, targets, self.head, self.unsupported_layers)
+
+    def _peft_names(self, layers: list[str]) -> list[str]:
+        return peft_target_modules((name for name, _ in self.model.named_modules()), layers)
+
+    def _modules(self) -> Iterator[ModuleInfo]:
+        """In the model's order; a tied head is listed with no parameters of its own."""
+        counts: Counter[tuple[str, str, int | None, int | None, int]] = Counter()
         counted: set[int] = set()
         for name, module in self.model.named_modules():
             own = dict(module.named_parameters(recurse=False))
             sizes = {key: p.numel() if id(p) not in counted else 0 for key, p in own.items()}
             counted |= {id(p) for p in own.values()}
-            folded, whole = _NUMBER.sub(".*", name), sum(sizes.values())
+            pattern, total = _LAYER_NUMBER.sub(".*", name), sum(sizes.values())
             if isinstance(module, nn.Linear | Conv1D):
-                alike[(folded, self._kind(name), *_shape(module), whole)] += 1
+                counts[(pattern, self._kind(name), *_in_and_out(module), total)] += 1
             elif isinstance(module, nn.Embedding):
-                alike[folded, "embedding", module.num_embeddings, module.embedding_dim, whole] += 1
+                counts[
+                    pattern, "embedding", module.num_embeddings, module.embedding_dim, total
+                ] += 1
             elif is_stacked(module):
                 for key, p in own.items():
                     shape = (p.shape[2], p.shape[1]) if p.dim() == 3 else (None, None)
-                    alike[(f"{folded}.{key}", "experts", *shape, sizes[key])] += 1
+                    counts[(f"{pattern}.{key}", "experts", *shape, sizes[key])] += 1
             elif own:
-                flat = all(p.dim() < 2 for p in own.values())
-                kind = (
-                    "norm"
-                    if flat
-                    else "router"
-                    if last_name(name) in ("gate", "router")
-                    else "other"
-                )
-                alike[folded, kind, None, None, whole] += 1
-        for (name, kind, inputs, outputs, numbers), count in alike.items():
-            yield Part(name, kind, inputs, outputs, count, numbers)
+                counts[pattern, _kind_without_matrix(name, own), None, None, total] += 1
+        for (name, kind, inputs, outputs, parameters), count in counts.items():
+            yield ModuleInfo(name, kind, inputs, outputs, count, parameters)
 
     def _kind(self, name: str) -> str:
         if name == self.head:
             return "head"
-        return kind_of(name) if name in self._layers else "experts" if is_routed(name) else "other"
+        if name in self._layers:
+            return layer_kind(name)
+        return "experts" if is_routed(name) else "other"
 
 
-def anatomy(spec: str) -> Anatomy:
+def anatomy(model_name: str) -> Anatomy:
     """Read a model's configuration and build it on the meta device.
 
     Raises:
-        ModelError: see `read_config` and `Anatomy`.
+        ModelError: See `read_config` and `Anatomy`.
     """
-    return Anatomy(read_config(spec), spec)
+    return Anatomy(read_config(model_name), model_name)
 
 
-def _on_meta(raw: dict[str, Any], name: str) -> Any:
-    kind, classes = raw["model_type"], raw.get("architectures") or []
-    if kind not in CONFIG_MAPPING:
-        code = (
+def _build_on_meta_device(config: dict[str, Any], name: str) -> Any:
+    model_type, classes = config["model_type"], config.get("architectures") or []
+    if model_type not in CONFIG_MAPPING:
+        problem = (
             "needs code of its own, which Rung never runs"
-            if "auto_map" in raw
-            else "is of an unknown architecture"
+            if "auto_map" in config
+            else "has an unknown architecture"
         )
         raise ModelError(
-            f"The model '{name}' {code} (model_type '{kind}'); give one that the installed transformers knows."
+            f"The model '{name}' {problem} (model_type '{model_type}'); give a model that the "
+            "installed transformers knows."
         )
-    check_writes(name, raw)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = classes[0] if classes else f"model_type '{kind}'"
+    check_generates_text(name, config)
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        what = classes[0] if classes else f"model_type '{model_type}'"
         raise ModelError(
-            f"The model '{name}' is no causal language model ({what}); give one that writes text."
+            f"The model '{name}' is not a causal language model ({what}); give a model that "
+            "generates text."
         )
     # A checkpoint that is quantised already has the same architecture.
     plain = {
         key: value
-        for key, value in raw.items()
+        for key, value in config.items()
         if key not in ("quantization_config", "dtype", "torch_dtype")
     }
     try:
-        with quiet(), torch.device("meta"):
-            config = CONFIG_MAPPING[kind].from_dict(plain)
+        with silence_libraries(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(
-                config, dtype=torch.bfloat16, trust_remote_code=False
+                CONFIG_MAPPING[model_type].from_dict(plain),
+                dtype=torch.bfloat16,
+                trust_remote_code=False,
             )
-    except Exception as error:  # a configuration with wrong values breaks the library in any way
+    except Exception as error:  # wrong values in a configuration raise any kind of exception
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ModelError(
-            f"The configuration of '{name}' makes no model ({why}); check its values."
+            f"transformers builds no model from the configuration of '{name}' ({why}); check its "
+            "values."
         ) from error
 
 
-def _shape(layer: Any) -> tuple[int, int]:
-    """In and out; `Conv1D` keeps its weight the other way round."""
+def _in_and_out(layer: Any) -> tuple[int, int]:
+    """The sizes of a layer's input and output; `Conv1D` stores its weight transposed."""
     if isinstance(layer, Conv1D):
         return int(layer.weight.shape[0]), int(layer.weight.shape[1])
     return int(layer.in_features), int(layer.out_features)
 
 
-def _rows(weight: torch.Tensor) -> int:
-    return int(weight.shape[0])
+def _kind_without_matrix(name: str, parameters: dict[str, nn.Parameter]) -> str:
+    """The kind of a module that is neither a linear layer, an embedding nor stacked experts."""
+    if all(p.dim() < 2 for p in parameters.values()):
+        return "norm"
+    return "router" if last_name(name) in ("gate", "router") else "other"

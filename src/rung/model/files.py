@@ -1,7 +1,7 @@
-"""The files of a model's folder: whether they are whole, what they hold, and what they are to be known again by.
+"""The files of a model's folder: whether they are complete, and their dtypes and hashes.
 
-A file that is a pointer of git LFS, is cut off, or is named by an index and not there is told apart here, by its name:
-further down it would break the libraries in ways that name neither.
+A file that is a git LFS pointer, is truncated, or is listed in an index and missing is reported
+here by its name. Further down it would break the libraries in ways that name no file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from rung.errors import ModelError
 
-POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,182 +29,191 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""The names that `from_pretrained` looks for, in its order; shards stand in an index beside them."""
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The names that `from_pretrained` looks for, in its order; an index lists shards instead."""
 
-_BLOB = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that `from_pretrained` would read the weights from.
 
     Raises:
-        ModelError: there are none, or an index is broken, or it or the config.json names a file that is not there.
+        ModelError: There are none, an index is broken, or the index or the `config.json` names a
+            file that is missing.
     """
-    if (name := _named_by_config(folder)) is not None:
+    if (name := _weights_named_by_config(folder)) is not None:
         file = (folder / name).resolve()
         if not name.endswith(
             (".safetensors", ".safetensors.index.json")
         ) or not file.is_relative_to(folder.resolve()):
             raise ModelError(
-                f"The config.json in '{folder}' names '{name}' as transformers_weights, which is no safetensors file "
-                "in its folder; put that right, or take it out."
+                f"The config.json in '{folder}' names '{name}' as transformers_weights, which is "
+                "not a safetensors file in that folder; correct the entry or remove it."
             )
         if not (folder / name).is_file():
             raise ModelError(
-                f"The config.json in '{folder}' names {name} as transformers_weights, which is not there; fetch the "
-                "whole model again."
+                f"The config.json in '{folder}' names {name} as transformers_weights, and that "
+                "file is missing; download the whole model again."
             )
         return list(_shards(folder / name)) if name.endswith(".json") else [folder / name]
-    for name in WEIGHTS:
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
             return list(_shards(index))
     raise ModelError(
-        f"The folder '{folder}' has no weights ({' or '.join(WEIGHTS)}); give one that has them."
+        f"The folder '{folder}' has no weights ({' or '.join(WEIGHT_FILES)}); give one that has "
+        "them."
     )
 
 
-def _named_by_config(folder: Path) -> str | None:
-    """The file that `config.json` names for the weights, which goes before all others."""
+def _weights_named_by_config(folder: Path) -> str | None:
+    """The weight file that `config.json` names, which takes precedence over all others."""
     try:
         name = json.loads((folder / "config.json").read_bytes())["transformers_weights"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # what is wrong with it, `rung.model.source.read_config` says
-        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `rung.model.source.read_config` reports what is wrong with the file
     return name if isinstance(name, str) else None
 
 
 def _shards(index: Path) -> Iterator[Path]:
-    check_pointer(index)
+    check_not_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
-            f"{index} is no index of weights (a 'weight_map' in JSON); fetch the model again."
+            f"{index} is not an index of weights (JSON with a 'weight_map'); download the model "
+            "again."
         ) from None
     if not names:
-        raise ModelError(f"{index} names no files; fetch the whole model again.")
+        raise ModelError(f"{index} names no files; download the whole model again.")
     for name in names:
         if not (index.parent / str(name)).is_file():
             raise ModelError(
-                f"{index} names {name}, which is not there; fetch the whole model again."
+                f"{index} names {name}, and that file is missing; download the whole model again."
             )
         yield index.parent / str(name)
 
 
-def check_pointer(file: Path) -> None:
-    """
+def check_not_pointer(file: Path) -> None:
+    """Refuse a file whose content was never downloaded.
+
     Raises:
-        ModelError: the file is a pointer of git LFS, or is empty.
+        ModelError: The file is a git LFS pointer, or is empty.
     """
     with file.open("rb") as opened:
-        start = opened.read(len(POINTER))
-    if start == POINTER:
+        start = opened.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
         raise ModelError(
-            f"{file} is a pointer of git LFS and not the file itself; run 'git lfs pull' in its folder, or fetch the "
-            "model from the hub."
+            f"{file} is a git LFS pointer and not the file itself; run 'git lfs pull' in its "
+            "folder, or download the model from the hub."
         )
     if not start:
-        raise ModelError(f"{file} is empty; fetch it again.")
+        raise ModelError(f"{file} is empty; download it again.")
 
 
-def check_tokenizer(folder: Path) -> None:
-    """
+def check_tokenizer_files(folder: Path) -> None:
+    """Check the files that the configuration and the tokenizer are read from.
+
     Raises:
-        ModelError: a file that the configuration or the tokenizer is read from is a pointer, or empty or broken.
+        ModelError: One of them is a git LFS pointer, is empty, or is not JSON.
     """
     for name in ("config.json", *TOKENIZER_FILES):
         if (folder / name).is_file():
-            check_pointer(folder / name)
+            check_not_pointer(folder / name)
             if name.endswith(".json"):
                 _check_json(folder / name)
 
 
 def check_no_adapter(folder: Path) -> None:
-    """
+    """Refuse a model's folder with an adapter in it, which `from_pretrained` would load too.
+
     Raises:
-        ModelError: an adapter lies in the model's folder, which `from_pretrained` would put on the model.
+        ModelError: The folder has an `adapter_config.json`.
     """
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"The model '{folder}' has an adapter beside it (adapter_config.json), and an adapter of an adapter is not "
-            "what a study is of; take that file away, or merge the adapter with PEFT's merge_and_unload() and save the "
-            "model."
+            f"The model '{folder}' has an adapter beside it (adapter_config.json), and Rung trains "
+            "no adapter over another adapter; remove that file, or merge the adapter with PEFT's "
+            "merge_and_unload() and save the model."
         )
 
 
-def check_weights(folder: Path) -> None:
-    """
+def check_weight_files(folder: Path) -> None:
+    """Check the files that the weights are read from.
+
     Raises:
-        ModelError: a file that the weights are read from is not there, or is a pointer, or empty, cut off or broken,
-            or an adapter lies beside it.
+        ModelError: One of them is missing, a git LFS pointer, empty, truncated or broken; or an
+            adapter is in the folder.
     """
     check_no_adapter(folder)
     for file in weight_files(folder):
-        check_pointer(file)
+        check_not_pointer(file)
         if file.suffix == ".safetensors":
-            dtypes(file)
+            weight_dtypes(file)
 
 
 def _check_json(file: Path) -> None:
     try:
         json.loads(file.read_bytes())
-    except ValueError as error:  # bytes that are no UTF-8 too
+    except ValueError as error:  # bytes that are not UTF-8 too
         raise ModelError(
-            f"{file} is cut off or no JSON ({str(error).splitlines()[0]}); fetch it again."
+            f"{file} is truncated or not JSON ({str(error).splitlines()[0]}); download it again."
         ) from None
 
 
-def dtypes(file: Path) -> dict[str, str]:
-    """The dtype of each weight in a file: as safetensors spells it (`F32`, `I8`), or of a pickle as torch does
-    (`float32`, `int8`). Their numbers are not read.
+def weight_dtypes(file: Path) -> dict[str, str]:
+    """The dtype of each weight in a file, by the weight's name, without reading its numbers.
+
+    A dtype is spelt as safetensors does (`F32`, `I8`), or for a pickle as torch does (`float32`,
+    `int8`).
 
     Raises:
-        ModelError: a safetensors file is cut off, or none of that format.
+        ModelError: A safetensors file is truncated or broken.
     """
     if file.suffix != ".safetensors":
         import torch
 
-        held = torch.load(file, map_location="meta", weights_only=True)
+        content = torch.load(file, map_location="meta", weights_only=True)
         tensors = (
-            (name, tensor) for name, tensor in held.items() if isinstance(tensor, torch.Tensor)
+            (name, tensor) for name, tensor in content.items() if isinstance(tensor, torch.Tensor)
         )
         return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors}
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()
+            return {name: opened.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{file} is cut off or broken ({str(error).rstrip('.')}); fetch it again."
+            f"{file} is truncated or broken ({str(error).rstrip('.')}); download it again."
         ) from None
 
 
 def fingerprint(source: str) -> dict[str, str]:
-    """SHA-256 of each file that the model and its tokenizer are read from, by its name.
+    """The SHA-256 of each file that the model and its tokenizer are read from, by its name.
 
-    Every byte is read, but for files that the hub's cache already calls by their hash: the same path may hold other
-    weights of the same shapes tomorrow, and nothing short of their content tells.
+    Every byte is read, except of files that the hub's cache names by their hash: only the content
+    tells two sets of weights with the same path and shapes apart.
 
     Args:
-        source: what `from_pretrained` was given: a folder, or a hub id whose files are here by now.
+        source: what `from_pretrained` was given: a folder, or a hub id that is in the cache by now.
     """
-    folder = snapshot(source)
+    folder = local_folder(source)
     if folder is None:
         return {}
-    names = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
-    files = [*weight_files(folder), *(file for file in names if file.is_file())]
-    return {str(file.relative_to(folder)): _digest(file) for file in files}
+    others = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
+    files = [*weight_files(folder), *(file for file in others if file.is_file())]
+    return {str(file.relative_to(folder)): _sha256(file) for file in files}
 
 
-def snapshot(source: str) -> Path | None:
-    """The folder that holds a model's files on this machine, if it is here."""
+def local_folder(source: str) -> Path | None:
+    """The folder on this machine that holds the model's files; None if there is none.
+
+    Args:
+        source: a folder or a hub id.
+    """
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import try_to_load_from_cache
@@ -213,9 +222,9 @@ def snapshot(source: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _digest(file: Path) -> str:
-    blob = file.resolve()
-    if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
-        return blob.name
+def _sha256(file: Path) -> str:
+    target = file.resolve()
+    if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
+        return target.name
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,18 +1,23 @@
-"""How many tokens of a row a model can tell the places of."""
+"""How many positions a model has: the longest row that it can read."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def positions_of(config: Any) -> int | None:
-    """The longest row by the text model's configuration; None where there is no limit, as in a Mamba.
+def max_positions(config: Any) -> int | None:
+    """The longest row, in tokens, that the text model's configuration allows.
 
-    Rotary positions that are scaled reach further than those that the model was first trained on.
+    Scaled rotary positions (RoPE scaling) reach further than the positions of pre-training.
+
+    Returns:
+        None where there is no limit, as in a Mamba.
     """
-    most = getattr(config, "max_position_embeddings", None)
-    if not isinstance(most, int) or most < 1:
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
         return None
-    rotary = getattr(config, "rope_parameters", None) or {}
-    factor, first = rotary.get("factor"), rotary.get("original_max_position_embeddings")
-    return max(most, int(factor * (first or most))) if isinstance(factor, int | float) else most
+    rope = getattr(config, "rope_parameters", None) or {}
+    factor, pretrained = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if not isinstance(factor, int | float):
+        return limit
+    return max(limit, int(factor * (pretrained or limit)))

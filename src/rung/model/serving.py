@@ -1,7 +1,8 @@
-"""What servers make of an adapter: whether vLLM, llama.cpp and Ollama load it, and what they need for that.
+"""Which servers load an adapter: vLLM, llama.cpp and Ollama, and what each of them needs for it.
 
-Read in their sources and documentation in November 2026: vLLM 0.22 (`vllm/config/lora.py`, `vllm/lora/peft_helper.py`),
-llama.cpp (`convert_lora_to_gguf.py`, `src/llama-adapter.cpp`) and Ollama (`convert/convert.go`).
+From their sources and documentation in November 2026: vLLM 0.22 (`vllm/config/lora.py`,
+`vllm/lora/peft_helper.py`), llama.cpp (`convert_lora_to_gguf.py`, `src/llama-adapter.cpp`) and
+Ollama (`convert/convert.go`).
 """
 
 from __future__ import annotations
@@ -9,73 +10,94 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rung.types import Candidate
+from rung.types import Setting
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` may be, from what an adapter is likely to have."""
-OLLAMA_READS = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "gemma2": "gemma2"}
-"""The architectures whose PEFT folders Ollama converts by itself, by `model_type`."""
+VLLM_MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of `--max-lora-rank` from 8 up."""
+VLLM_DEFAULT_MAX_RANK = 16
+OLLAMA_ARCHITECTURES = ("llama", "mistral", "mixtral", "gemma2")
+"""The `model_type`s whose PEFT folders Ollama converts by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """Whether a server accepts an adapter as it is, and a sentence on it."""
+class ServerSupport:
+    """Whether a server loads an adapter as it is, and a sentence about it.
+
+    The sentence has the server as its subject: `loads it as it is.`
+    """
 
     server: str
     accepts: bool
-    says: str
+    message: str
 
 
-def serving(
-    candidate: Candidate, model_type: str, architecture: str, on_head: bool, tied: bool
-) -> list[Serving]:
-    """What the three servers make of the candidate's adapter; `on_head` says that it is on the output head too."""
+def server_support(
+    setting: Setting, model_type: str, architecture: str, on_head: bool, tied: bool
+) -> list[ServerSupport]:
+    """What the three servers do with an adapter of this setting.
+
+    Args:
+        setting: rank, alpha and rsLoRA decide.
+        model_type: of the model's `config.json`.
+        architecture: the model's class, for messages.
+        on_head: whether the adapter is on the output head too.
+        tied: whether the output head is the embedding.
+    """
     return [
-        _vllm(candidate, on_head),
-        *_by_gguf(candidate, model_type, architecture, on_head, tied),
+        _vllm(setting, on_head),
+        *_llama_cpp_and_ollama(setting, model_type, architecture, on_head, tied),
     ]
 
 
-def _vllm(candidate: Candidate, on_head: bool) -> Serving:
-    most = next((rank for rank in VLLM_RANKS if rank >= candidate.rank), None)
-    if most is None:
-        return Serving("vLLM", False, f"loads no adapter of a rank over {VLLM_RANKS[-1]}.")
-    says = (
-        "loads it as it is."
-        if most <= 16
-        else f"loads it with --max-lora-rank {most}; its default is 16."
-    )
+def _vllm(setting: Setting, on_head: bool) -> ServerSupport:
+    max_rank = next((rank for rank in VLLM_MAX_RANKS if rank >= setting.rank), None)
+    if max_rank is None:
+        return ServerSupport(
+            "vLLM", False, f"loads no adapter of a rank over {VLLM_MAX_RANKS[-1]}."
+        )
+    message = "loads it as it is."
+    if max_rank > VLLM_DEFAULT_MAX_RANK:
+        message = (
+            f"loads it with --max-lora-rank {max_rank}; its default is {VLLM_DEFAULT_MAX_RANK}."
+        )
     if on_head:
-        says += " Whether it takes the part on lm_head depends on the architecture: serve it merged if it refuses."
-    return Serving("vLLM", True, says)
+        message += (
+            " Whether it loads the part on lm_head depends on the architecture: if not, merge the "
+            "adapter."
+        )
+    return ServerSupport("vLLM", True, message)
 
 
-def _by_gguf(
-    candidate: Candidate, model_type: str, architecture: str, on_head: bool, tied: bool
-) -> list[Serving]:
-    """llama.cpp and Ollama, which both multiply by alpha / rank, and know no tied head of its own."""
+def _llama_cpp_and_ollama(
+    setting: Setting, model_type: str, architecture: str, on_head: bool, tied: bool
+) -> list[ServerSupport]:
+    """Both multiply by alpha / rank, and have no separate output head where it is tied."""
     if on_head and tied:
-        why = "has no output head apart from the embedding in this model: merge an adapter that is on lm_head."
-        return [Serving(server, False, why) for server in ("llama.cpp", "Ollama")]
-    if candidate.use_rslora:
-        alpha = candidate.alpha * math.sqrt(candidate.rank)
-        why = f"scales by alpha / rank, and knows no rsLoRA: write lora_alpha {alpha:.4g} into adapter_config.json."
-        return [Serving(server, False, why) for server in ("llama.cpp", "Ollama")]
-    llama = Serving(
+        message = (
+            "has no output head apart from the embedding in this model: merge an adapter that is "
+            "on lm_head."
+        )
+        return [ServerSupport(server, False, message) for server in ("llama.cpp", "Ollama")]
+    if setting.use_rslora:
+        alpha = setting.alpha * math.sqrt(setting.rank)
+        message = (
+            "scales by alpha / rank and does not know rsLoRA: write lora_alpha "
+            f"{alpha:.4g} into adapter_config.json."
+        )
+        return [ServerSupport(server, False, message) for server in ("llama.cpp", "Ollama")]
+    llama_cpp = ServerSupport(
         "llama.cpp",
         True,
-        f"loads it from convert_lora_to_gguf.py, where that knows {architecture}.",
+        f"loads what convert_lora_to_gguf.py makes of it, if that supports {architecture}.",
     )
-    if not float(candidate.alpha).is_integer():
-        return [llama, Serving("Ollama", False, "reads whole numbers for lora_alpha alone.")]
-    if model_type in OLLAMA_READS:
-        return [
-            llama,
-            Serving("Ollama", True, "loads the folder: ADAPTER <folder> in a Modelfile."),
-        ]
-    return [
-        llama,
-        Serving(
-            "Ollama", True, f"converts no {model_type} adapter by itself: give it llama.cpp's file."
-        ),
-    ]
+    if not float(setting.alpha).is_integer():
+        ollama = ServerSupport("Ollama", False, "accepts only whole numbers as lora_alpha.")
+    elif model_type in OLLAMA_ARCHITECTURES:
+        ollama = ServerSupport("Ollama", True, "loads the folder: ADAPTER <folder> in a Modelfile.")
+    else:
+        ollama = ServerSupport(
+            "Ollama",
+            True,
+            f"converts no {model_type} adapter by itself: give it the file made for llama.cpp.",
+        )
+    return [llama_cpp, ollama]

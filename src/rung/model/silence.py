@@ -1,4 +1,4 @@
-"""The libraries' progress bars and advice, kept off the terminal."""
+"""Keep the libraries' progress bars, log lines and warnings off the terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from transformers.utils import logging as transformers_logging
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Rung draws its own progress; the libraries' bars and advice would be drawn across it."""
+def silence_libraries() -> Iterator[None]:
+    """Silence transformers, huggingface_hub and Python warnings inside the block.
+
+    Rung draws its own progress, and the libraries' bars and messages would break it up.
+    """
     hub = logging.getLogger("huggingface_hub")
     hub_level = hub.level
     hub.setLevel(logging.ERROR)
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_level = transformers_logging.get_verbosity()
+    bars_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -26,6 +29,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         hub.setLevel(hub_level)
-        transformers_logging.set_verbosity(level)
-        if bars:
+        transformers_logging.set_verbosity(transformers_level)
+        if bars_enabled:
             transformers_logging.enable_progress_bar()

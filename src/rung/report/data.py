@@ -116,6 +116,6 @@ def _audit(found: Mapping[str, Any]) -> list[RenderableType]:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=1)
         grid.add_column(overflow="fold")
-        grid.add_row(Text(mark, style=style), Text(finding["says"]))
+        grid.add_row(Text(mark, style=style), Text(finding["message"]))
         lines.append(grid)
     return lines

@@ -159,7 +159,7 @@ def _servers(servers: Sequence[Mapping[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 1))
     for one in servers:
         mark = Text("✓", style="green") if one["accepts"] else Text("✗", style="red")
-        table.add_row(mark, one["server"], Text(one["says"]))
+        table.add_row(mark, one["server"], Text(one["message"]))
     return table
 
 

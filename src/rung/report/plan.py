@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rung.report.tune import duration
+from rung.report.format import duration
 from rung.search.strategy import in_words
 
 
@@ -109,8 +109,8 @@ def _fits(fits: Sequence[Mapping[str, Any]]) -> RenderableType:
 def _rows(rows: Mapping[str, Any]) -> str:
     return (
         f"What can be seen: with {rows['rows']:,} validation rows and {rows['seeds']} seeds a gain of "
-        f"{rows['shown']:.1%} of the loss would be shown in four of five studies; the rows alone hide what is under "
-        f"{rows['shown_by_rows']:.1%}. To show the margin of {rows['margin']:.1%} takes about "
+        f"{rows['detectable']:.1%} of the loss would be shown in four of five studies; the rows alone hide what is under "
+        f"{rows['detectable_by_rows']:.1%}. To show the margin of {rows['margin']:.1%} takes about "
         f"{rows['rows_for_margin']:,} rows and {rows['seeds_for_margin']:,} seeds, each if the other were no matter. "
         "By the untuned model's losses, and by how runs differed from seed to seed on the recorded tasks (2.5 %)."
     )

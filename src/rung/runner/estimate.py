@@ -1,38 +1,57 @@
-"""The runner on paper: it trains nothing, and writes down what training would take.
+"""The estimate runner: it trains nothing, and notes what training would take.
 
-A strategy cannot tell it from a real one, so a plan is the climb itself, with its packs as the engine would make them.
-Only the losses are made up.
+A strategy cannot tell it from a real runner. So a plan is the climb itself, with the packs that the
+engine would make. Only the losses are made up.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rung.costs.memory_model import MEMORY_HEADROOM, CandidateMemory, need
+from rung.costs.memory_model import CandidateMemory, candidate_memory
+from rung.costs.memory_policy import MemoryRules
 from rung.costs.probes import DeviceCosts
-from rung.costs.time_model import Load, adapter_numbers
+from rung.costs.time_model import Workload, adapter_parameters
 from rung.data.batches import Steps, by_length
-from rung.data.tokenize import Example
-from rung.engine.optimizer import Schedule
+from rung.data.example import Example
 from rung.engine.trainer import SCORING_BATCH_SIZE
 from rung.recipe import Recipe
-from rung.runner.local import judging_rows
-from rung.runner.protocol import StepProgress
+from rung.runner.packing import (
+    PlannedPack,
+    SavedProgress,
+    StageSchedules,
+    judging_rows,
+    plan_packs,
+)
+from rung.runner.protocol import OnStep
 from rung.search.strategy import Stage
 from rung.types import Candidate, Measurement, Scores, Setting
 
-LOSS, LARGER, SPREAD = 1.5, 0.02, 0.002
-"""The made-up losses, in nats a token: by how much twice as many parameters lower them, and what chance adds. So the
-finalists are the dearest settings, and a plan errs on the dear side.
-"""
+LOSS = 1.5
+"""The made-up loss of an adapter with one parameter, in nats a token."""
+GAIN_PER_DOUBLING = 0.02
+"""By how much twice as many parameters lower it. So the finalists are the most expensive settings,
+and a plan errs on that side."""
+SPREAD = 0.002
+"""By how much chance raises it, at the most."""
+GENERATION_BATCH = 200
+"""Rows that are generated at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A heat as it would run: the widths of its packs, the tokens of all candidates, seconds, and the peak in bytes."""
+    """A stage as it would run.
+
+    Attributes:
+        settings, seeds: its candidates are their product.
+        widths: of its packs.
+        tokens: trained over all candidates.
+        seconds: of training and scoring.
+        peak: the most bytes held.
+    """
 
     phase: str
     fraction: float
@@ -45,13 +64,17 @@ class PlannedStage:
 
 
 class EstimateRunner:
-    """See the module. `heats` grows with each heat that is asked for.
+    """A runner of stages that trains nothing. See the module.
 
     Args:
         costs: of the device.
         recipe: as resolved.
-        train, validation: the rows; tokens do not matter, their numbers do.
-        memory: bytes that may be held in all.
+        train, validation: the rows. Their tokens do not matter; how many there are does.
+        limit: bytes that the process may hold in all.
+
+    Attributes:
+        stages: what has been run.
+        rules: what a pack may do there.
     """
 
     def __init__(
@@ -60,156 +83,164 @@ class EstimateRunner:
         recipe: Recipe,
         train: Sequence[Example],
         validation: Sequence[Example],
-        memory: float,
+        limit: float,
     ) -> None:
-        self.costs, self.recipe, self.memory = costs, recipe, memory
+        self.costs, self.recipe = costs, recipe
         self.train, self.validation = train, validation
-        self._steps = Steps(
-            [len(e.ids) for e in train], recipe.batch_size, recipe.passes, recipe.seed
-        )
-        self.longest = max(self._steps.lengths)
-        self._at: dict[Candidate, int] = {}
+        lengths = [len(example.ids) for example in train]
+        self.batches = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
+        self.rules = MemoryRules(costs.memory, limit, recipe.batch_size, max(lengths))
+        self.schedules = StageSchedules(self.steps, recipe.warmup, recipe.cooldown)
         self.stages: list[PlannedStage] = []
+        self._cooldown_starts: dict[Candidate, int] = {}
 
     @property
     def steps(self) -> int:
-        return self._steps.count
+        """The steps of a candidate's full budget."""
+        return self.batches.count
 
     @property
     def full_tokens(self) -> int:
-        return sum(self._steps.tokens(0))
+        """The training tokens of one candidate's full budget."""
+        return sum(self.batches.tokens(0))
 
-    def needs(self, candidates: Sequence[Candidate]) -> list[CandidateMemory]:
-        return [
-            need(self.costs.frozen, candidate.setting, self.costs.dtype) for candidate in candidates
-        ]
+    def candidate_memory(self, candidates: Sequence[Candidate]) -> list[CandidateMemory]:
+        """What each candidate adds to a pack."""
+        frozen, dtype = self.costs.frozen, self.costs.dtype
+        return [candidate_memory(frozen, candidate.setting, dtype) for candidate in candidates]
+
+    def pack_width(self, candidates: Sequence[Candidate]) -> int:
+        """How many of these candidates, from the first, fit in a pack: at least one."""
+        return self.rules.pack_width(self.candidate_memory(candidates))
 
     def peak(self, candidates: Sequence[Candidate]) -> int:
-        """The most that a pack of these holds, when a step is done in one pass where that fits."""
-        needs, memory = self.needs(candidates), self.costs.memory
-        whole = memory.peak(needs, self.recipe.batch_size, self.longest)
-        states = memory.held + sum(one.state for one in needs)
-        rows = max(one.per_token for one in needs) * self.longest
-        least = int(states + rows + memory.training.bytes(self.longest, self.longest))
-        return min(whole, max(least, int(self.memory * (1 - MEMORY_HEADROOM))))
+        """The most bytes that a pack of these holds. See `MemoryRules.peak`."""
+        return self.rules.peak(self.candidate_memory(candidates))
 
-    def speed(self) -> float:
-        """Tokens a second of a climb's usual pack, scoring included."""
-        pack = [
-            Candidate(Setting(16, 32, "all-linear", 1e-3), seed=seed)
-            for seed in range(self.recipe.pack_width)
-        ]
-        width = self._width(pack)
-        seconds = self._training(pack[:width], 0, self.steps) + self._scoring(pack[:width], 1.0)
-        return width * self.full_tokens / seconds
+    def tokens_per_second(self) -> float:
+        """Tokens that a climb's usual pack trains in a second, scoring included."""
+        setting = Setting(16, 32, "all-linear", 1e-3)
+        pack = [Candidate(setting, seed) for seed in range(self.recipe.pack_width)]
+        pack = pack[: self.pack_width(pack)]
+        seconds = self._training_seconds(pack, 0, self.steps) + self._judging_seconds(pack, 1.0)
+        return len(pack) * self.full_tokens / seconds
 
     def baseline(self) -> Scores:
-        tokens = tuple(example.completion for example in self.validation)
+        """Made-up scores of the untuned model."""
+        tokens = tuple(example.loss_tokens for example in self.validation)
         return Scores(tuple(2 * LOSS * count for count in tokens), tokens)
 
     def scoring_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
-        """Of the loss of each row, once."""
-        numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
-        return self.costs.scoring.seconds(self._scored(numbers, rows))
+        """How long it takes to score these rows once, with a candidate or the untuned model."""
+        return self.costs.scoring.seconds(self._scoring(self._parameters(candidate), rows))
 
-    def writing_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
-        """Of a text after each prompt: the prompts at once, and then a token of each row in each pass."""
-        numbers = adapter_numbers(self.costs.frozen, [candidate]) if candidate else [0]
-        sizes, limit = (
-            self.costs.sizes,
-            max(len(example.ids) - example.prompt for example in rows) * 1.25,
-        )
-        prompts, count = sum(example.prompt for example in rows), len(rows)
-        load = sizes.scoring(numbers, prompts + limit * count, limit * count)
-        return self.costs.scoring.seconds(
-            Load(limit * math.ceil(count / 200), load.frozen, load.adapters)
-        )
+    def generation_seconds(self, candidate: Candidate | None, rows: Sequence[Example]) -> float:
+        """How long it takes to generate a text after each prompt.
 
-    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
-        stop = max(1, round(stage.fraction * self.steps))
-        schedule = Schedule.ending_at(stop, self.steps, self.recipe.warmup, self.recipe.cooldown)
-        widths, seconds, peak, rest = [], 0.0, 0, list(stage.candidates)
+        The prompts take one pass, and each further token of all rows takes a pass.
+        """
+        longest = max(len(example.ids) - example.prompt_length for example in rows) * 1.25
+        prompts, count = sum(example.prompt_length for example in rows), len(rows)
+        work = self.costs.size.scoring(
+            self._parameters(candidate), prompts + longest * count, longest * count
+        )
+        passes = longest * math.ceil(count / GENERATION_BATCH)
+        return self.costs.scoring.seconds(Workload(passes, work.frozen, work.adapters))
+
+    def run(self, stage: Stage, on_step: OnStep) -> list[Measurement]:
+        """Note what the stage would take, and make up its measurements."""
+        schedule = self.schedules.of(stage)
+        progress = {c: self._progress(c) for c in stage.candidates}
+        packs = plan_packs(progress, self.recipe.pack_width, self.pack_width)
         spent = {
-            c: sum(self._steps.tokens(c.seed)[self._at.get(c, 0) : stop]) for c in stage.candidates
+            c: sum(self.batches.tokens(c.seed)[self._first_step(c) : schedule.stop])
+            for c in stage.candidates
         }
-        while rest:
-            width = self._width(rest[: self.recipe.pack_width])
-            width = math.ceil(len(rest) / math.ceil(len(rest) / width))
-            pack, rest = rest[:width], rest[width:]
-            widths.append(width)
-            seconds += self._training(pack, self._at.get(pack[0], 0), stop) + self._scoring(
-                pack, stage.fraction
-            )
-            peak = max(peak, self.peak(pack))
-        self._at |= dict.fromkeys(stage.candidates, schedule.cooldown_start)
+        seconds = 0.0
+        for pack in packs:
+            seconds += self._seconds(pack, stage, schedule.stop)
         seeds = len({c.seed for c in stage.candidates})
-        settings = len(stage.candidates) // seeds
-        tokens = sum(spent.values())
         self.stages.append(
             PlannedStage(
-                stage.phase, stage.fraction, settings, seeds, tuple(widths), tokens, seconds, peak
+                stage.phase,
+                stage.fraction,
+                len(stage.candidates) // seeds,
+                seeds,
+                tuple(len(pack.candidates) for pack in packs),
+                sum(spent.values()),
+                seconds,
+                max((self.peak(pack.candidates) for pack in packs), default=0),
             )
         )
+        self._cooldown_starts |= dict.fromkeys(stage.candidates, schedule.cooldown_start)
         return [
-            self._measurement(candidate, stage.fraction, stop, spent[candidate])
+            self._measurement(candidate, stage.fraction, schedule.stop, spent[candidate])
             for candidate in stage.candidates
         ]
 
-    def _width(self, candidates: Sequence[Candidate]) -> int:
-        needs = self.needs(candidates)
-        return self.costs.memory.width(needs, self.recipe.batch_size, self.longest, self.memory)
+    def _first_step(self, candidate: Candidate) -> int:
+        """The step that the candidate goes on from."""
+        return self._cooldown_starts.get(candidate, 0)
 
-    def _training(self, pack: Sequence[Candidate], first: int, stop: int) -> float:
-        numbers, load = adapter_numbers(self.costs.frozen, pack), Load()
+    def _progress(self, candidate: Candidate) -> SavedProgress:
+        first = self._first_step(candidate)
+        return SavedProgress(frozenset({first} if first else ()))
+
+    def _seconds(self, pack: PlannedPack, stage: Stage, stop: int) -> float:
+        """How long a pack of a stage takes."""
+        return self._training_seconds(
+            pack.candidates, pack.first_step, stop
+        ) + self._judging_seconds(pack.candidates, stage.fraction)
+
+    def _training_seconds(self, pack: Sequence[Candidate], first: int, stop: int) -> float:
+        adapters, work = adapter_parameters(self.costs.frozen, pack), Workload()
         seeds = sorted({candidate.seed for candidate in pack})
         for step in range(first, stop):
             # Seeds have batches of their own, side by side, and each is padded to the largest.
-            batches = [self._steps.rows(seed)[step] for seed in seeds]
-            longest = max(self._steps.lengths[row] for rows in batches for row in rows)
+            batches = [self.batches.rows(seed)[step] for seed in seeds]
+            longest = max(self.batches.lengths[row] for rows in batches for row in rows)
             padded = max(map(len, batches)) * longest
-            completion = max(sum(self.train[row].completion for row in rows) for rows in batches)
-            load += self.costs.sizes.training(numbers, padded, completion)
-        return self.costs.training.seconds(load)
+            completion = max(sum(self.train[row].loss_tokens for row in rows) for rows in batches)
+            work += self.costs.size.training(adapters, padded, completion)
+        return self.costs.training.seconds(work)
 
-    def _scoring(self, pack: Sequence[Candidate], fraction: float) -> float:
-        count = judging_rows(len(self.validation), fraction)
-        numbers = adapter_numbers(self.costs.frozen, pack)
-        return self.costs.scoring.seconds(self._scored(numbers, self.validation[:count]))
+    def _judging_seconds(self, pack: Sequence[Candidate], fraction: float) -> float:
+        rows = self.validation[: judging_rows(len(self.validation), fraction)]
+        adapters = adapter_parameters(self.costs.frozen, pack)
+        return self.costs.scoring.seconds(self._scoring(adapters, rows))
 
-    def _scored(self, numbers: Sequence[int], examples: Sequence[Example]) -> Load:
-        load, lengths = Load(), [len(example.ids) for example in examples]
-        for rows in by_length(lengths, max(1, SCORING_BATCH_SIZE // len(numbers))):
+    def _scoring(self, adapters: Sequence[int], examples: Sequence[Example]) -> Workload:
+        """The workload of scoring these rows."""
+        work, lengths = Workload(), [len(example.ids) for example in examples]
+        for rows in by_length(lengths, max(1, SCORING_BATCH_SIZE // len(adapters))):
             padded = len(rows) * max(lengths[row] for row in rows)
-            load += self.costs.sizes.scoring(
-                numbers, padded, sum(examples[row].completion for row in rows)
-            )
-        return load
+            completion = sum(examples[row].loss_tokens for row in rows)
+            work += self.costs.size.scoring(adapters, padded, completion)
+        return work
+
+    def _parameters(self, candidate: Candidate | None) -> list[int]:
+        return adapter_parameters(self.costs.frozen, [candidate]) if candidate else [0]
 
     def _measurement(
         self, candidate: Candidate, fraction: float, steps: int, spent: int
     ) -> Measurement:
+        """A made-up measurement: the same candidate has the same losses in every plan."""
         draw = random.Random(f"{candidate.id}@{fraction}")
-        loss = (
-            LOSS
-            - LARGER * math.log2(self.costs.frozen.parameters(candidate.setting))
-            + draw.uniform(0, SPREAD)
-        )
-        counts = tuple(example.completion for example in self.validation)
+        parameters = self.costs.frozen.parameters(candidate.setting)
+        loss = LOSS - GAIN_PER_DOUBLING * math.log2(parameters) + draw.uniform(0, SPREAD)
+        counts = tuple(example.loss_tokens for example in self.validation)
         scores = Scores(tuple(count * (loss + draw.gauss(0, 0.1)) for count in counts), counts)
-        tokens, numbers = (
-            sum(self._steps.tokens(candidate.seed)[:steps]),
-            self.costs.frozen.parameters(candidate.setting),
-        )
+        tokens = sum(self.batches.tokens(candidate.seed)[:steps])
         return Measurement(
-            candidate,
-            fraction,
-            steps,
-            tokens,
-            spent,
-            "trained",
-            scores,
-            numbers,
-            4 * numbers,
-            0,
-            0.0,
+            candidate=candidate,
+            fraction=fraction,
+            steps=steps,
+            tokens=tokens,
+            spent=spent,
+            status="trained",
+            scores=scores,
+            parameters=parameters,
+            adapter_bytes=4 * parameters,
+            peak_memory_bytes=0,
+            seconds=0.0,
         )

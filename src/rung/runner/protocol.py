@@ -12,24 +12,33 @@ from rung.types import Candidate, Generation, Measurement, RankUse, Scores
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A sign of life, after each training step.
+    """What a runner reports after each training step.
 
-    `tokens` have been trained on in the step, over all candidates, and `tokens_left` are still to come in the heat.
-    `alive` of the `started` candidates of the pack are still in it.
+    Attributes:
+        tokens: trained in this step, over all candidates.
+        running: candidates of the pack that are still trained; the others have diverged.
+        started: candidates that the pack began with.
+        remaining_tokens: still to be trained in the stage, over all candidates.
     """
 
     tokens: int
-    alive: int
+    running: int
     started: int
-    tokens_left: int
+    remaining_tokens: int
+
+
+OnStep = Callable[[StepProgress], None]
 
 
 class Runner(Protocol):
     """Trains and measures. It never judges.
 
-    Promises: a candidate ends as it would have ended alone, whatever it shared a pack with and however often it was
-    paused (the packing law); one that diverges is measured as diverged and harms no other; what a heat has measured
-    can be gone on from, by another process too.
+    Promises:
+
+    - A candidate ends as it would have ended alone, whatever shared its pack and however often it
+      was paused (the packing law).
+    - A candidate that diverges is measured as diverged, and harms no other.
+    - A later stage can go on from whatever a stage has measured, in another process too.
     """
 
     @property
@@ -37,36 +46,65 @@ class Runner(Protocol):
         """The training tokens of one candidate's full budget."""
         ...
 
-    def speed(self) -> float:
-        """The training tokens that a climb gets done in a second here, scoring included; from a few steps that leave
-        nothing behind.
+    def tokens_per_second(self) -> float:
+        """The training tokens that a climb gets done in a second here, scoring included.
+
+        It is measured on a few steps that leave nothing behind.
         """
         ...
 
     def baseline(self) -> Scores:
-        """The untuned model on the validation rows."""
+        """The untuned model's scores on the validation rows."""
         ...
 
-    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
-        """Train the heat's candidates to its end and measure them, in the heat's order."""
-        ...
+    def run(self, stage: Stage, on_step: OnStep) -> list[Measurement]:
+        """Train the stage's candidates to its end, and measure them.
 
-    def test(self, candidate: Candidate | None) -> Scores:
-        """The test split's scores: of a candidate trained to its end, or of the untuned model."""
-        ...
-
-    def restore(self, candidate: Candidate) -> bool:
-        """See to it that the adapter of a candidate trained to its end is there as it was trained. True where it was
-        not, and had to be written again.
+        Returns:
+            A measurement of each candidate, in the stage's order.
         """
         ...
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
-        """What candidates that are trained to their end, or the untuned model, write after the prompts of `validation`
-        or `test`: for each of them, a text for each row. Nothing, where there is nothing to write after.
+    def test_scores(self, candidate: Candidate | None) -> Scores:
+        """The scores on the test rows: a fully trained candidate's, or the untuned model's.
+
+        Raises:
+            StudyError: the candidate's last checkpoint is missing or damaged.
         """
         ...
 
-    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
-        """How much of its rank a candidate uses that was trained to its end, also when it is cut down to `ranks`."""
+    def repair_adapter(self, candidate: Candidate) -> bool:
+        """Write a fully trained candidate's adapter again if it is missing or was altered.
+
+        Returns:
+            Whether it had to be written again.
+
+        Raises:
+            StudyError: it would have to be, and the last checkpoint is missing or damaged.
+        """
+        ...
+
+    def generate(
+        self, candidates: Sequence[Candidate | None], split: str
+    ) -> list[list[Generation]]:
+        """What the models generate after the prompts of a split.
+
+        Args:
+            candidates: fully trained candidates; None stands for the untuned model.
+            split: `validation` or `test`.
+
+        Returns:
+            For each candidate a generation for each row; none where the rows have no prompts.
+
+        Raises:
+            StudyError: the last checkpoint of a candidate is missing or damaged.
+        """
+        ...
+
+    def measure_rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
+        """How much of its rank a fully trained candidate uses, also when truncated to `ranks`.
+
+        Raises:
+            StudyError: the candidate's last checkpoint is missing or damaged.
+        """
         ...

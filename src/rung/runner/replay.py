@@ -1,12 +1,14 @@
-"""The replay runner: real trainings, recorded once, played back in no time.
+"""The replay runner: trainings that were recorded once, and are played back in no time.
 
-A *table* holds every setting of a grid, trained with the engine on real data with several seeds and judged at several
-shares of the budget: `benchmarks/record.py` makes one, docs/replay.md describes it, and `load_table()` reads the one
-that comes with Rung. A strategy cannot tell a replay from a training, so it can be run thousands of times in minutes.
+A *table* holds every setting of a grid, trained by the engine on real data with several seeds, and
+measured at several fractions of the budget. `benchmarks/record.py` records one, docs/replay.md
+describes it, and `load_table` reads the one that comes with Rung. A strategy cannot tell a replay
+from a training, so it can be run thousands of times in minutes.
 
-A replay can vary what chance decides: which validation rows there are (drawn anew, with replacement), and, setting by
-setting, which recorded seed is which. That makes as many worlds of a table as there are ways to order its runs; what a
-seed does to all settings alike is then a part of the noise.
+A replay can vary what chance decides. It can draw the validation rows anew, with replacement, and
+it can shuffle, for each setting, which recorded seed is which. So one table gives as many different
+worlds as there are orders of its runs. What a seed does to all settings alike becomes a part of the
+noise.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ import pyarrow.parquet as pq
 from rung.errors import DataError
 from rung.runner.protocol import StepProgress
 from rung.search.strategy import Stage
-from rung.types import Candidate, Generation, LeverSpace, Measurement, RankUse, Scores
+from rung.types import Candidate, Generation, LeverSpace, Measurement, RankUse, Scores, Setting
 
 TABLE = Path(__file__).with_name("replay.parquet")
 
-LEVERS = ("rank", "alpha", "targets", "learning_rate", "use_rslora", "dropout", "seed")
+LEVERS = ("rank", "alpha", "targets", "learning_rate", "use_rslora", "dropout")
+"""The columns that make a setting."""
+MEASURED = ("fraction", "steps", "tokens", "spent", "status", "seconds", "parameters")
+"""The columns that are fields of a measurement."""
 
 SCHEMA = pa.schema(
     [
@@ -53,16 +58,24 @@ SCHEMA = pa.schema(
         ("losses", pa.list_(pa.float32())),
     ]
 )
-"""One row for each judgement. `losses` are the summed losses of each validation row in nats, empty where the candidate
-diverged; the tokens of those rows, the untuned model's losses and the recipe are in the file's metadata, as `rung`."""
+"""One row for each measurement.
+
+`losses` has the summed loss of each validation row in nats; it is empty for a candidate that
+diverged. The metadata of the file has, as JSON under `rung`, the recipe of each task, the tokens of
+the rows and the untuned model's losses.
+"""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The recorded judgements of one task.
+    """The recorded measurements of one task.
 
-    `runs` has a measurement by candidate and fraction; `tokens` counts the completion tokens of each validation row,
-    and `baseline` has the untuned model's losses.
+    Attributes:
+        task: its name.
+        runs: the measurements of each candidate, by the fraction of the budget.
+        tokens: the number of completion tokens of each validation row.
+        baseline: the untuned model's loss of each validation row, in nats.
+        cooldown: the share of a run in which the learning rate cools down.
     """
 
     task: str
@@ -80,28 +93,25 @@ class Table:
         return tuple(sorted({fraction for points in self.runs.values() for fraction in points}))
 
     @cached_property
-    def settings(self) -> tuple[Candidate, ...]:
-        """Those that have been recorded in full with every seed, with seed 0."""
-        whole = [
-            replace(c, seed=0)
-            for c, points in self.runs.items()
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that every seed was recorded of, to the end or to where it diverged."""
+        complete = [
+            candidate.setting
+            for candidate, points in self.runs.items()
             if 1.0 in points or _diverged(points)
         ]
-        return tuple(
-            setting for setting in dict.fromkeys(whole) if whole.count(setting) == len(self.seeds)
-        )
+        return tuple(s for s in dict.fromkeys(complete) if complete.count(s) == len(self.seeds))
 
     @property
     def space(self) -> LeverSpace:
         """The grid, as a strategy may search it."""
         settings = self.settings
-        alphas = sorted({c.alpha / c.rank for c in settings}, reverse=True)
+        alphas = sorted({s.alpha / s.rank for s in settings}, reverse=True)
+        targets = sorted({s.targets for s in settings}, key=lambda t: (len(t), t))
         return LeverSpace(
-            tuple(sorted({c.rank for c in settings})),
-            tuple(sorted({c.learning_rate for c in settings})),
-            tuple(
-                sorted({c.targets for c in settings}, key=lambda targets: (len(targets), targets))
-            ),
+            tuple(sorted({s.rank for s in settings})),
+            tuple(sorted({s.learning_rate for s in settings})),
+            tuple(targets),
             tuple(f"{ratio:g}r" for ratio in alphas),
             pinned=True,
         )
@@ -111,21 +121,25 @@ class Table:
         """The training tokens of one candidate's full budget."""
         return max(m.tokens for points in self.runs.values() for m in points.values())
 
-    def loss(self, setting: Candidate) -> float:
-        """The mean loss over the seeds at the full budget, over all rows; infinite where one diverged."""
-        ends = [self.runs[replace(setting, seed=seed)].get(1.0) for seed in self.seeds]
+    def loss(self, setting: Setting) -> float:
+        """The mean full-budget loss over the seeds, over all rows; infinite if one diverged."""
+        ends = [self.runs[Candidate(setting, seed)].get(1.0) for seed in self.seeds]
         return math.fsum(end.loss if end else math.inf for end in ends) / len(ends)
 
-    def best(self) -> Candidate:
+    def best(self) -> Setting:
         """The setting with the lowest loss."""
         return min(self.settings, key=self.loss)
 
-    def nearest(self, setting: Candidate) -> Candidate:
-        """The recorded setting that is nearest: of the same targets, then in rank, scale and rate, by ratio."""
+    def nearest(self, setting: Setting) -> Setting:
+        """The recorded setting that is nearest.
+
+        It has the same target modules, if the table has them. Then rank, scale and learning rate
+        count, in this order, each by its ratio.
+        """
         if setting in self.settings:
             return setting
 
-        def distance(other: Candidate) -> tuple[bool, float, float, float]:
+        def distance(other: Setting) -> tuple[bool, float, float, float]:
             return (
                 other.targets != setting.targets,
                 abs(math.log(other.rank / setting.rank)),
@@ -137,12 +151,15 @@ class Table:
 
 
 class ReplayRunner:
-    """See `Runner`. Nothing is trained; `seconds` counts the recorded time.
+    """Plays a table back; see `Runner`. Nothing is trained.
 
     Args:
         table: of one task.
-        draw: decides which rows there are and which recorded seed is which of each setting; None leaves both as they
-            were recorded.
+        draw: decides which validation rows there are, and for each setting which recorded seed is
+            which. None leaves both as they were recorded.
+
+    Attributes:
+        seconds: the recorded time of everything that was played back so far.
     """
 
     def __init__(self, table: Table, draw: np.random.Generator | None = None) -> None:
@@ -154,61 +171,71 @@ class ReplayRunner:
             self._rows = draw.integers(len(table.tokens), size=len(table.tokens))
             orders = draw.permuted(np.tile(table.seeds, (len(table.settings), 1)), axis=1).tolist()
             self._seeds = dict(zip(table.settings, map(tuple, orders), strict=True))
-        self._reached: dict[Candidate, int] = {}
+        self._tokens_at_cooldown: dict[Candidate, int] = {}
 
     @property
     def full_tokens(self) -> int:
         return self.table.full_tokens
 
-    def speed(self) -> float:
+    def tokens_per_second(self) -> float:
         ends = [points[1.0] for points in self.table.runs.values() if 1.0 in points]
         return math.fsum(end.tokens for end in ends) / math.fsum(end.seconds for end in ends)
 
     def baseline(self) -> Scores:
         return self._scores(self.table.baseline)
 
-    def run(self, stage: Stage, tick: Callable[[StepProgress], None]) -> list[Measurement]:
-        found = [self._measure(candidate, stage.fraction) for candidate in stage.candidates]
-        tick(StepProgress(sum(m.spent for m in found), len(found), len(found), 0))
-        return found
+    def run(self, stage: Stage, on_step: Callable[[StepProgress], None]) -> list[Measurement]:
+        """Look up the measurement of each candidate.
 
-    def test(self, candidate: Candidate | None) -> Scores:
-        """There is no test split in a table: the validation rows of a recorded run."""
+        Raises:
+            DataError: The table has no measurement at the stage's fraction.
+        """
+        measurements = [self._measure(c, stage.fraction) for c in stage.candidates]
+        candidates = len(measurements)
+        on_step(StepProgress(sum(m.spent for m in measurements), candidates, candidates, 0))
+        return measurements
+
+    def test_scores(self, candidate: Candidate | None) -> Scores:
+        """A table has no test rows, so these are the scores on its validation rows."""
         if candidate is None:
             return self.baseline()
-        end = self.table.runs[self._recorded(candidate)][1.0].scores
-        assert end is not None, "a candidate is looked at after it has been trained"
-        return end
+        scores = self.table.runs[self.recorded(candidate)][1.0].scores
+        assert scores is not None, "a candidate is tested after it was trained"
+        return scores
 
-    def restore(self, candidate: Candidate) -> bool:
+    def repair_adapter(self, candidate: Candidate) -> bool:
+        """A table has no adapters."""
         return False
 
-    def write(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
-        """A table holds no texts."""
-        return [[] for _ in who]
+    def generate(
+        self, candidates: Sequence[Candidate | None], split: str
+    ) -> list[list[Generation]]:
+        """A table has no texts."""
+        return [[] for _ in candidates]
 
-    def rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
-        """A table holds no weights."""
+    def measure_rank_use(self, candidate: Candidate, ranks: Sequence[int]) -> RankUse:
+        """A table has no weights."""
         return RankUse(math.nan, {})
 
-    def _recorded(self, candidate: Candidate) -> Candidate:
-        """The recorded candidate that plays this one."""
-        setting = self.table.nearest(replace(candidate, seed=0))
-        return replace(setting, seed=self._seeds[setting][candidate.seed % len(self.table.seeds)])
+    def recorded(self, candidate: Candidate) -> Candidate:
+        """The recorded candidate whose measurements stand for this one."""
+        setting = self.table.nearest(candidate.setting)
+        return Candidate(setting, self._seeds[setting][candidate.seed % len(self.table.seeds)])
 
     def _measure(self, candidate: Candidate, fraction: float) -> Measurement:
-        points = self.table.runs[self._recorded(candidate)]
-        kept = points.get(fraction) or next((m for m in points.values() if not m.scores), None)
-        if kept is None:
+        points = self.table.runs[self.recorded(candidate)]
+        point = points.get(fraction) or next((m for m in points.values() if not m.scores), None)
+        if point is None:
             raise DataError(
-                f"The table has no judgement at {fraction:g} of the budget; it has {sorted(points)}."
+                f"The table has no measurement at {fraction:g} of the budget; it has"
+                f" {', '.join(f'{recorded:g}' for recorded in sorted(points))}."
             )
-        # What goes on later does so from where the cooling began.
-        spent = kept.tokens - self._reached.get(candidate, 0)
-        self._reached[candidate] = round(kept.tokens * (1 - self.table.cooldown))
-        self.seconds += kept.seconds * spent / max(1, kept.spent)
-        scores = self._scores(kept.scores.losses) if kept.scores else None
-        return replace(kept, candidate=candidate, fraction=fraction, spent=spent, scores=scores)
+        # A candidate that goes on does so from where its cooldown started.
+        spent = point.tokens - self._tokens_at_cooldown.get(candidate, 0)
+        self._tokens_at_cooldown[candidate] = round(point.tokens * (1 - self.table.cooldown))
+        self.seconds += point.seconds * spent / max(1, point.spent)
+        scores = self._scores(point.scores.losses) if point.scores else None
+        return replace(point, candidate=candidate, fraction=fraction, spent=spent, scores=scores)
 
     def _scores(self, losses: Sequence[float]) -> Scores:
         if self._rows is None:
@@ -218,22 +245,22 @@ class ReplayRunner:
 
 
 def load_table(task: str, path: Path = TABLE) -> Table:
-    """The recorded judgements of a task.
+    """Read the recorded measurements of a task.
 
     Raises:
-        DataError: there is no such file, or no such task in it.
+        DataError: The file is missing, or it has no such task.
     """
     if not path.exists():
         raise DataError(f"There is no table '{path}'; record one with benchmarks/record.py.")
-    found = pq.read_table(path)
-    about = json.loads(found.schema.metadata[b"rung"])
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"rung"])
     if task not in about:
         raise DataError(f"The table '{path}' has no task '{task}'; it has {', '.join(about)}.")
     tokens = tuple(about[task]["row_tokens"])
     runs: dict[Candidate, dict[float, Measurement]] = {}
-    for row in found.to_pylist():
+    for row in table.to_pylist():
         if row["task"] == task:
-            candidate = Candidate(**{lever: row[lever] for lever in LEVERS})
+            candidate = Candidate(Setting(**{lever: row[lever] for lever in LEVERS}), row["seed"])
             runs.setdefault(candidate, {})[row["fraction"]] = Measurement(
                 candidate,
                 row["fraction"],
@@ -254,31 +281,29 @@ def load_table(task: str, path: Path = TABLE) -> Table:
 
 def write_table(
     path: Path,
-    judged: Mapping[str, Sequence[Measurement]],
+    measurements: Mapping[str, Sequence[Measurement]],
     baselines: Mapping[str, Scores],
     about: Mapping[str, Any],
 ) -> None:
-    """Write the judgements of some tasks, and what is to be said of each: its recipe, where and when it was made."""
+    """Write a table.
+
+    Args:
+        path: of the file.
+        measurements: by task.
+        baselines: the untuned model's scores, by task.
+        about: what else the metadata says of each task: its recipe, when and with which versions it
+            was recorded.
+    """
     rows = [
         {
             "task": task,
-            **{lever: getattr(m.candidate, lever) for lever in LEVERS},
-            **{
-                name: getattr(m, name)
-                for name in (
-                    "fraction",
-                    "steps",
-                    "tokens",
-                    "spent",
-                    "status",
-                    "seconds",
-                    "parameters",
-                )
-            },
+            **{lever: getattr(m.candidate.setting, lever) for lever in LEVERS},
+            "seed": m.candidate.seed,
+            **{name: getattr(m, name) for name in MEASURED},
             "losses": m.scores.losses if m.scores else (),
         }
-        for task, measurements in judged.items()
-        for m in measurements
+        for task, of_task in measurements.items()
+        for m in of_task
     ]
     metadata = {
         task: {
@@ -286,7 +311,7 @@ def write_table(
             "row_tokens": baselines[task].tokens,
             "baseline": baselines[task].losses,
         }
-        for task in judged
+        for task in measurements
     }
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"rung": json.dumps(metadata)}))
     pq.write_table(table, path, compression="zstd", compression_level=19)

@@ -1,1 +1,4 @@
-"""Judgement: which candidates to try, and what their measurements show. Pure Python, no tensors, no files."""
+"""The search: which candidates to train next, and what their measurements show.
+
+Everything here is a pure function of its arguments: no tensors, no files, no clock.
+"""

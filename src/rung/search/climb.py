@@ -1,30 +1,35 @@
-"""The climb: a race over all levers at once; then the finalists again, with other seeds and in full.
+"""The climb: race all levers at once, then train the best settings in full with other seeds.
 
-The race. A pack of settings that together say the most about ranks and rates, which outweigh the rest, is trained on a
-part of the budget, the *look*; a surface is fitted through their losses, and the next pack, of all levers, is where the
-best could be (`surface.py`); up to half of it tries the kinds of modules and the alphas that none had. So a run speaks
-for every lever at once, where trying one lever after the other uses it for one. Nothing is said of what nobody has
-tried. Every judgement is of adapters that have cooled down, so settings of unlike rates can be compared. Where the best
-rate stands at the edge of the grid and the user has not named the rates, some settings try the rate beyond. What leads
-goes on; nothing is claimed yet.
+*The race.* Settings are trained with one seed to a fraction of the budget. The first ones together
+say the most about ranks and learning rates, which matter more than the other levers. A surface is
+fitted to their losses, and the next settings, of all levers, are those that could be the best
+(`surface`); up to half of them try target modules and alphas that none had. So each run informs
+about every lever at once; one lever after the other would use each run for one. Every loss is of an
+adapter that has cooled down, so settings with different learning rates can be compared. If the best
+rate is at the edge of the grid, and the user has not named the rates, some settings try the rate
+beyond. Nothing is claimed yet.
 
-The semifinal, where the budget allows for one. Those that lead are trained on to the full budget with the seed that
-they have: what is best at the look is often not so at the end, and one run in full tells that more cheaply than three.
-Where the budget allows for nothing else, this is the answer, with no verdict.
+*The semifinal*, if the budget allows for one. The leaders train on to the full budget with the seed
+that they have. What is best at the race fraction is often not the best at the end, and one run in
+full shows that more cheaply than three. If the budget allows for nothing else, this is the answer,
+with no verdict.
 
-The confirmation. The race picks what looks best on one seed, and so flatters its winner. So the finalists are trained
-anew and in full, with seeds that the race has not seen: the leader, the rung above it, and whatever else is nearest.
-Short training favours small ranks, so a rank is never given up on the look alone. While the topmost rung is the best,
-the next one is trained too; and while the lowest is as good as the best, the one below. Where the plan allows for it,
-comparisons that stay undecided get more seeds, if those can decide them; that is a second look at them, and their
-intervals are wider for it.
+*The confirmation.* The race chooses what looks best with one seed, so the loss of its winner is
+flattering. The finalists are therefore trained anew, in full, with seeds that the race has not
+used: the leader, the same at the next higher rank, and those that rank next. Short training favours
+small ranks, so a rank is never given up because of the race alone. While the highest rank is the
+best, the next higher one is trained too. While the lowest is as good as the best, the next lower
+one is. With enough effort, undecided comparisons get more seeds, if those can decide them. That is
+a second look, and their intervals are wider for it.
 
-The verdicts come at the end, when the noise is known: each lever's at the look, from the surface, with what that leaves
-over as the noise of a run; and those on the finalists at the full budget, with the noise of seeds. All of them hold
-together (Bonferroni over every comparison and every look at it).
+*The verdicts* come at the end, when the noise is known. Each lever has one at the race fraction,
+from the surface, with the residuals of the surface as the noise of a run. The finalists have theirs
+at the full budget, with the noise of seeds. All of them hold together (Bonferroni, over every
+comparison and every look at it).
 
-The recommendation. The cheapest finalist whose loss is within the margin of the best one's, unless another is shown to
-be worthwhile better. The margin is the smallest gain that is worth having, so a cheaper one costs nothing that counts.
+*The recommendation* is the cheapest finalist whose loss is within the margin of the best one's,
+unless another is shown to be better by the margin. The margin is the smallest gain that is worth
+having, so nothing that counts is lost by taking a cheaper one.
 """
 
 from __future__ import annotations
@@ -34,18 +39,12 @@ import math
 from collections.abc import Generator, Sequence
 
 from rung.errors import TrainingError
+from rung.search.confirmation import FAMILY_ERROR, FULL, RACE_ERROR_SHARE, Confirmation, Pair
 from rung.search.effort import SETTINGS_PER_EXTENSION, Effort
-from rung.search.race import Race
+from rung.search.race import Race, settings_of
+from rung.search.race_verdicts import lever_standings, race_verdicts
 from rung.search.results import Results
-from rung.search.stats import (
-    KNOWN_ZERO,
-    Variance,
-    gain_estimate,
-    judge,
-    minimum_detectable,
-    required_sample,
-    shared_confidence,
-)
+from rung.search.rounds import first_round, next_round
 from rung.search.strategy import (
     Answer,
     Conclusions,
@@ -56,28 +55,27 @@ from rung.search.strategy import (
     best,
     replay,
 )
-from rung.search.verdicts import NATS, difference, make_verdict
+from rung.search.verdicts import NATS
 from rung.types import (
     Candidate,
     LeverSpace,
     Measurement,
     Scores,
     Setting,
-    Verdict,
     distinct_settings,
 )
 
-FAMILY_ERROR = 0.05
-"""How often a climb may claim something that is not so, in all its comparisons together."""
-RACE_ERROR_SHARE = 0.1
-"""The share of it that is spent on what is compared at the look, with one seed, where little can be shown."""
-
 
 class Climb:
-    """The default strategy. `margin` is relative to the loss of the lower side of a comparison. See `Strategy`.
+    """The default strategy. See `Strategy`.
 
-    What is judged in full may be something else than the loss of the look, such as a metric's distance from its best:
-    then `unit` names it, and `untuned` are the untuned model's scores in it.
+    Args:
+        space: what may be tried.
+        margin: the smallest gain that is worth having, relative to the loss of the side before.
+        effort: how thorough the climb is.
+        unit: of what is judged at the full budget. It may be something else than the loss of the
+            race, such as a metric's distance from its best value.
+        untuned: the untuned model's scores in that unit; by default those of the loss.
     """
 
     def __init__(
@@ -95,60 +93,44 @@ class Climb:
         return replay(lambda conclusions: _Climber(self, baseline, conclusions).script(), history)
 
 
-def confidence_in_full(comparisons: int, effort: Effort) -> float:
-    """The confidence of each comparison in full, so that all of a climb hold together, and both looks at each where
-    there may be two. Those at the look have `LOOK_ERROR` of the error that is allowed.
-    """
-    return shared_confidence(
-        comparisons * (2 if effort.more else 1), 1 - (1 - RACE_ERROR_SHARE) * FAMILY_ERROR
-    )
-
-
 Part = Generator[Stage, Answer, None]
-"""A part of the course."""
-Pair = tuple[Setting, Setting]
-"""Two settings that are compared."""
+"""A part of the script."""
 
 
 class _Climber:
-    """One climb on its way. A *setting* is a candidate with seed 0, and stands for all of its seeds."""
+    """One climb in progress.
+
+    Attributes:
+        finalists: the settings that are confirmed.
+        pairs: those of them that are compared. They are chosen before the confirmation measures
+            anything. A ladder step adds one whose lower side is the best so far, and its luck makes
+            it harder to call the other one better. `Confirmation.comparisons` may add one more.
+    """
 
     def __init__(self, climb: Climb, baseline: Scores, conclusions: Conclusions) -> None:
         self.space, self.margin, self.effort = climb.space, climb.margin, climb.effort
-        self.unit, self.untuned, self.conclusions = (
-            climb.unit,
-            climb.untuned or baseline,
-            conclusions,
-        )
+        self.conclusions = conclusions
         self.results = Results(self.effort.all_seeds)
         self.race = Race(self.space, self.margin, baseline)
+        self.confirmation = Confirmation(
+            self.results, self.margin, self.effort, climb.unit, climb.untuned or baseline
+        )
+        self.finalists = sorted(settings_of(self.space), key=lambda s: (s.rank, s.alpha))
+        self.pairs = list(itertools.pairwise(self.finalists))
 
     def script(self) -> Script:
-        effort = self.effort
-        # The pairs are settled before the confirmation has measured anything, but for further rungs, whose lower side
-        # is the best so far: its luck makes it harder to call them better. `_asked` may pick one pair more.
-        finalists: list[Setting] = sorted(self.race.pool, key=lambda s: (s.rank, s.alpha))
-        pairs = list(itertools.pairwise(finalists))
-        if len(finalists) > effort.finalists:
+        """The whole climb; see the module's description."""
+        if len(self.finalists) > self.effort.finalists:
             yield from self._race()
             yield from self._semifinal()
-            finalists = self._finalists()
-            pairs = [(finalists[0], other) for other in finalists[1:]]
-        yield from self._confirm(finalists, effort.seeds)
-        for _ in range(effort.rungs):
-            if (step := self._next_rung(finalists)) is None:
-                break
-            yield from self._confirm(step[1:], effort.seeds)
-            finalists, pairs = [*finalists, step[1]], [*pairs, step]
-        finalists = yield from self._stand_ins(finalists)
-        yield from self._more_seeds(
-            self._asked(finalists, pairs), self._confidence(finalists, pairs)
-        )
+            self._choose_finalists()
+        yield from self._confirm(self.finalists, self.effort.seeds)
+        yield from self._climb_ladder()
+        yield from self._replace_diverged()
+        yield from self._add_seeds()
         # A further seed may diverge too.
-        finalists = yield from self._stand_ins(finalists)
-        return self._end(
-            finalists, self._asked(finalists, pairs), self._confidence(finalists, pairs)
-        )
+        yield from self._replace_diverged()
+        return self._conclude()
 
     def _measure(
         self,
@@ -158,242 +140,129 @@ class _Climber:
         seeds: Sequence[int],
         remaining: float = 0.0,
     ) -> Part:
-        """Have the settings measured with each of the seeds; what they have been measured with is in `runs`."""
-        wanted = tuple(
+        """Have each setting measured with each seed, and add that to the results."""
+        candidates = tuple(
             Candidate(setting, seed) for seed in seeds for setting in dict.fromkeys(settings)
         )
-        self.results.keep((yield Stage(phase, wanted, fraction, remaining)), fraction)
-
-    def _confirm(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Part:
-        yield from self._measure("confirmation", settings, 1.0, seeds)
+        answer = yield Stage(phase, candidates, fraction, remaining)
+        self.results.add(answer, fraction)
 
     def _race(self) -> Part:
-        effort, race, rounds = self.effort, self.race, list(self.effort.rounds)
-        extensions = effort.extensions
-        settings = race.first(rounds.pop(0))
-        after = (
-            effort.semifinalists * (1 - effort.race_fraction / 2) + effort.finalists * effort.runs
-        )
+        effort, race = self.effort, self.race
+        rounds, extensions = list(effort.rounds), effort.grid_extensions
+        # A semifinalist resumes from its cooldown start, so it trains the race's cooldown again.
+        semifinal = effort.semifinalists * (1 - effort.race_fraction / 2)
+        after_race = semifinal + effort.finalists * effort.runs_per_finalist
+        settings = first_round(race, rounds.pop(0))
         while settings:
-            remaining = sum(rounds) * effort.race_fraction + after
+            remaining = sum(rounds) * effort.race_fraction + after_race
             yield from self._measure("race", settings, effort.race_fraction, [0], remaining)
-            race.see([self.results.of(setting, effort.race_fraction)[0] for setting in settings])
-            if not rounds and extensions and race.beyond():
+            race.add_race([self.results.measurements(s, effort.race_fraction)[0] for s in settings])
+            if not rounds and extensions and race.rates_beyond_grid():
                 rounds, extensions = [SETTINGS_PER_EXTENSION], extensions - 1
-            settings = race.next(rounds.pop(0)) if rounds else []
+            settings = next_round(race, rounds.pop(0)) if rounds else []
 
     def _semifinal(self) -> Part:
-        """Those that lead go on to the full budget with the seed they have; how they end is how they stand then."""
-        if chosen := distinct_settings([self.race.leader, *self.race.standing])[
-            : self.effort.semifinalists
-        ]:
-            remaining = self.effort.finalists * self.effort.runs
-            yield from self._measure("semifinal", chosen, 1.0, [0], remaining)
-            self.race.see_in_full([self.results.of(setting, 1.0)[0] for setting in chosen])
+        """The leaders go on to the full budget with the seed that they have."""
+        leaders = distinct_settings([self.race.leader, *self.race.ranking])
+        if semifinalists := leaders[: self.effort.semifinalists]:
+            remaining = self.effort.finalists * self.effort.runs_per_finalist
+            yield from self._measure("semifinal", semifinalists, FULL, [0], remaining)
+            self.race.add_semifinal([self.results.measurements(s, FULL)[0] for s in semifinalists])
 
-    # The confirmation.
+    def _choose_finalists(self) -> None:
+        """The leader, the same at the next higher rank, and those that rank next.
 
-    def _finalists(self) -> list[Setting]:
-        """The leader, the rung above it (or below the topmost), and whatever else was nearest in the race."""
-        race, ranks = self.race, self.space.ranks
-        at = ranks.index(race.leader.rank)
-        rungs = [
-            race.at_rank(race.leader, rank) for rank in (ranks[at + 1 :] or ranks[:at][::-1])[:1]
-        ]
-        chosen = [race.leader, *rungs, *race.standing]
-        finalists = distinct_settings(chosen)[: self.effort.finalists]
-        for setting in (
-            distinct_settings([*finalists, *race.tried])[len(finalists) :]
-            if 0 not in self.effort.seeds
-            else ()
-        ):
-            share = (
-                1.0
-                if self.results.has(setting, 1.0) and self.results.has(race.leader, 1.0)
-                else self.effort.race_fraction
-            )
-            loss, of_leader = (self.results.loss(s, share) for s in (setting, race.leader))
-            self.conclusions.excluded.setdefault(
-                Candidate(setting), Exclusion("behind", share, loss, of_leader)
-            )
-        return finalists
-
-    def _next_rung(self, finalists: Sequence[Setting]) -> Pair | None:
-        """The best finalist and the rung above, where that is not among them and doubling may still be worth it; or the
-        lowest and the one below, where it is within the margin of the best and half of it may be enough.
+        A leader at the highest rank is taken at the next lower one too.
         """
-        winner = min(finalists, key=self.results.by_loss(1.0))
-        least, ranks = self.results.loss(winner, 1.0), self.space.ranks
+        race, ranks = self.race, self.space.ranks
+        position = ranks.index(race.leader.rank)
+        neighbours = (ranks[position + 1 :] or ranks[:position][::-1])[:1]
+        at_neighbours = [race.at_rank(race.leader, rank) for rank in neighbours]
+        chosen = distinct_settings([race.leader, *at_neighbours, *race.ranking])
+        self.finalists = chosen[: self.effort.finalists]
+        self.pairs = [(self.finalists[0], other) for other in self.finalists[1:]]
+        if 0 not in self.effort.seeds:
+            self._exclude_others()
+
+    def _exclude_others(self) -> None:
+        """Say of the settings that raced, and are no finalists, how far they are behind."""
+        leader = self.race.leader
+        settings = distinct_settings([*self.finalists, *self.race.finished])
+        for setting in settings[len(self.finalists) :]:
+            both_full = self.results.has(setting, FULL) and self.results.has(leader, FULL)
+            fraction = FULL if both_full else self.effort.race_fraction
+            loss, best_loss = (self.results.loss(s, fraction) for s in (setting, leader))
+            self.conclusions.excluded.setdefault(
+                Candidate(setting), Exclusion("behind", fraction, loss, best_loss)
+            )
+
+    def _confirm(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Part:
+        yield from self._measure("confirmation", settings, FULL, seeds)
+
+    def _climb_ladder(self) -> Part:
+        """Confirm further ranks, while one may be worth it."""
+        for _ in range(self.effort.max_ladder_steps):
+            step = self._ladder_step()
+            if step is None:
+                break
+            yield from self._confirm(step[1:], self.effort.seeds)
+            self.finalists, self.pairs = [*self.finalists, step[1]], [*self.pairs, step]
+
+    def _ladder_step(self) -> Pair | None:
+        """A finalist, and the same at a rank that is to be confirmed too.
+
+        If no finalist with the target modules of the best one has the next higher rank, that is it.
+        Else, if the one with the lowest rank is within the margin of the best, it is the next lower
+        rank.
+        """
+        winner, ranks = self.confirmation.best(self.finalists), self.space.ranks
+        least = self.confirmation.loss(winner)
         if math.isinf(least):
             return None
-        ladder = sorted((s for s in finalists if s.targets == winner.targets), key=lambda s: s.rank)
-        below, (above, *_) = ladder[0], [*ranks[ranks.index(winner.rank) + 1 :], None]
-        if above and all(s.rank != above for s in ladder):
-            return winner, self.race.at_rank(winner, above)
-        if (
-            self.results.loss(below, 1.0) <= least + self.margin * abs(least)
-            and below.rank != ranks[0]
-        ):
-            return below, self.race.at_rank(below, ranks[ranks.index(below.rank) - 1])
+        ladder = sorted(
+            (s for s in self.finalists if s.targets == winner.targets), key=lambda s: s.rank
+        )
+        lowest, higher_ranks = ladder[0], ranks[ranks.index(winner.rank) + 1 :]
+        if higher_ranks and all(s.rank != higher_ranks[0] for s in ladder):
+            return winner, self.race.at_rank(winner, higher_ranks[0])
+        near = self.confirmation.loss(lowest) <= least + self.margin * abs(least)
+        if near and lowest.rank != ranks[0]:
+            return lowest, self.race.at_rank(lowest, ranks[ranks.index(lowest.rank) - 1])
         return None
 
-    def _stand_ins(self, finalists: list[Setting]) -> Generator[Stage, Answer, list[Setting]]:
-        """The finalists; where every one has diverged in full, with those of the others that were the nearest in the
-        race, until one lasts.
-        """
-        while not any(self.results.lasted(s, 1.0) for s in finalists):
-            others = distinct_settings([*finalists, *self.race.standing])[len(finalists) :]
+    def _replace_diverged(self) -> Part:
+        """If every finalist diverged, confirm the next settings of the race until one finishes."""
+        while not any(self.confirmation.finished(s) for s in self.finalists):
+            settings = distinct_settings([*self.finalists, *self.race.ranking])
+            others = settings[len(self.finalists) :]
             if not others:
                 break
             yield from self._confirm(others[:1], self.effort.seeds)
-            finalists = [*finalists, others[0]]
-        return finalists
+            self.finalists = [*self.finalists, others[0]]
 
-    def _more_seeds(self, pairs: Sequence[Pair], confidence: float) -> Part:
-        """Train undecided pairs of finalists with all further seeds of the plan, where those can be expected to decide
-        them: if the estimate stays where it is, or because they would show a gain of twice the margin.
-        """
-        noise = self.results.noise(1.0)
-        wanted: list[Setting] = []
-        if noise is None or not self.effort.more:
-            return
-        for before, to in pairs:
-            one, other = self.results.sides(before, to, 1.0)
-            worth, seeds = self._worth(one), len(self.effort.all_seeds)
-            if (
-                judge(self.results.gain(before, to, 1.0, noise).interval(confidence), worth)
-                == "undecided"
-            ):
-                enough = required_sample(one, other, noise, worth, confidence).seeds or math.inf
-                shown = minimum_detectable(
-                    gain_estimate(one, other, noise.times(2 / seeds)), confidence
-                )
-                if enough <= seeds or shown <= 2 * worth:
-                    wanted += [before, to]
-        if wanted:
-            yield from self._confirm(wanted, self.effort.all_seeds[len(self.effort.seeds) :])
+    def _add_seeds(self) -> Part:
+        """Train undecided pairs with the extra seeds, if those can decide them."""
+        comparisons = self.confirmation.comparisons(self.finalists, self.pairs)
+        confidence = self.confirmation.confidence(self.finalists, self.pairs)
+        if settings := self.confirmation.settings_for_extra_seeds(comparisons, confidence):
+            yield from self._confirm(settings, self.effort.all_seeds[len(self.effort.seeds) :])
 
-    # The judgement.
-
-    def _end(
-        self, finalists: Sequence[Setting], pairs: Sequence[Pair], confidence: float
-    ) -> Candidate:
-        """Judge all the questions and recommend; the recommended candidate is the best seed of the best setting."""
-        noise = self.results.noise(1.0)
-        finished = [s for s in finalists if self.results.lasted(s, 1.0)]
+    def _conclude(self) -> Candidate:
+        """Judge every comparison, and recommend the best seed of the recommended setting."""
+        confirmation, conclusions = self.confirmation, self.conclusions
+        fraction, race_error = self.effort.race_fraction, RACE_ERROR_SHARE * FAMILY_ERROR
+        comparisons = confirmation.comparisons(self.finalists, self.pairs)
+        confidence = confirmation.confidence(self.finalists, self.pairs)
+        finished = [s for s in self.finalists if confirmation.finished(s)]
         if not finished:
             raise TrainingError(
                 "Every finalist has diverged; give lower learning rates with --learning-rates."
             )
-        at_race_fraction = self.race.verdicts(
-            self.effort.race_fraction, RACE_ERROR_SHARE * FAMILY_ERROR
-        )
-        self.conclusions.standings += self.race.standings(self.effort.race_fraction)
-        self.conclusions.untried |= self.race.untried()
-        self.conclusions.verdicts += at_race_fraction + [
-            self._judged(before, to, noise, confidence) for before, to in pairs
-        ]
-        chosen = self._cheapest(finished, noise, confidence)
-        self.conclusions.verdicts.append(self._against_untuned(chosen))
-        return best(self.results.of(chosen, 1.0)).candidate
-
-    def _asked(self, finalists: Sequence[Setting], pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs to judge in full, each from the cheaper to the dearer one: also whether the rung above the best one
-        is worth it, if that was trained.
-        """
-        best_one = min(finalists, key=self.results.by_loss(1.0))
-        found = []
-        for pair in (*pairs, *self._doubling(best_one, finalists)):
-            if all(self.results.lasted(setting, 1.0) for setting in pair):
-                one, other = sorted(
-                    pair, key=lambda s: (s.rank, self.results.parameters(s, 1.0), s.alpha, s.label)
-                )
-                found.append((one, other))
-        return list(dict.fromkeys(found))
-
-    def _doubling(self, setting: Setting, finalists: Sequence[Setting]) -> list[Pair]:
-        """The setting and the next higher rung that a finalist with its modules stands on, if any. Of several it is
-        the one that came first to be a finalist: what the confirmation shows picks no upper side.
-        """
-        above = [s for s in finalists if s.targets == setting.targets and s.rank > setting.rank]
-        return [(setting, min(above, key=lambda s: s.rank))] if above else []
-
-    def _confidence(self, finalists: Sequence[Setting], pairs: Sequence[Pair]) -> float:
-        """That of each comparison in full. All that may be asked count, since what was measured picks one of them."""
-        possible = [
-            *pairs,
-            *(pair for setting in finalists for pair in self._doubling(setting, finalists)),
-        ]
-        return confidence_in_full(len({frozenset(pair) for pair in possible}), self.effort)
-
-    def _cheapest(
-        self, finished: Sequence[Setting], noise: Variance | None, confidence: float
-    ) -> Setting:
-        """The cheapest that is within the margin of the best, unless another is shown to be worthwhile better."""
-        losses = self.results.losses(finished, 1.0)
-        winner = min(finished, key=lambda s: (losses[s], self.results.by_loss(1.0)(s)))
-        worth = self.margin * abs(losses[winner])
-        # What a setting costs are its parameters. Among equals the better one is taken.
-        for setting in sorted(
-            finished, key=lambda s: (self.results.parameters(s, 1.0), losses[s], s.alpha)
-        ):
-            near = losses[setting] - losses[winner] <= worth
-            beaten = noise and any(
-                judge(self.results.gain(setting, other, 1.0, noise).interval(confidence), worth)
-                == "better"
-                for other in finished
-                if other != setting
-            )
-            if near and not beaten:
-                return setting
-        return winner
-
-    def _worth(self, before: Sequence[Scores]) -> float:
-        """The smallest gain that is worth having, in the unit of what is judged."""
-        return self.margin * abs(math.fsum(s.mean for s in before)) / len(before)
-
-    def _judged(
-        self, before: Setting, to: Setting, noise: Variance | None, confidence: float
-    ) -> Verdict:
-        """The verdict on two finalists."""
-        one, other = self.results.sides(before, to, 1.0)
-        worth, lever = self._worth(one), difference(before, to)
-        gain = self.results.gain(before, to, 1.0, noise or KNOWN_ZERO)
-        required = required_sample(one, other, noise, worth, confidence) if noise else None
-        return make_verdict(
-            "confirmation",
-            lever,
-            before,
-            to,
-            1.0,
-            gain,
-            worth,
-            confidence,
-            one,
-            noise is not None,
-            required,
-            self.unit,
-        )
-
-    def _against_untuned(self, chosen: Setting) -> Verdict:
-        """Whether anything was learned: with one seed, of that run and the choice of rows alone. It stands by itself,
-        with an error of its own.
-        """
-        results = [m.scores for m in self.results.of(chosen, 1.0) if m.scores]
-        noise = self.results.whole_noise(1.0)
-        added = noise.times(1 / len(results)) if noise else KNOWN_ZERO
-        gain = gain_estimate([self.untuned], results, added)
-        worth = self.margin * abs(self.untuned.mean)
-        return make_verdict(
-            "untuned",
-            "adapter",
-            None,
-            chosen,
-            1.0,
-            gain,
-            worth,
-            0.95,
-            results,
-            noise_known=True,
-            unit=self.unit,
-        )
+        recommended = confirmation.recommend(finished, confidence)
+        conclusions.standings += lever_standings(self.race, fraction)
+        conclusions.untried |= self.race.untried()
+        conclusions.verdicts += race_verdicts(self.race, fraction, race_error)
+        conclusions.verdicts += [confirmation.verdict(*pair, confidence) for pair in comparisons]
+        conclusions.verdicts.append(confirmation.verdict_on_untuned(recommended))
+        return best(self.results.measurements(recommended, FULL)).candidate

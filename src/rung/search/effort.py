@@ -1,4 +1,4 @@
-"""How much a climb spends, and where its learning rates begin."""
+"""How thorough a climb is, at which fraction it races, and which learning rates it starts with."""
 
 from __future__ import annotations
 
@@ -7,40 +7,53 @@ from dataclasses import dataclass, replace
 from rung.types import LeverSpace
 
 MIN_RACE_STEPS = 20
-"""Steps under which the luck of a run hides what its setting is worth: after 10 and 11 steps the better of two settings
-was hardly told, after 20 and 22 it was (docs/log.md)."""
+"""With fewer steps, chance hides the differences between settings. After 10 and 11 steps the better
+of two settings was hardly recognized, after 20 and 22 steps it was (docs/log.md)."""
 SETTINGS_PER_EXTENSION = 4
-"""How many settings a further round of the race tries, where the grid of learning rates grows."""
+"""How many settings a further round of the race tries when the grid of learning rates grows."""
+MAX_LADDER_STEPS = 4
+"""How many further ranks a climb confirms at the most."""
 
 
 def rate_grid(hidden_size: int) -> tuple[float, ...]:
-    """Four learning rates, a factor of two apart, for a model of that width where the user names none.
+    """Four learning rates, a factor of two apart, for a model of this width.
 
-    Larger models take smaller rates. At width 576 1e-3 to 2e-3 were the best on all linear layers, and 2e-3 on the
-    attention (docs/log.md); the exponent is a rule of thumb that puts the grid around 3e-4 for a width of 4,096. A
-    guess that is too low costs an extension of the grid; one too high spends the race on settings that are lost.
+    They are used if the user names none. Larger models need smaller rates. At width 576 the best
+    rates were 1e-3 to 2e-3 on all linear layers, and 2e-3 on attention (docs/log.md). The exponent
+    is a rule of thumb that puts the grid around 3e-4 at width 4,096. A guess that is too low costs
+    an extension of the grid; a guess that is too high spends the race on settings that fail.
     """
     middle = float(f"{2e-3 * (576 / hidden_size) ** 0.8:.1g}")
     return tuple(float(f"{middle * factor:.6g}") for factor in (0.25, 0.5, 1, 2))
 
 
 def choose_race_fraction(steps: int) -> float:
-    """The share of a budget of so many steps at which a race can be judged: the smallest one with `LOOK_STEPS`."""
+    """The fraction of a budget of so many steps at which the race is judged.
+
+    It is the smallest one that has `MIN_RACE_STEPS` steps, and at most half of the budget.
+    """
     return next(
-        (share for share in (1 / 16, 1 / 8, 1 / 4) if share * steps >= MIN_RACE_STEPS), 1 / 2
+        (fraction for fraction in (1 / 16, 1 / 8, 1 / 4) if fraction * steps >= MIN_RACE_STEPS),
+        1 / 2,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much a climb spends.
+    """How thorough a climb is.
 
-    How many settings the `rounds` of the race try (the first round ranks and rates alone), at which share of the budget
-    they are judged (the `look`), how many of the best go on to the full budget before the finalists are picked
-    (`semifinalists`), how many `finalists` there are, the `seeds` that confirm them, by how many `rungs` the ladder may
-    go on from there, how many `more` seeds undecided comparisons get, if those can decide them, and how many further
-    rounds (`extensions`) the race may take where the best learning rate stands at the edge of a grid that is not the
-    user's.
+    Attributes:
+        race_fraction: the share of the full budget at which the race is judged.
+        rounds: how many settings each round of the race tries. The first round tries ranks and
+            learning rates alone.
+        semifinalists: how many of the best go on to the full budget before the finalists are
+            chosen.
+        finalists: how many settings are confirmed.
+        seeds: the seeds that confirm them.
+        max_ladder_steps: how many further ranks may be confirmed.
+        extra_seeds: how many more seeds undecided comparisons get, if those can decide them.
+        grid_extensions: how many more rounds the race may have when the best learning rate is at
+            the edge of a grid that the user has not named.
     """
 
     race_fraction: float = 1 / 4
@@ -48,77 +61,102 @@ class Effort:
     semifinalists: int = 4
     finalists: int = 3
     seeds: tuple[int, ...] = (1, 2, 3, 4)
-    rungs: int = 4
-    more: int = 0
-    extensions: int = 2
+    max_ladder_steps: int = MAX_LADDER_STEPS
+    extra_seeds: int = 0
+    grid_extensions: int = 2
 
     @property
-    def decides(self) -> bool:
-        """Whether it can come to verdicts: one seed cannot tell a difference from its own luck."""
+    def can_decide(self) -> bool:
+        """Whether it can come to verdicts: with one seed no gain can be told from luck."""
         return len(self.seeds) > 1 and self.finalists > 1
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """Those that may confirm: `seeds`, and `more` after them."""
-        return (*self.seeds, *range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.more))
+        """The seeds that may confirm: `seeds`, and the extra ones after them."""
+        return (*self.seeds, *range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.extra_seeds))
 
     @property
-    def runs(self) -> int:
-        """How many runs of a finalist its confirmation begins with: a semifinalist has one with seed 0 already."""
+    def runs_per_finalist(self) -> int:
+        """How many runs of each finalist the confirmation starts with.
+
+        A semifinalist has a full run with seed 0 already.
+        """
         return len(self.seeds) - (self.semifinalists > 0 and 0 in self.seeds)
 
     def cost(self, space: LeverSpace) -> float:
-        """What the climb takes at the most, but for further rungs; in full budgets of one candidate."""
+        """The most that the climb takes without ladder steps, in full budgets of one candidate."""
         settings = len(space.settings())
         finalists = min(self.finalists, settings)
-        tried = sum(self.rounds) + (0 if space.pinned else self.extensions * SETTINGS_PER_EXTENSION)
+        extensions = 0 if space.pinned else self.grid_extensions * SETTINGS_PER_EXTENSION
+        raced = sum(self.rounds) + extensions
         if space.pinned and len(space.targets) == 1:
-            tried = min(tried, settings)
-        # A semifinalist goes on from its fork: what it cooled down for the look is trained once more.
-        race = (
-            tried * self.race_fraction + self.semifinalists * (1 - self.race_fraction / 2)
-            if settings > self.finalists
-            else 0.0
-        )
-        return race + finalists * (self.runs + self.more)
+            raced = min(raced, settings)
+        race = 0.0
+        if settings > self.finalists:
+            # A semifinalist resumes from its cooldown start, so it trains the cooldown of the race
+            # once more.
+            race = raced * self.race_fraction + self.semifinalists * (1 - self.race_fraction / 2)
+        return race + finalists * (self.runs_per_finalist + self.extra_seeds)
 
     @classmethod
-    def within(cls, space: LeverSpace, budget: float, race_fraction: float = 1 / 4) -> Effort:
-        """The most thorough plan that costs no more than `budget` full budgets, or else the thriftiest one.
+    def within_budget(
+        cls, space: LeverSpace, budget: float, race_fraction: float = 1 / 4
+    ) -> Effort:
+        """The most thorough effort that the budget allows, or else the cheapest one.
 
-        Its race is judged at the share `look` of a candidate's budget, or at twice it where all else is paid for.
+        Args:
+            space: what the climb may try.
+            budget: in full budgets of one candidate.
+            race_fraction: at which the race is judged; at twice that if all else is paid for.
         """
-        plans = [
+        efforts = [
             cls(
-                min(1 / 2, race_fraction * times),
+                min(1 / 2, race_fraction * factor),
                 rounds,
-                semi,
+                semifinalists,
                 finalists,
                 seeds,
-                4,
-                more,
-                extensions,
+                MAX_LADDER_STEPS,
+                extra_seeds,
+                grid_extensions,
             )
-            for times, rounds, semi, finalists, seeds, more, extensions in (
-                (2, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
-                (1, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
-                (1, (9, 8), 8, 4, (1, 2, 3, 4), 4, 2),
-                (1, (9, 8), 8, 4, (1, 2, 3, 4), 0, 2),
-                (1, (9, 8), 4, 3, (1, 2, 3, 4), 0, 2),
-                (1, (9, 8), 0, 3, (1, 2, 3, 4), 0, 2),
-                (1, (9, 8), 0, 3, (1, 2, 3), 0, 2),
-                (1, (9, 4), 2, 2, (1, 2, 3), 0, 1),
-                (1, (9, 4), 0, 2, (1, 2, 3), 0, 0),
-                (1, (9,), 2, 2, (1, 2), 0, 0),
-                (1, (9,), 0, 2, (1, 2), 0, 0),
-                # From here on nothing can be told from luck: what leads is trained in full, with the seed it has.
-                (1, (9,), 3, 1, (0,), 0, 0),
-                (1, (9,), 2, 1, (0,), 0, 0),
-                (1, (6,), 2, 1, (0,), 0, 0),
-                (1, (6,), 1, 1, (0,), 0, 0),
-                (1, (4,), 1, 1, (0,), 0, 0),
-            )
+            for (
+                factor,
+                rounds,
+                semifinalists,
+                finalists,
+                seeds,
+                extra_seeds,
+                grid_extensions,
+            ) in _EFFORTS
         ]
-        found = next((effort for effort in plans if effort.cost(space) <= budget), plans[-1])
-        left = budget - found.cost(space)
-        return replace(found, rungs=max(0, min(4, int(left / len(found.seeds)))))
+        effort = next((e for e in efforts if e.cost(space) <= budget), efforts[-1])
+        steps = int((budget - effort.cost(space)) / len(effort.seeds))
+        return replace(effort, max_ladder_steps=max(0, min(MAX_LADDER_STEPS, steps)))
+
+
+_EFFORTS: tuple[tuple[int, tuple[int, ...], int, int, tuple[int, ...], int, int], ...] = (
+    (2, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
+    (1, (9, 8, 8), 8, 4, (1, 2, 3, 4, 5), 5, 2),
+    (1, (9, 8), 8, 4, (1, 2, 3, 4), 4, 2),
+    (1, (9, 8), 8, 4, (1, 2, 3, 4), 0, 2),
+    (1, (9, 8), 4, 3, (1, 2, 3, 4), 0, 2),
+    (1, (9, 8), 0, 3, (1, 2, 3, 4), 0, 2),
+    (1, (9, 8), 0, 3, (1, 2, 3), 0, 2),
+    (1, (9, 4), 2, 2, (1, 2, 3), 0, 1),
+    (1, (9, 4), 0, 2, (1, 2, 3), 0, 0),
+    (1, (9,), 2, 2, (1, 2), 0, 0),
+    (1, (9,), 0, 2, (1, 2), 0, 0),
+    # From here on no gain can be told from luck. The leaders train to the full budget with the
+    # seed that they have.
+    (1, (9,), 3, 1, (0,), 0, 0),
+    (1, (9,), 2, 1, (0,), 0, 0),
+    (1, (6,), 2, 1, (0,), 0, 0),
+    (1, (6,), 1, 1, (0,), 0, 0),
+    (1, (4,), 1, 1, (0,), 0, 0),
+)
+"""The efforts that a budget chooses from, the most thorough first.
+
+In each: the factor of the race fraction, rounds, semifinalists, finalists, seeds, extra seeds, and
+grid extensions.
+"""

@@ -1,4 +1,4 @@
-"""The plain strategies: everything, or some of it at random; each trained to the end, the best one recommended."""
+"""The simple strategies: train all settings, or a random sample, and recommend the best one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rung.types import Candidate, LeverSpace, Measurement, Scores, Setting
 
 
 class Grid:
-    """Train every setting that is given, with seed 0 and the full budget. See `Strategy`."""
+    """Train every given setting with seed 0 and the full budget. See `Strategy`."""
 
     def __init__(self, settings: Sequence[Setting], phase: str = "grid") -> None:
         self.candidates, self.phase = tuple(map(Candidate, settings)), phase
 
     @classmethod
     def of(cls, space: LeverSpace) -> Grid:
-        """All settings of the space, with one seed."""
+        """All settings of the space."""
         return cls(space.settings())
 
     def decide(self, baseline: Scores, history: Sequence[Measurement]) -> Decision:
@@ -30,7 +30,13 @@ class Grid:
 
 
 class Random(Grid):
-    """Some settings of the space, drawn without replacement, at the full budget (Bergstra & Bengio, JMLR 13, 2012)."""
+    """A random sample of the space, at the full budget (Bergstra & Bengio, JMLR 13, 2012).
+
+    Args:
+        space: where settings are drawn from, without replacement.
+        count: how many are drawn.
+        seed: of the draw.
+    """
 
     def __init__(self, space: LeverSpace, count: int, seed: int = 0) -> None:
         settings = space.settings()

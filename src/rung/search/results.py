@@ -1,7 +1,4 @@
-"""What a strategy has had measured, by setting: losses over the seeds, and comparisons with the noise of seeds.
-
-A *setting* is a candidate with seed 0, and stands for all of its seeds.
-"""
+"""The measurements of a climb by setting: losses over seeds, and comparisons with seed noise."""
 
 from __future__ import annotations
 
@@ -14,95 +11,109 @@ from rung.types import Measurement, Scores, Setting
 
 
 class Results:
-    """Every run so far, by setting and by the share of the budget it was judged at.
+    """Every measurement so far, by setting and by the fraction of the budget.
 
     Args:
-        confirming: the seeds that confirm. A comparison uses them alone, where both sides have them: the others have
-            picked the sides, and flatter what they picked. The noise is taken from them alone too.
+        confirmation_seeds: the seeds that confirm. Comparisons use these alone wherever both sides
+            have some, and the noise is estimated from them alone. The other seeds chose the
+            settings that are compared, so their losses flatter what they chose.
     """
 
-    def __init__(self, confirming: Collection[int]) -> None:
-        self.confirming = confirming
-        self._runs: dict[tuple[Setting, float], dict[int, Measurement]] = {}
+    def __init__(self, confirmation_seeds: Collection[int]) -> None:
+        self.confirmation_seeds = confirmation_seeds
+        self._by_seed: dict[tuple[Setting, float], dict[int, Measurement]] = {}
 
-    def keep(self, answer: Answer, fraction: float) -> None:
-        """Add what was measured at that share."""
+    def add(self, answer: Answer, fraction: float) -> None:
+        """Add what was measured at that fraction."""
         for candidate, measurement in answer.items():
-            self._runs.setdefault((candidate.setting, fraction), {})[candidate.seed] = measurement
+            by_seed = self._by_seed.setdefault((candidate.setting, fraction), {})
+            by_seed[candidate.seed] = measurement
 
-    def of(self, setting: Setting, fraction: float) -> list[Measurement]:
-        """A run of each of its seeds: of those that confirm, where it has any."""
-        results = self._runs[setting, fraction]
-        return [m for seed, m in results.items() if seed in self.confirming] or list(
-            results.values()
-        )
+    def measurements(self, setting: Setting, fraction: float) -> list[Measurement]:
+        """One for each confirmation seed of the setting; if it has none, for each other seed."""
+        by_seed = self._by_seed[setting, fraction]
+        confirmed = [m for seed, m in by_seed.items() if seed in self.confirmation_seeds]
+        return confirmed or list(by_seed.values())
 
     def has(self, setting: Setting, fraction: float) -> bool:
-        """Whether any seed was measured there."""
-        return (setting, fraction) in self._runs
+        """Whether any seed of the setting was measured there."""
+        return (setting, fraction) in self._by_seed
 
     def parameters(self, setting: Setting, fraction: float) -> int:
-        """How many numbers its adapter has."""
-        return self.of(setting, fraction)[0].parameters
+        """How many parameters the adapter of the setting has."""
+        return self.measurements(setting, fraction)[0].parameters
 
     def loss(self, setting: Setting, fraction: float) -> float:
-        """The mean over the seeds; infinite where one of them diverged."""
-        results = self.of(setting, fraction)
-        return math.fsum(m.loss for m in results) / len(results)
+        """The mean over the seeds; infinite if one of them diverged."""
+        measurements = self.measurements(setting, fraction)
+        return math.fsum(m.loss for m in measurements) / len(measurements)
 
-    def losses(self, settings: Collection[Setting], fraction: float) -> dict[Setting, float]:
-        """The mean of each over the seeds that all of them have, so that it is the same seeds' luck in all."""
-        results = {
-            setting: {m.candidate.seed: m.loss for m in self.of(setting, fraction)}
+    def shared_seed_losses(
+        self, settings: Collection[Setting], fraction: float
+    ) -> dict[Setting, float]:
+        """The mean of each setting over the seeds that all of them have.
+
+        So all means contain the luck of the same seeds. If the settings share no seed, each mean is
+        over the setting's own seeds.
+        """
+        losses = {
+            setting: {m.candidate.seed: m.loss for m in self.measurements(setting, fraction)}
             for setting in settings
         }
-        shared = set.intersection(*(set(own) for own in results.values()))
+        shared = set.intersection(*(set(by_seed) for by_seed in losses.values()))
         return {
-            setting: math.fsum(own[seed] for seed in shared) / len(shared)
+            setting: math.fsum(by_seed[seed] for seed in shared) / len(shared)
             if shared
             else self.loss(setting, fraction)
-            for setting, own in results.items()
+            for setting, by_seed in losses.items()
         }
 
-    def lasted(self, setting: Setting, fraction: float) -> bool:
+    def finished(self, setting: Setting, fraction: float) -> bool:
         """Whether no seed diverged."""
         return math.isfinite(self.loss(setting, fraction))
 
     def by_loss(self, fraction: float) -> Callable[[Setting], tuple[float, int, float, float, str]]:
-        """A key to sort settings by; among equals the smaller one comes first, so that no order of history matters."""
+        """A key that sorts settings by loss.
+
+        Of equal losses the smaller setting comes first, so the order of the history has no
+        influence.
+        """
         return lambda s: (self.loss(s, fraction), s.rank, s.alpha, s.learning_rate, s.targets)
 
-    def sides(
-        self, before: Setting, to: Setting, fraction: float
+    def paired_scores(
+        self, before: Setting, after: Setting, fraction: float
     ) -> tuple[list[Scores], list[Scores]]:
-        """The scores of both sides of a comparison, for the seeds that both have, in the same order."""
-        one, other = self._runs[before, fraction], self._runs[to, fraction]
-        shared = sorted(one.keys() & other.keys())
-        seeds = [seed for seed in shared if seed in self.confirming] or shared
-        return _scores(one[seed] for seed in seeds), _scores(other[seed] for seed in seeds)
+        """The scores of both sides for the seeds that both have, in the same order."""
+        runs_before, runs_after = self._by_seed[before, fraction], self._by_seed[after, fraction]
+        shared = sorted(runs_before.keys() & runs_after.keys())
+        seeds = [seed for seed in shared if seed in self.confirmation_seeds] or shared
+        return (
+            _scores(runs_before[seed] for seed in seeds),
+            _scores(runs_after[seed] for seed in seeds),
+        )
 
-    def gain(self, before: Setting, to: Setting, fraction: float, noise: Variance) -> Estimate:
-        """How much better `to` is; `noise` is that of one run."""
-        one, other = self.sides(before, to, fraction)
-        return gain_estimate(one, other, noise.times(2 / len(one)))
+    def gain(self, before: Setting, after: Setting, fraction: float, noise: Variance) -> Estimate:
+        """By how much the loss of `after` is lower; `noise` is that of one run."""
+        scores_before, scores_after = self.paired_scores(before, after, fraction)
+        return gain_estimate(scores_before, scores_after, noise.times(2 / len(scores_before)))
 
-    def noise(self, fraction: float) -> Variance | None:
-        """Of one run in a comparison, from the settings that have several confirming seeds there."""
-        return seed_noise(self._confirmed(fraction))
+    def seed_noise(self, fraction: float) -> Variance | None:
+        """The noise of one run in a comparison; None if no setting has two confirmation seeds."""
+        return seed_noise(self._confirmation_losses(fraction))
 
-    def whole_noise(self, fraction: float) -> Variance | None:
-        """Of one run by itself, with what its seed does to all settings."""
-        return run_noise(self._confirmed(fraction))
+    def run_noise(self, fraction: float) -> Variance | None:
+        """The noise of one run by itself, with what its seed does to all settings alike."""
+        return run_noise(self._confirmation_losses(fraction))
 
-    def _confirmed(self, fraction: float) -> dict[tuple[object, int], float]:
+    def _confirmation_losses(self, fraction: float) -> dict[tuple[object, int], float]:
         return {
-            (setting, seed): m.loss
-            for (setting, share), results in self._runs.items()
-            if share == fraction
-            for seed, m in results.items()
-            if m.scores and seed in self.confirming
+            (setting, seed): measurement.loss
+            for (setting, measured_at), by_seed in self._by_seed.items()
+            if measured_at == fraction
+            for seed, measurement in by_seed.items()
+            if measurement.scores and seed in self.confirmation_seeds
         }
 
 
-def _scores(results: Iterable[Measurement]) -> list[Scores]:
-    return [run.scores for run in results if run.scores]
+def _scores(measurements: Iterable[Measurement]) -> list[Scores]:
+    return [m.scores for m in measurements if m.scores]

@@ -1,19 +1,23 @@
-"""What the scores of some validation rows, from some seeds, say of the loss on all such rows; with intervals.
+"""Estimates with intervals: what the scores of some rows and seeds say about the loss on all rows.
 
-A loss is nats per token, a ratio: the rows' summed losses over their token counts. Two things are drawn at random, and
-each has its own layer in the error of a comparison:
+A loss is a ratio, in nats per token: the sum of the rows' losses over the sum of their tokens. Two
+things are drawn at random, and each adds a layer to the error of a comparison.
 
-- *Rows.* They are the unit; the ratio's error is taken from each row's residual (the delta method; Cochran, Sampling
-  Techniques, §6.4). Rows that share a source count as one (Miller, 2411.00640). Two candidates are compared through the
-  differences of the same rows (the pairing law): what makes a row hard is in both and cancels.
-- *Seeds.* The same setting, trained again with other first weights and another order of rows, ends elsewhere. That is
-  noise which more rows do not lessen: it is estimated from settings that were trained with several seeds, as what is
-  left of their losses when the setting's and the seed's own effect are taken away (two-way layout without replication;
-  Scheffé, The Analysis of Variance, §4.2). Rows of several seeds are averaged, and never counted as more rows. What a
-  seed does to all settings alike cancels in a comparison, but not in the loss of a setting, which carries both
-  (`run_noise`).
+*Rows* are the sampling unit. The error of the ratio comes from the residual of each row (the delta
+method; Cochran, Sampling Techniques, §6.4). Rows that share a source count as one (Miller,
+2411.00640). Two candidates are compared by the differences on the same rows, because what makes a
+row hard is in both and cancels.
 
-The variances add up; the degrees of freedom of the sum are Satterthwaite's (1946), and the quantiles Student's.
+*Seeds.* A setting that is trained again, with other first weights and another order of the rows,
+ends with another loss, and more rows do not lessen that noise. It is estimated from settings that
+were trained with several seeds, as what remains of their losses without the effect of the setting
+and of the seed (two-way layout without replication; Scheffé, The Analysis of Variance, §4.2). The
+losses of several seeds are averaged row by row, and never counted as more rows. What a seed does to
+all settings alike cancels in a comparison, but not in the loss of one setting, which has both parts
+(`run_noise`).
+
+The variances add up. The degrees of freedom of the sum are Satterthwaite's (1946), and the
+quantiles are Student's.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ from scipy import special
 
 from rung.types import Outcome, RequiredSample, Scores
 
-Losses = npt.NDArray[np.float64]
+RowLosses = npt.NDArray[np.float64]
+"""A number for each row, (rows,), in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +52,31 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Variance:
-    """A variance and the degrees of freedom that it is known with; infinitely many where it is known for sure."""
+    """A variance, and the degrees of freedom of its estimate: infinite if it is exact."""
 
     value: float
-    freedom: float
+    degrees_of_freedom: float
 
     def __add__(self, other: Variance) -> Variance:
-        """Of a sum of two independent estimates (Satterthwaite, 1946)."""
+        """The variance of the sum of two independent estimates (Satterthwaite, 1946)."""
         total = self.value + other.value
         if total == 0:
-            return Variance(0.0, min(self.freedom, other.freedom))
-        uncertain = sum(v.value**2 / v.freedom for v in (self, other) if v.value)
-        return Variance(total, total**2 / uncertain if uncertain else math.inf)
+            return Variance(0.0, min(self.degrees_of_freedom, other.degrees_of_freedom))
+        uncertainty = sum(v.value**2 / v.degrees_of_freedom for v in (self, other) if v.value)
+        return Variance(total, total**2 / uncertainty if uncertainty else math.inf)
 
     def times(self, factor: float) -> Variance:
-        return Variance(self.value * factor, self.freedom)
+        """The variance, multiplied by a known factor."""
+        return Variance(self.value * factor, self.degrees_of_freedom)
 
 
-KNOWN_ZERO = Variance(0.0, math.inf)
-"""No noise from seeds: what an interval assumes that covers the choice of rows alone."""
+NO_SEED_NOISE = Variance(0.0, math.inf)
+"""Zero, known exactly: for an interval that covers the choice of rows alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number in nats per token, and the variance of its error."""
+    """An estimate in nats per token, and the variance of its error."""
 
     mean: float
     variance: Variance
@@ -81,108 +87,125 @@ class Estimate:
         return math.sqrt(self.variance.value)
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        reach = _quantile(0.5 + confidence / 2, self.variance.freedom) * self.error
-        return Interval(self.mean, self.mean - reach, self.mean + reach)
+        half = _t_quantile(0.5 + confidence / 2, self.variance.degrees_of_freedom) * self.error
+        return Interval(self.mean, self.mean - half, self.mean + half)
 
 
-def loss_estimate(scores: Sequence[Scores], seeds: Variance = KNOWN_ZERO) -> Estimate:
-    """The loss of one setting, from a run of each of some seeds; `seeds` is what they add to the variance: the noise of
-    one run (`run_noise`), over their number.
+def loss_estimate(scores: Sequence[Scores], seed_variance: Variance = NO_SEED_NOISE) -> Estimate:
+    """The loss of one setting.
+
+    Args:
+        scores: one run for each seed, all on the same rows.
+        seed_variance: what the seeds add to the variance: `run_noise` over the number of runs.
     """
-    rows = _ratio(_averaged(scores), scores[0])
-    return Estimate(rows.mean, rows.variance + seeds)
+    over_rows = _ratio_estimate(_mean_over_seeds(scores), scores[0])
+    return Estimate(over_rows.mean, over_rows.variance + seed_variance)
 
 
 def gain_estimate(
-    before: Sequence[Scores], to: Sequence[Scores], seeds: Variance = KNOWN_ZERO
+    before: Sequence[Scores], after: Sequence[Scores], seed_variance: Variance = NO_SEED_NOISE
 ) -> Estimate:
-    """How much lower the loss of `to` is than that of `before`, row by row; positive is better.
+    """By how much the loss of `after` is below that of `before`; positive is better.
 
     Args:
-        before, to: a run of each of some seeds, on the same rows. Where both have the same seeds in the same order,
-            what the seeds have in common cancels.
-        seeds: what the seeds add to the variance: the noise of one run (`seed_noise`), over the runs of each side.
+        before, after: one run for each seed, all on the same rows. If both sides have the same
+            seeds in the same order, what those have in common cancels.
+        seed_variance: what the seeds add to the variance: `seed_noise` over the runs of each side.
 
     Raises:
-        ValueError: the two were not scored on the same rows.
+        ValueError: The two sides were not scored on the same rows.
     """
-    if any(scores.tokens != before[0].tokens for scores in (*before, *to)):
+    if any(scores.tokens != before[0].tokens for scores in (*before, *after)):
         raise ValueError("a comparison needs the same rows on both sides")
-    rows = _ratio(_averaged(before) - _averaged(to), before[0])
-    return Estimate(rows.mean, rows.variance + seeds)
+    over_rows = _ratio_estimate(_mean_over_seeds(before) - _mean_over_seeds(after), before[0])
+    return Estimate(over_rows.mean, over_rows.variance + seed_variance)
 
 
 def loss_interval(scores: Scores, confidence: float = 0.95) -> Interval:
-    """The loss of one run, in nats per token; the interval covers the choice of rows alone."""
+    """The loss of one run, in nats per token. The interval covers the choice of rows alone."""
     return loss_estimate([scores]).interval(confidence)
 
 
 def seed_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
-    """The variance of one run's loss that is owed to chance in training: neither to its setting nor to its seed.
+    """The part of the variance of a run's loss that neither its setting nor its seed explains.
 
-    What a seed does to all settings alike (the same rows come late, say) cancels in a comparison of the same seeds, so
-    it is taken away. With one setting there is nothing to tell that from, and the seed's whole effect counts.
+    This is the noise of a comparison on the same seeds. What a seed does to all settings alike
+    (such as presenting the same rows late) cancels there, so it is left out. With one setting it
+    cannot be told apart, and the whole effect of the seed counts.
 
     Args:
-        losses: by setting and seed; settings and seeds may be missing from one another.
+        losses: the loss of each run, by setting and seed. Not every setting needs every seed.
 
     Returns:
-        None where no setting has two seeds.
+        The variance of one run; None if no setting has two seeds.
     """
-    cells = _with_several_seeds(losses)
-    shared = len({setting for setting, _ in cells}) > 1
-    residual, freedom = _left_over(cells, shared)
+    cells = _settings_with_several_seeds(losses)
+    several_settings = len({setting for setting, _ in cells}) > 1
+    residual, freedom = _residual_sum_of_squares(cells, several_settings)
     return Variance(residual / freedom, freedom) if freedom > 0 else None
 
 
 def run_noise(losses: Mapping[tuple[object, int], float]) -> Variance | None:
-    """The variance of one run's loss around what its setting comes to on average: what the seed does to all settings
-    alike, and what it does to this one alone (`seed_noise`). It is what the loss of a setting is uncertain by.
+    """The variance of a run's loss around the mean of its setting.
 
-    From the mean squares of the two-way layout: with k settings, that of the seeds is expected to be the residual
-    variance and k times the seeds' own (Scheffé, §7.4). Args and Returns as in `seed_noise`.
+    It is the sum of what a seed does to all settings alike and of `seed_noise`: the uncertainty of
+    the loss of one setting. It comes from the mean squares of the two-way layout: with k settings,
+    the mean square of the seeds is expected to be the residual variance plus k times the variance
+    of the seeds (Scheffé, §7.4).
+
+    Args:
+        losses: as in `seed_noise`.
+
+    Returns:
+        The variance of one run; None if no setting has two seeds.
     """
-    cells = _with_several_seeds(losses)
-    within, freedom = _left_over(cells, shared=False)
-    residual, own = _left_over(cells, shared=True)
-    if not freedom:
+    cells = _settings_with_several_seeds(losses)
+    within, within_freedom = _residual_sum_of_squares(cells, seed_effect=False)
+    residual, residual_freedom = _residual_sum_of_squares(cells, seed_effect=True)
+    if not within_freedom:
         return None
-    seeds = freedom - own
-    if not own or not seeds:
-        return Variance(within / freedom, freedom)
-    settings = len(cells) / len({seed for _, seed in cells})
-    of_seeds, alone = Variance((within - residual) / seeds, seeds), Variance(residual / own, own)
-    return of_seeds.times(1 / settings) + alone.times(1 - 1 / settings)
+    seeds_freedom = within_freedom - residual_freedom
+    if not residual_freedom or not seeds_freedom:
+        return Variance(within / within_freedom, within_freedom)
+    settings_per_seed = len(cells) / len({seed for _, seed in cells})
+    of_seeds = Variance((within - residual) / seeds_freedom, seeds_freedom)
+    of_residual = Variance(residual / residual_freedom, residual_freedom)
+    return of_seeds.times(1 / settings_per_seed) + of_residual.times(1 - 1 / settings_per_seed)
 
 
-def _with_several_seeds(
+def _settings_with_several_seeds(
     losses: Mapping[tuple[object, int], float],
 ) -> dict[tuple[object, int], float]:
-    """Those of the settings that have more than one seed."""
     seeds = Counter(setting for setting, _ in losses)
     return {(setting, seed): loss for (setting, seed), loss in losses.items() if seeds[setting] > 1}
 
 
-def _left_over(cells: Mapping[tuple[object, int], float], shared: bool) -> tuple[float, int]:
-    """The sum of squares that a layout of settings, and of seeds where they are shared, leaves over; its freedom."""
+def _residual_sum_of_squares(
+    cells: Mapping[tuple[object, int], float], seed_effect: bool
+) -> tuple[float, int]:
+    """The residual sum of squares of a layout, and its degrees of freedom.
+
+    The layout has an effect of each setting and, with `seed_effect`, one of each seed.
+    """
     if not cells:
         return 0.0, 0
     settings, seeds = sorted({s for s, _ in cells}, key=str), sorted({seed for _, seed in cells})
-    design = np.zeros((len(cells), len(settings) + (len(seeds) if shared else 0)))
+    design = np.zeros((len(cells), len(settings) + (len(seeds) if seed_effect else 0)))
     for row, (setting, seed) in enumerate(cells):
         design[row, settings.index(setting)] = 1
-        if shared:
+        if seed_effect:
             design[row, len(settings) + seeds.index(seed)] = 1
-    found = np.array(list(cells.values()))
-    solution, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
-    return float(((found - design @ solution) ** 2).sum()), len(cells) - int(rank)
+    losses = np.array(list(cells.values()))
+    solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
+    return float(((losses - design @ solution) ** 2).sum()), len(cells) - int(rank)
 
 
 def judge(gain: Interval, margin: float) -> Outcome:
-    """What an interval for a gain shows, where gains under `margin` are not worth having.
+    """What the interval of a gain shows, if gains below `margin` are not worth having.
 
-    *better*: some gain is certain, and the estimate is worth having. *no worthwhile gain*: the upper bound lies under
-    the margin. Everything else is *undecided*, and is never called equal.
+    `better`: there is some gain for certain, and the estimate is worth having.
+    `no_worthwhile_gain`: the upper bound is below the margin. Everything else is `undecided`, and
+    is never called equal.
     """
     if gain.high < margin:
         return "no_worthwhile_gain"
@@ -190,98 +213,112 @@ def judge(gain: Interval, margin: float) -> Outcome:
 
 
 def shared_confidence(comparisons: int, confidence: float = 0.95) -> float:
-    """The confidence that each of several comparisons needs, for all to hold together (Bonferroni).
+    """The confidence that each comparison needs, so that all hold together (Bonferroni).
 
-    Looks count as comparisons: whoever judges a comparison three times, as the data come in, has three chances to be
-    wrong. The bound holds however the comparisons depend on each other.
+    A repeated look at the same comparison counts as a comparison: three looks, as the data come in,
+    are three chances to be wrong. The bound holds however the comparisons depend on each other.
     """
     return 1 - (1 - confidence) / max(1, comparisons)
 
 
 def minimum_detectable(estimate: Estimate, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The smallest true gain that a comparison like this one would show to be above zero, in `power` of all cases.
+    """The smallest true gain that such a comparison shows to be above zero in `power` of all cases.
 
     (t(1 − α/2) + t(power)) · standard error; Bloom, Evaluation Review 19(5), 1995.
     """
-    freedom = estimate.variance.freedom
-    return (_quantile(0.5 + confidence / 2, freedom) + _quantile(power, freedom)) * estimate.error
+    freedom = estimate.variance.degrees_of_freedom
+    return (
+        _t_quantile(0.5 + confidence / 2, freedom) + _t_quantile(power, freedom)
+    ) * estimate.error
 
 
 def required_sample(
     before: Sequence[Scores],
-    to: Sequence[Scores],
+    after: Sequence[Scores],
     noise: Variance,
     margin: float,
     confidence: float = 0.95,
 ) -> RequiredSample:
-    """What would decide a comparison if its estimate stays where it is: more validation rows, or more seeds.
+    """How many validation rows, or seeds, would decide a comparison if its estimate stays the same.
 
-    The interval has to become so narrow that it lies above zero, for an estimate that reaches the margin, or below the
-    margin, for one that does not. Each is asked with the other as it is; the totals are returned, not what is to be
-    added. Numbers over a million are as good as never.
+    The interval has to become so narrow that it is above zero, for an estimate that reaches the
+    margin, or below the margin, for one that does not. Rows and seeds are each computed with the
+    other number as it is. A number above a million is given as None.
+
+    Args:
+        before, after: the runs of the two sides, as in `gain_estimate`.
+        noise: of one run, from `seed_noise`.
+        margin: the smallest gain that is worth having, in nats per token.
+        confidence: of the interval.
     """
-    rows_only = gain_estimate(before, to)
-    n, s = len(before[0].tokens), min(len(before), len(to))
-    gain = rows_only.mean
-    reach = gain if gain >= margin else margin - gain
+    rows_alone = gain_estimate(before, after)
+    rows_now, seeds_now = len(before[0].tokens), min(len(before), len(after))
+    gain = rows_alone.mean
+    enough = gain if gain >= margin else margin - gain
 
-    def wide(rows: int, seeds: int) -> float:
-        sources = (rows_only.variance.freedom + 1) * rows / n
-        from_rows = Variance(rows_only.variance.value * n / rows, max(1, sources - 1))
-        # A further seed also makes the noise better known: two runs, less the effect of that seed on both.
-        from_seeds = Variance(noise.value * 2 / seeds, noise.freedom + seeds - s)
-        variance = from_rows + from_seeds
-        return _quantile(0.5 + confidence / 2, variance.freedom) * math.sqrt(variance.value)
+    def half_width(rows: int, seeds: int) -> float:
+        sources = (rows_alone.variance.degrees_of_freedom + 1) * rows / rows_now
+        from_rows = Variance(rows_alone.variance.value * rows_now / rows, max(1, sources - 1))
+        # A further seed also makes the noise better known. It adds two runs, and takes one degree
+        # of freedom for the effect of that seed on both.
+        freedom = noise.degrees_of_freedom + seeds - seeds_now
+        variance = from_rows + Variance(noise.value * 2 / seeds, freedom)
+        quantile = _t_quantile(0.5 + confidence / 2, variance.degrees_of_freedom)
+        return quantile * math.sqrt(variance.value)
 
     return RequiredSample(
-        _first(n, lambda rows: wide(rows, s) < reach),
-        _first(s, lambda seeds: wide(n, seeds) < reach),
+        _smallest_sufficient(rows_now, lambda rows: half_width(rows, seeds_now) < enough),
+        _smallest_sufficient(seeds_now, lambda seeds: half_width(rows_now, seeds) < enough),
     )
 
 
-def _first(start: int, enough: Callable[[int], bool]) -> int | None:
-    """The smallest number from `start` that is enough, if one below a million is."""
+def _smallest_sufficient(start: int, sufficient: Callable[[int], bool]) -> int | None:
+    """The smallest sufficient number from `start` on; None if it is above a million."""
     high = max(1, start)
-    while not enough(high):
+    while not sufficient(high):
         high *= 2
         if high > 1_000_000:
             return None
     low = max(start, high // 2)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+        low, high = (low, middle) if sufficient(middle) else (middle + 1, high)
     return high
 
 
-def rows_variance(values: Losses, like: Scores) -> Variance:
-    """The variance over the rows of Σ values / Σ tokens, where a value is some sum of the losses of a row."""
-    return _ratio(values, like).variance
+def rows_variance(values: RowLosses, scores: Scores) -> Variance:
+    """The variance over the rows of Σ values / Σ tokens.
+
+    Args:
+        values: (rows,), a linear combination of losses for each row.
+        scores: any scores on those rows; only its tokens and sources are used.
+    """
+    return _ratio_estimate(values, scores).variance
 
 
-def _averaged(scores: Sequence[Scores]) -> Losses:
-    """Each row's loss, averaged over the seeds."""
-    averaged: Losses = np.mean([s.losses for s in scores], axis=0)
-    return averaged
+def _mean_over_seeds(scores: Sequence[Scores]) -> RowLosses:
+    """The loss of each row, averaged over the seeds."""
+    mean: RowLosses = np.mean([s.losses for s in scores], axis=0)
+    return mean
 
 
-def _ratio(values: Losses, like: Scores) -> Estimate:
-    """Σ values / Σ tokens, with the variance over the sources of the rows."""
-    tokens = np.array(like.tokens, dtype=np.float64)
+def _ratio_estimate(values: RowLosses, scores: Scores) -> Estimate:
+    """Σ values / Σ tokens, with its variance over the sources of the rows."""
+    tokens = np.array(scores.tokens, dtype=np.float64)
     total = float(tokens.sum())
     ratio = float(values.sum()) / total
     residuals = values - ratio * tokens
-    if like.sources:
-        residuals = np.bincount(np.unique(like.sources, return_inverse=True)[1], residuals).astype(
-            np.float64
-        )
+    if scores.sources:
+        source_of_row = np.unique(scores.sources, return_inverse=True)[1]
+        residuals = np.bincount(source_of_row, residuals).astype(np.float64)
     n = len(residuals)
     if n < 2:
         raise ValueError("an interval needs at least two rows, of two sources")
     return Estimate(ratio, Variance(float(residuals @ residuals) / (n - 1) * n / total**2, n - 1))
 
 
-def _quantile(probability: float, freedom: float) -> float:
-    """Student's t, which is the normal one where nothing had to be estimated."""
-    return float(
-        special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability)
-    )
+def _t_quantile(probability: float, degrees_of_freedom: float) -> float:
+    """A quantile of Student's t, which is the normal one at infinite degrees of freedom."""
+    if math.isinf(degrees_of_freedom):
+        return float(special.ndtri(probability))
+    return float(special.stdtrit(degrees_of_freedom, probability))

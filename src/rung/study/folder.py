@@ -1,156 +1,167 @@
-"""The study folder: where everything of a study lies, and how scores are kept.
+"""The study folder: the place of every file of a study.
 
 ::
 
     studies/<name>/
       recipe.yaml  manifest.json  study.db  result.json  lock.json (while a process works on it)
-      candidates/<id>/adapter/  candidates/<id>/checkpoint/  candidates/<id>/cooled@<fraction>/
+      candidates/<id>/adapter/  candidates/<id>/checkpoint/  candidates/<id>/cooldown@<fraction>/
       scores/<id>@<fraction>.parquet  scores/untuned.parquet  scores/test-<who>.parquet
-      written/<split>-<who>.parquet
+      generations/<split>-<who>.parquet
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from rung.atomic import check_writable, write_bytes, write_text
+from rung.atomic import check_writable
 from rung.errors import RungError, StudyError
-from rung.types import Candidate, Generation, Scores
+from rung.types import Candidate
 
-SCHEMA = 1
-"""Of `manifest.json` and `result.json`: which version of them this is."""
-LONGEST_NAME = 200
+SCHEMA = 2
+"""The version of `manifest.json` and `result.json`."""
+FORMAT = 3
+"""The version of what a study keeps and of how its data are read."""
+MAX_NAME_BYTES = 200
 """Bytes of a study's name; file systems take 255, or a little fewer."""
-FORMAT = 2
-"""Of what a study keeps, and of how its data are read: a study of another one cannot be gone on with."""
+UNTUNED = "untuned"
+"""What the untuned model is called where candidates are called by their ids."""
+
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE
 )
-"""What Windows takes for a device, whatever its ending."""
+"""Names that Windows takes for a device, whatever their ending."""
 _JOINERS = "\u200c\u200d"
-"""Unseen, and a part of words in Persian and in the scripts of India, and of emoji."""
+"""Invisible, and parts of words in Persian and in the scripts of India, and of emoji."""
 
 
 def study_folder(studies: Path | str, name: str) -> StudyFolder:
-    """The folder of the study of that name, in the folder of the studies.
+    """The folder of the study of that name.
 
     Raises:
-        StudyError: it is no name for a folder, on one system or another, or names one elsewhere.
+        StudyError: the name cannot be that of a folder on every system, or leads elsewhere.
     """
-    if odd := [c for c in name if c in '/\\<>:"|?*' or _unseen(c)]:
-        why = f"{odd[0]!r} is in it"
-    elif not any(unicodedata.category(c)[0] in "LNPS" for c in name):
-        why = "there are no letters in it"
-    elif name[0] in " .-~" or name[-1] in f" .{_JOINERS}":
-        why = f"it begins with '{name[0]}'" if name[0] in " .-~" else f"it ends with '{name[-1]}'"
-    elif _RESERVED.fullmatch(name):
-        why = "Windows keeps it for a device"
-    elif len(name.encode()) > LONGEST_NAME:
-        why = f"it has {len(name.encode())} bytes, and may have {LONGEST_NAME}"
-    else:
-        return StudyFolder(Path(os.path.expanduser(studies)) / name)
-    shown = name if len(name) <= 60 else f"{name[:60]}…"
-    raise StudyError(
-        f"--study: {shown!r} is no name for a folder ({why}); give one such as prices-2, and with --studies the "
-        "folder that it lies in."
-    )
+    if problem := _name_problem(name):
+        shown = name if len(name) <= 60 else f"{name[:60]}…"
+        raise StudyError(
+            f"--study: {shown!r} cannot be the name of a folder ({problem}); give a name such as "
+            "prices-2, and with --studies the folder that it lies in."
+        )
+    return StudyFolder(Path(os.path.expanduser(studies)) / name)
 
 
-def _unseen(character: str) -> bool:
-    return (
-        unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        and character not in _JOINERS
-    )
+def _name_problem(name: str) -> str:
+    """Why a folder cannot have the name; empty where it can."""
+    if bad := [c for c in name if c in '/\\<>:"|?*' or _is_invisible(c)]:
+        return f"it contains {bad[0]!r}"
+    if not any(unicodedata.category(c)[0] in "LNPS" for c in name):
+        return "it has no letters"
+    if name[0] in " .-~":
+        return f"it starts with '{name[0]}'"
+    if name[-1] in f" .{_JOINERS}":
+        return f"it ends with '{name[-1]}'"
+    if _RESERVED.fullmatch(name):
+        return "Windows reserves it for a device"
+    if (size := len(name.encode())) > MAX_NAME_BYTES:
+        return f"it has {size} bytes, and {MAX_NAME_BYTES} are allowed"
+    return ""
+
+
+def _is_invisible(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFolder:
-    """The paths of one study."""
+    """The paths of one study, and the checks of its folder."""
 
     path: Path
 
     def check(self) -> None:
-        """See whether a study can begin or go on here; nothing is written.
+        """Check that a study can start or go on here. Nothing is written.
 
         Raises:
-            FolderError: nothing can be written here.
-            StudyError: something else lies here, or the study's own files are damaged or of another version.
+            FolderError: the folder cannot be written to.
+            StudyError: something else lies here, or the study's files are damaged or of another
+                version.
         """
         if os.path.isfile(self.path):
             raise StudyError(
                 f"'{self.path}' is a file, so it cannot be a study's folder; give another --study."
             )
         check_writable(self.path)
-        there = set(os.listdir(self.path)) if self.path.is_dir() else set()
-        if self.manifest.name not in there:
-            # A study that was stopped before it began has a database, and then a recipe.
-            own = {self.lock.name, self.database.name, f"{self.database.name}-journal"}
-            own |= {self.recipe.name} if self.database.name in there else set()
-            if others := sorted(name for name in there - own if not name.startswith(".")):
-                raise StudyError(
-                    f"The folder '{self.path}' is no study's: there is '{others[0]}' in it; give another --study."
-                )
+        present = set(os.listdir(self.path)) if self.path.is_dir() else set()
+        if self.manifest.name not in present:
+            self._check_is_unused(present)
             return
-        if missing := {self.recipe.name, self.database.name} - there:
-            raise self.damaged(self.path / min(missing), "it is not there")
-        for path in (self.manifest, self.result):
-            if path.name in there and (version := self._read(path).get("schema")) != SCHEMA:
-                raise StudyError(
-                    f"'{path}' was written by another version of Rung (schema {version!r}, and this one has {SCHEMA}); "
-                    "go on with that one, or give another --study."
-                )
-        if (version := self.read_manifest().get("format")) != FORMAT:
+        if missing := {self.recipe.name, self.database.name} - present:
+            raise self.damaged(self.path / min(missing), "the file is missing")
+        self._check_version(present)
+
+    def _check_is_unused(self, present: set[str]) -> None:
+        """A study that was stopped before it started may have left a database and a recipe."""
+        own = {self.lock.name, self.database.name, f"{self.database.name}-journal"}
+        own |= {self.recipe.name} if self.database.name in present else set()
+        if others := sorted(name for name in present - own if not name.startswith(".")):
             raise StudyError(
-                f"The study '{self.path}' was begun by a version of Rung that read data or kept studies in another way "
-                f"(format {version!r}, and this one has {FORMAT}); give this one a --study of its own."
+                f"The folder '{self.path}' is not a study's: it contains '{others[0]}'; give "
+                "another --study."
             )
 
-    def read_manifest(self) -> dict[str, Any]:
-        """
-        Raises:
-            StudyError: it is damaged.
-        """
-        return self._read(self.manifest)
+    def _check_version(self, present: set[str]) -> None:
+        versions = [(self.manifest, "schema", SCHEMA), (self.manifest, "format", FORMAT)]
+        versions += [(self.result, "schema", SCHEMA)] if self.result.name in present else []
+        for path, name, this in versions:
+            if (version := self._read_json(path).get(name)) != this:
+                raise StudyError(
+                    f"The study '{self.path}' was made by another version of Rung ({path.name} has "
+                    f"{name} {version!r}; this version has {this}); go on with that version, or "
+                    "give another --study."
+                )
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def read_manifest(self) -> dict[str, Any]:
+        """The content of `manifest.json`.
+
+        Raises:
+            StudyError: the file is damaged.
+        """
+        return self._read_json(self.manifest)
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
         with self.reading(path):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it is no JSON object")
-        return found
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it is not a JSON object")
+        return content
 
     def damaged(self, path: Path, why: object) -> StudyError:
-        """The error that says so."""
-        says = " ".join(str(why).split())
+        """The error for a damaged file of the study."""
+        reason = " ".join(str(why).split())
         return StudyError(
-            f"'{path}' of the study is damaged ({says[:200]}); put the file back, or take the folder "
-            f"'{self.path}' away to begin anew."
+            f"'{path}' of the study is damaged ({reason[:200]}); put the file back, or remove the "
+            f"folder '{self.path}' to start again."
         )
 
     @contextlib.contextmanager
     def reading(self, path: Path) -> Iterator[None]:
-        """Whatever goes wrong while this file is read.
+        """Turn whatever goes wrong while a file is read into one error.
 
         Raises:
-            StudyError: something has.
+            StudyError: the file is damaged.
         """
         try:
             yield
         except RungError:
             raise
-        except Exception as error:  # a file may have anything in it, nested without end too
+        except Exception as error:  # a damaged file can hold anything, deep nesting too
             raise self.damaged(path, error) from error
 
     @property
@@ -171,7 +182,7 @@ class StudyFolder:
 
     @property
     def lock(self) -> Path:
-        """There while a process works on the study."""
+        """It exists while a process works on the study."""
         return self.path / "lock.json"
 
     @property
@@ -182,59 +193,30 @@ class StudyFolder:
         return self.path / "candidates" / candidate.id / "adapter"
 
     def checkpoint(self, candidate: Candidate) -> Path:
-        """Where the candidate's training can go on from."""
+        """Where the candidate's training goes on from: before any cooldown."""
         return self.path / "candidates" / candidate.id / "checkpoint"
 
-    def cooled(self, candidate: Candidate, fraction: float) -> Path:
-        """The branch that was cooled down to be judged at that share of the budget."""
-        return self.path / "candidates" / candidate.id / f"cooled@{fraction:.3f}"
+    def cooldown_copy(self, candidate: Candidate, fraction: float) -> Path:
+        """The copy that was cooled down and evaluated at that fraction of the budget."""
+        return self.path / "candidates" / candidate.id / f"cooldown@{fraction:.3f}"
+
+    def cooldown_copies(self, candidate: Candidate) -> list[Path]:
+        return sorted((self.path / "candidates" / candidate.id).glob("cooldown@*"))
 
     def scores(self, candidate: Candidate | None = None, fraction: float = 1.0) -> Path:
-        name = f"{candidate.id}@{fraction:.3f}" if candidate else "untuned"
+        """Scores on the validation rows; of the untuned model where no candidate is given."""
+        name = f"{candidate.id}@{fraction:.3f}" if candidate else UNTUNED
         return self.path / "scores" / f"{name}.parquet"
 
     def test_scores(self, who: str) -> Path:
-        """Of a candidate's id, or of `untuned`."""
+        """Scores on the test rows, of a candidate by its id or of `untuned`."""
         return self.path / "scores" / f"test-{who}.parquet"
 
-    def written(self, split: str, who: str) -> Path:
-        """The texts that a candidate, by its id, or the `untuned` model has written."""
-        return self.path / "written" / f"{split}-{who}.parquet"
+    def generations(self, split: str, who: str) -> Path:
+        """The texts of a split that a candidate, by its id, or `untuned` generated."""
+        return self.path / "generations" / f"{split}-{who}.parquet"
 
 
-TEXTS = pa.schema({field.name: pa.string() for field in fields(Generation)})
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_scores(path: Path, scores: Scores) -> None:
-    """One row for each validation row, in order: `loss` in nats, float64, `tokens`, and `source` if rows share one."""
-    buffer = io.BytesIO()
-    table = {
-        "loss": pa.array(scores.losses, pa.float64()),
-        "tokens": pa.array(scores.tokens, pa.int32()),
-    }
-    if scores.sources:
-        table["source"] = pa.array(scores.sources, pa.int32())
-    pq.write_table(pa.table(table), buffer, compression="zstd")
-    write_bytes(path, buffer.getvalue())
-
-
-def write_texts(path: Path, rows: Sequence[Generation]) -> None:
-    """One row for each text, in order: `text`, `wanted`, `prompt`, `where`."""
-    buffer = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist([asdict(row) for row in rows], TEXTS), buffer, compression="zstd"
-    )
-    write_bytes(path, buffer.getvalue())
-
-
-def read_texts(path: Path) -> list[Generation]:
-    return [Generation(**row) for row in pq.read_table(path).to_pylist()]
-
-
-def read_scores(path: Path) -> Scores:
-    table = pq.read_table(path).to_pydict()
-    return Scores(tuple(table["loss"]), tuple(table["tokens"]), tuple(table.get("source", ())))
+def candidate_label(candidate: Candidate | None) -> str:
+    """The candidate's id; `untuned` for None, the untuned model."""
+    return candidate.id if candidate else UNTUNED

@@ -1,4 +1,4 @@
-"""What the models of a study write, and the metrics that it is judged by."""
+"""The texts that the candidates of a study generate, and the metrics that they are judged by."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rung.data.arrow_store import Examples, Texts
-from rung.data.limits import rows_short_of_room
+from rung.data.model_limits import count_possible_truncations
 from rung.data.prepare import Data
 from rung.errors import MetricError
 from rung.metrics.evaluate import Evaluator
-from rung.metrics.text import CompletionStats, Metric
+from rung.metrics.metric import CompletionStats, Metric
 from rung.recipe import Recipe
 from rung.runner.protocol import Runner
+from rung.study.folder import candidate_label
 from rung.study.ledger import Ledger
 from rung.types import Candidate, Generation, Measurement, Scores
 
-KNOWN_ROWS = 20_000
-"""Rows of a split that are looked at to see what the completions are."""
+SAMPLED_ROWS = 20_000
+"""The rows of a split that are read to see what its completions are like."""
 
 
 def make_evaluator(data: Data, recipe: Recipe) -> Evaluator:
@@ -26,98 +27,98 @@ def make_evaluator(data: Data, recipe: Recipe) -> Evaluator:
     Raises:
         MetricError: there is no such metric, or the user's own fails on a row.
     """
-    texts = _known(data.train)
-    if data.facts.shape == "text":
+    if data.stats.record_format == "text":
         if recipe.metrics or recipe.judge != "loss":
             raise MetricError(
-                "The rows are texts without prompts, so nothing is written and the loss alone can judge."
+                "The rows are texts without prompts, so nothing is generated and only the loss can "
+                "judge."
             )
         return Evaluator((), CompletionStats.of([]))
-    numbers = data.facts.numbers.convention(recipe.numbers)
-    held = {
-        name: [text.after for text in _known(data.splits[name])] for name in ("validation", "test")
-    }
-    quality = Evaluator.of(
-        [text.after for text in texts], recipe.metrics, recipe.judge, numbers, held
+    texts = _sample(data.train)
+    evaluator = Evaluator.of(
+        [text.answer for text in texts],
+        recipe.metrics,
+        recipe.judge,
+        data.stats.numbers.convention(recipe.numbers),
+        {
+            name: [text.answer for text in _sample(data.splits[name])]
+            for name in ("validation", "test")
+        },
     )
-    # A metric that cannot be worked out is to be known of now, and not when all is trained.
-    quality.values(
-        [Generation(text.after, text.after, text.before, text.where) for text in texts[:2]]
-    )
-    return quality
+    # A metric that fails is better found now than when everything is trained.
+    evaluator.values([Generation(t.answer, t.answer, t.prompt, t.location) for t in texts[:2]])
+    return evaluator
 
 
-def _known(rows: Examples) -> list[Texts]:
-    step = max(1, len(rows) // KNOWN_ROWS)
+def _sample(rows: Examples) -> list[Texts]:
+    step = max(1, len(rows) // SAMPLED_ROWS)
     return [rows.texts(row) for row in range(0, len(rows), step)]
 
 
-def tell_room(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
-    """Say, before anything is trained, where the model's positions end before a text that is to be written may."""
+def tell_cut_generations(data: Data, positions: int | None, tell: Callable[[str], None]) -> None:
+    """Tell where the model has too few positions after a prompt for the longest completion."""
     for name in ("validation", "test"):
-        if short := rows_short_of_room(data.splits[name], positions):
+        if short := count_possible_truncations(data.splits[name], positions):
             tell(
-                f"after {short:,} of {len(data.splits[name]):,} {name} prompts the model's {positions:,} positions "
-                "leave less room than the longest completion takes, so what is written there may be cut"
+                f"after {short:,} of {len(data.splits[name]):,} {name} prompts the model's "
+                f"{positions:,} positions leave less room than the longest completion takes, so "
+                "texts generated there may be cut"
             )
 
 
 class Generations:
-    """What the models of a study have written, as far as it was asked for; each writes to the rows of a split once.
+    """The texts of a study's candidates, generated when they are first asked for.
 
-    With a metric to judge by, a candidate's loss in full gives way to that metric's distance from its best.
+    Where a metric judges, it takes the place of the loss of candidates trained in full: their
+    scores are the metric's distance from its best value.
+
+    Args:
+        judge: the metric that decides; None for the loss.
+        tell: is told when candidates generate.
     """
 
     def __init__(
         self,
         runner: Runner,
         ledger: Ledger,
-        quality: Evaluator,
+        evaluator: Evaluator,
         judge: Metric | None,
         tell: Callable[[str], None],
     ) -> None:
-        self.runner, self.ledger, self.quality, self.judge, self.tell = (
-            runner,
-            ledger,
-            quality,
-            judge,
-            tell,
-        )
-        self._judged: dict[Candidate | None, Scores | None] = {}
+        self.runner, self.ledger, self.tell = runner, ledger, tell
+        self.evaluator, self.judge = evaluator, judge
+        self._judge_scores: dict[Candidate | None, Scores | None] = {}
 
-    def of(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
-        """The texts of each of them."""
-        if missing := [one for one in who if self.ledger.written(split, name_of(one)) is None]:
-            count = (
-                f"{len(missing)} candidates write"
-                if len(missing) > 1
-                else f"{name_of(missing[0])} writes"
-            )
-            self.tell(f"{count} to the {split} rows")
-            for one, texts in zip(missing, self.runner.write(missing, split), strict=True):
-                self.ledger.record_generations(split, name_of(one), texts)
-        return [self.ledger.written(split, name_of(one)) or [] for one in who]
+    def texts(self, who: Sequence[Candidate | None], split: str) -> list[list[Generation]]:
+        """The texts for a split, of candidates trained in full and of the untuned model (None)."""
+        kept = {one: self.ledger.generations(split, candidate_label(one)) for one in who}
+        if missing := [one for one in who if kept[one] is None]:
+            several = f"{len(missing)} candidates generate"
+            one = f"{candidate_label(missing[0])} generates"
+            self.tell(f"{several if len(missing) > 1 else one} texts for the {split} rows")
+            generated = self.runner.generate(missing, split)
+            for one_missing, texts in zip(missing, generated, strict=True):
+                self.ledger.record_generations(split, candidate_label(one_missing), texts)
+                kept[one_missing] = texts
+        return [kept[one] or [] for one in who]
 
-    def judged(self, who: Candidate | None) -> Scores | None:
-        """What a candidate that was trained in full, or the untuned model, is judged by, where that is a metric."""
+    def judge_scores(self, who: Candidate | None) -> Scores | None:
+        """The scores in the metric that judges, of a candidate trained in full or untuned."""
         assert self.judge is not None
-        if who not in self._judged:
-            self._judged[who] = self.quality.scores(self.judge, self.of([who], "validation")[0])
-        return self._judged[who]
+        if who not in self._judge_scores:
+            (texts,) = self.texts([who], "validation")
+            self._judge_scores[who] = self.evaluator.scores(self.judge, texts)
+        return self._judge_scores[who]
 
-    def judge_by(self, history: Sequence[Measurement]) -> list[Measurement]:
+    def as_judged(self, history: Sequence[Measurement]) -> list[Measurement]:
         """The measurements as the strategy is to see them."""
         if self.judge is None:
             return list(history)
         finished = [m.candidate for m in history if m.fraction == 1 and m.scores]
-        self.of(finished, "validation")
+        self.texts(finished, "validation")  # in packs, and not one by one
         return [
-            replace(m, scores=self.judged(m.candidate))
+            replace(m, scores=self.judge_scores(m.candidate))
             if m.candidate in finished and m.fraction == 1
             else m
             for m in history
         ]
-
-
-def name_of(who: Candidate | None) -> str:
-    return who.id if who else "untuned"

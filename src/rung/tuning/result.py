@@ -1,274 +1,195 @@
-"""What a study leaves behind in words and numbers: `result.json` and `manifest.json`."""
+"""`result.json`: what a study has found, as data. See docs/result.md.
+
+Losses are in nats per completion token; intervals are at 95 %. Sentences are made of this in
+`rung.report`.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
+from rung.metrics.report import MetricBounds, MetricGain, MetricsReport
+from rung.search.stats import Interval
+from rung.search.strategy import Exclusion, LeverStanding
+from rung.search.verdicts import NATS
+from rung.types import Lever, Outcome, RankUse, Setting, Verdict
 
-from rung.data.batches import ORDER
-from rung.data.prepare import Data
-from rung.metrics.evaluate import Evaluator
-from rung.model.files import fingerprint
-from rung.model.load import Base
-from rung.recipe import Recipe
-from rung.search.stats import KNOWN_ZERO, Variance, gain_estimate, loss_estimate, run_noise
-from rung.search.strategy import Decision
-from rung.study.folder import FORMAT, SCHEMA
-from rung.study.ledger import Ledger
-from rung.types import Candidate, Generation, Measurement, RankUse, Scores
-
-LIBRARIES = (
-    "rung",
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "optuna",
-    "safetensors",
-    "scipy",
-)
-ONE_SEED = "Seeds: each setting was trained once, so the intervals cover the choice of validation rows alone."
-NOT_COVERED = (
-    "Other data: one data set, in one order for each seed, and validation rows that the race has looked at.",
-    "Levers together: the race takes it that rank, alpha and target modules each act on the loss by themselves.",
-)
+SettingStatus = Literal["trained", "excluded", "diverged"]
+"""`trained` to the full budget, `excluded` before that, or `diverged`."""
 
 
-@dataclass(frozen=True)
-class Tested:
-    """What the test split said of the untuned model and of the recommended run, as scores and texts; and the `metrics`
-    on the validation rows.
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The setting to use, and the adapter that was trained with it.
+
+    Attributes:
+        candidate: the id of the run that the adapter is from; `seed` is its seed.
+        target_modules: the names of modules in PEFT's terms.
+        adapter: the adapter's folder, relative to the study's.
+        validation_loss: of the setting, over its seeds.
+        adapter_validation_loss: of the adapter itself.
+        test: the loss and the metrics of the adapter on the test rows, by name.
+        test_intervals, test_gains: their intervals, and how much better than the untuned model
+            the adapter is.
     """
 
-    quality: Evaluator
-    untuned: tuple[Scores, Sequence[Generation]]
-    tuned: tuple[Scores, Sequence[Generation]]
-    metrics: Mapping[str, Any]
-
-    def baseline(self) -> dict[str, Any]:
-        scores, texts = self.untuned
-        trivial = (
-            {"writes": self.quality.known.always, **self.quality.trivial(texts)} if texts else None
-        )
-        rows = {"loss": len(scores.losses), "written": len(texts)}
-        return {
-            "test": {"loss": scores.mean, **self.quality.values(texts)},
-            "test_rows": rows,
-            "trivial": trivial,
-        }
-
-    def recommended(self) -> dict[str, Any]:
-        (before, old), (scores, texts) = self.untuned, self.tuned
-        gain = gain_estimate([before], [scores]).interval()
-        return {
-            "test": {"loss": scores.mean, **self.quality.values(texts)},
-            "test_intervals": {"loss": _bounds([scores]), **self.quality.intervals(texts)},
-            "test_gains": {
-                "loss": {"gain": gain.mean, "low": gain.low, "high": gain.high},
-                **self.quality.gains(old, texts),
-            },
-        }
+    candidate: str
+    setting: Setting
+    seed: int
+    target_modules: tuple[str, ...]
+    adapter: str
+    validation_loss: Interval | None
+    adapter_validation_loss: float
+    test: Mapping[str, float]
+    test_intervals: Mapping[str, MetricBounds]
+    test_gains: Mapping[str, MetricGain]
+    rank_use: RankUse
 
 
-def document(
-    ledger: Ledger,
-    recipe: Recipe,
-    source: str,
-    decision: Decision,
-    baseline: Scores,
-    tested: Tested,
-    rank_use: RankUse,
-    wall_seconds: float,
-    single_run_tokens: int,
-) -> dict[str, Any]:
-    """The content of `result.json`. Losses are nats per completion token; bounds are at 95 %."""
-    assert decision.recommended is not None
-    stretches: dict[Candidate, list[Measurement]] = {}
-    for measurement in ledger.history():
-        stretches.setdefault(measurement.candidate, []).append(measurement)
-    left = dict(decision.left)
-    last = {
-        candidate: max(found, key=lambda m: m.fraction) for candidate, found in stretches.items()
-    }
-    best = decision.recommended
-    of_best = [
-        m for candidate, m in last.items() if replace(candidate, seed=0) == replace(best, seed=0)
-    ]
-    noise = _noise(last)
-    folder = ledger.folder
-    return {
-        "schema": SCHEMA,
-        "study": folder.name,
-        "model": recipe.model,
-        "model_source": source,
-        "data": recipe.data,
-        "baseline": {"validation_loss": baseline.mean, **tested.baseline()},
-        "recommendation": {
-            "candidate": best.id,
-            **_levers(best),
-            "target_modules": _target_modules(ledger, best),
-            "adapter": str(folder.adapter(best).relative_to(folder.path)),
-            "validation_loss": _loss(_furthest(of_best), noise),
-            "seed": best.seed,
-            "adapter_validation_loss": last[best].loss,
-            **tested.recommended(),
-            "effective_rank": rank_use.effective_rank,
-            "cut": [
-                {"rank": rank, "validation_loss": loss}
-                for rank, loss in sorted(rank_use.cut.items())
-            ],
-        },
-        "metrics": tested.metrics,
-        "noise": None
-        if noise is None
-        else {"standard_deviation": math.sqrt(noise.value), "freedom": noise.freedom},
-        "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
-        "candidates": [
-            {
-                "id": candidate.id,
-                **_levers(candidate),
-                "target_modules": _target_modules(ledger, candidate),
-                "seed": candidate.seed,
-                "status": "left" if candidate in left and m.scores else m.status,
-                **({"why": left[candidate]} if candidate in left else {}),
-                "fraction": m.fraction,
-                "steps": m.steps,
-                "tokens": m.tokens,
-                "validation_loss": m.scores.mean if m.scores else None,
-                "validation_interval": _bounds([m.scores] if m.scores else []),
-                "parameters": m.parameters,
-                "adapter_bytes": m.adapter_bytes,
-                "peak_memory_bytes": max(found.peak_memory_bytes for found in stretches[candidate]),
-                "seconds": sum(found.seconds for found in stretches[candidate]),
-            }
-            for candidate, m in last.items()
-        ],
-        "cost": {
-            "wall_seconds": wall_seconds,
-            "candidate_tokens": sum(m.spent for found in stretches.values() for m in found),
-            "single_run_tokens": single_run_tokens,
-        },
-        "settings": settings(last, noise),
-        "not_covered": [
-            *(
-                [f"Values that no setting had: {'; '.join(decision.untried)}."]
-                if decision.untried
-                else []
-            ),
-            *([] if noise else [ONE_SEED]),
-            *NOT_COVERED,
-        ],
-    }
+@dataclass(frozen=True, slots=True)
+class TrivialAnswer:
+    """What always giving one text comes to on the test rows: the metrics, by name."""
+
+    text: str
+    test: Mapping[str, float]
 
 
-def manifest(recipe: Recipe, base: Base, data: Data) -> dict[str, Any]:
-    """What somebody else needs to know to run the study again."""
-    return {
-        "schema": SCHEMA,
-        "format": FORMAT,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
-        "machine": {
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name()
-            if base.device.type == "cuda"
-            else platform.machine(),
-        },
-        "model_source": base.source,
-        "model_files": fingerprint(base.source),
-        "precision": str(base.dtype).removeprefix("torch."),
-        "seed": recipe.seed,
-        "data_sha256": data.facts.digest,
-        "order": ORDER,
-        "rows": {name: len(rows) for name, rows in data.splits.items()},
-    }
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The untuned model, and the trivial answer where texts are generated.
 
-
-def _levers(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "rank": candidate.rank,
-        "alpha": candidate.alpha,
-        "targets": candidate.targets,
-        "learning_rate": candidate.learning_rate,
-        "use_rslora": candidate.use_rslora,
-        "dropout": candidate.dropout,
-    }
-
-
-def _bounds(scores: Sequence[Scores], noise: Variance = KNOWN_ZERO) -> dict[str, float] | None:
-    """The mean over the seeds and its bounds at 95 %; `noise` is that of one run."""
-    if not scores:
-        return None
-    found = loss_estimate(scores, noise.times(1 / len(scores))).interval()
-    return {"mean": found.mean, "low": found.low, "high": found.high}
-
-
-def _noise(last: Mapping[Candidate, Measurement]) -> Variance | None:
-    """Of the loss of one run in full, from the settings with several seeds that confirm."""
-    finished = {c: m for c, m in last.items() if m.fraction == 1 and m.scores and c.seed}
-    return run_noise({(replace(c, seed=0), c.seed): m.loss for c, m in finished.items()})
-
-
-def _furthest(runs: Sequence[Measurement]) -> list[Measurement]:
-    """Those of a setting's runs that came as far as any did: of the seeds that confirm, where it has any, for seed 0
-    has picked what is confirmed, and flatters it.
+    Attributes:
+        test: the loss and the metrics on the test rows, by name.
+        test_rows: how many rows the loss is of; `generated_rows`: how many the metrics are of.
     """
-    furthest = max(m.fraction for m in runs)
-    there = [m for m in runs if m.fraction == furthest]
-    return [m for m in there if m.candidate.seed] or there
+
+    validation_loss: float
+    test: Mapping[str, float]
+    test_rows: int
+    generated_rows: int
+    trivial: TrivialAnswer | None
 
 
-def _loss(runs: Sequence[Measurement], noise: Variance | None) -> dict[str, float] | None:
-    """Of runs of one setting that came equally far, with the noise of a run where it applies; none if one diverged."""
-    scores = [m.scores for m in runs if m.scores]
-    in_full = noise if noise and runs[0].fraction == 1 else KNOWN_ZERO
-    return _bounds(scores, in_full) if len(scores) == len(runs) else None
+@dataclass(frozen=True, slots=True)
+class LadderStep:
+    """A rank of the ladder, and what the step to it from the rank before gained.
+
+    Attributes:
+        setting: the setting at this rank with the recommended target modules; None where no run
+            and no surface tells of it.
+        fraction: the share of the full budget that `loss` is at; below 1 it is the race's.
+        seeds: the runs behind `loss`; 0 where it is read off the race's surface.
+        gain: by how much the loss is below that of the rank before, where both are at one
+            fraction. `low`, `high` and `outcome` are set where the step was judged, and `unit` is
+            a metric's name where a metric judges.
+    """
+
+    rank: int
+    setting: Setting | None
+    fraction: float | None
+    seeds: int
+    loss: float | None
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = NATS
+    outcome: Outcome | None = None
 
 
-def settings(last: Mapping[Candidate, Measurement], noise: Variance | None) -> list[dict[str, Any]]:
-    """The candidates without their seeds: what the summary's table shows."""
-    found = []
-    by_setting: dict[Candidate, list[Measurement]] = {}
-    for candidate, measurement in last.items():
-        by_setting.setdefault(replace(candidate, seed=0), []).append(measurement)
-    for setting, every in by_setting.items():
-        runs = _furthest(every)
-        loss = _loss(runs, noise)
-        found.append(
-            {
-                **_levers(setting),
-                "seeds": len(runs),
-                "fraction": runs[0].fraction,
-                "status": "diverged"
-                if loss is None
-                else "left"
-                if runs[0].fraction < 1
-                else "trained",
-                "validation_loss": loss,
-                "parameters": runs[0].parameters,
-                "peak_memory_bytes": max(m.peak_memory_bytes for m in every),
-                "seconds": sum(m.seconds for m in every),
-            }
-        )
-    return found
+@dataclass(frozen=True, slots=True)
+class SettingResult:
+    """A setting over its seeds, as far as it was trained.
+
+    Attributes:
+        seeds: the runs that `validation_loss` is of.
+        seconds: of all its runs, each with its share of the time of its packs.
+    """
+
+    setting: Setting
+    seeds: int
+    fraction: float
+    status: SettingStatus
+    validation_loss: Interval | None
+    parameters: int
+    peak_memory_bytes: int
+    seconds: float
 
 
-def _target_modules(ledger: Ledger, candidate: Candidate) -> list[str]:
-    """The module names as the adapter's own configuration has them; none where the candidate left no adapter."""
-    path = ledger.folder.adapter(candidate) / "adapter_config.json"
-    if not path.exists():
-        return []
-    with ledger.folder.reading(path):
-        return list(json.loads(path.read_text(encoding="utf-8"))["target_modules"])
+@dataclass(frozen=True, slots=True)
+class CandidateResult:
+    """One run, as far as it was trained.
+
+    Attributes:
+        exclusion: why it was not trained on; None where it was trained in full.
+        reason: what went wrong where it diverged.
+    """
+
+    id: str
+    setting: Setting
+    seed: int
+    target_modules: tuple[str, ...]
+    status: SettingStatus
+    exclusion: Exclusion | None
+    reason: str
+    fraction: float
+    steps: int
+    tokens: int
+    validation_loss: Interval | None
+    parameters: int
+    adapter_bytes: int
+    peak_memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeedNoise:
+    """How much the loss of one setting varies from seed to seed."""
+
+    standard_deviation: float
+    degrees_of_freedom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the study took. `single_run_tokens` are the training tokens of one full budget."""
+
+    wall_seconds: float
+    candidate_tokens: int
+    single_run_tokens: int
+
+    @property
+    def single_runs(self) -> float:
+        """The training of all candidates, in single runs."""
+        return self.candidate_tokens / self.single_run_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """The answer of a study, with its evidence.
+
+    Attributes:
+        model_source: what `from_pretrained` loads the base from.
+        standings: for each lever the values that were tried, with their losses: no claim.
+        ladder: the ranks from small to large.
+        noise: None where every setting was trained with one seed.
+        untried: for a lever the values that no setting had.
+    """
+
+    schema: int
+    study: str
+    model: str
+    model_source: str
+    data: str
+    recommendation: Recommendation
+    baseline: Baseline
+    verdicts: tuple[Verdict, ...]
+    standings: tuple[LeverStanding, ...]
+    ladder: tuple[LadderStep, ...]
+    metrics: MetricsReport
+    noise: SeedNoise | None
+    untried: Mapping[Lever, tuple[str, ...]]
+    settings: tuple[SettingResult, ...]
+    candidates: tuple[CandidateResult, ...]
+    cost: Cost

@@ -1,0 +1,78 @@
+"""Open the Optuna study in a folder's SQLite database, and refuse one that is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import urllib.parse
+import warnings
+from collections.abc import Iterable
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from rung.study.folder import StudyFolder
+from rung.types import ALPHA_RANGE, MAX_RANK, MIN_LEARNING_RATE, TARGET_GROUPS
+
+_TABLES = {"version_info", "studies", "trials"}
+_TABLES_OF_A_STUDY = {"study_user_attributes", "trial_user_attributes", "trial_values"}
+
+
+def open_study(folder: StudyFolder) -> optuna.Study:
+    """The study in the folder's database, which is made where it is missing.
+
+    Raises:
+        Exception: of any kind, where the database is damaged or belongs to something else.
+    """
+    # In an address ? and # have a meaning, and braces have one for Optuna; so the path is quoted.
+    address = f"file:{urllib.parse.quote(str(folder.database.absolute()))}"
+    has_started = folder.manifest.exists()
+    _check(address, has_started)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        url = f"sqlite:///{urllib.parse.quote(address)}?uri=true"
+        storage = optuna.storages.RDBStorage(url)
+    names = optuna.get_all_study_names(storage)
+    # A study keeps its name when its folder is renamed.
+    belongs = len(names) == 1 if has_started else names in ([], [folder.name])
+    if not belongs:
+        raise ValueError(f"it holds {', '.join(names) or 'no study'}")
+    name = (names or [folder.name])[0]
+    return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+
+
+def _check(address: str, has_started: bool) -> None:
+    """Look for damage with SQLite's own means, and for the tables that Optuna makes."""
+    with contextlib.closing(sqlite3.connect(f"{address}?mode=rwc", uri=True)) as database:
+        (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise ValueError(answer)
+        if orphan := database.execute("PRAGMA foreign_key_check").fetchone():
+            raise ValueError(f"rows of {orphan[2]} are missing")
+        rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in rows}
+    if has_started and not tables:
+        raise ValueError("it holds no study")
+    required = _TABLES | (_TABLES_OF_A_STUDY if has_started else set())
+    if tables and not required <= tables:
+        raise ValueError("it is the database of something else")
+
+
+def distributions(names: Iterable[str]) -> dict[str, BaseDistribution]:
+    """The widest range of each lever. Optuna wants the same range for every trial."""
+    ranges: dict[str, BaseDistribution] = {
+        "rank": IntDistribution(1, MAX_RANK, log=True),
+        "alpha": FloatDistribution(*ALPHA_RANGE, log=True),
+        "learning_rate": FloatDistribution(MIN_LEARNING_RATE, 1.0, log=True),
+        "targets": CategoricalDistribution([*TARGET_GROUPS, "named"]),
+        "use_rslora": CategoricalDistribution([False, True]),
+        "dropout": FloatDistribution(0.0, 1.0),
+        "seed": IntDistribution(0, 2**31 - 1),
+    }
+    return {name: ranges[name] for name in names}
