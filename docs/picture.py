@@ -7,10 +7,10 @@ import re
 import sys
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from rung.formats.documents import from_json
 from rung.report.tune import summary
 from rung.tuning.result import StudyResult
 
@@ -21,7 +21,7 @@ def main(study: str, picture: str) -> None:
         width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
     console.print("[bold]$ make demo[/bold]")
-    result = from_json(StudyResult, (Path(study) / "result.json").read_bytes())
+    result = TypeAdapter(StudyResult).validate_json((Path(study) / "result.json").read_bytes())
     console.print(summary(result, Path(study)))
     # Rich's own format names a font on a server.
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
