@@ -87,11 +87,9 @@ def test_the_summary_fits_80_columns_in_a_pipe(options: list[str | Path], tmp_pa
         "LoraConfig(",
     ):
         assert word in done.stdout
-    pasted = done.stdout[done.stdout.index("from peft") : done.stdout.index("Adapter:")]
+    pasted = done.stdout[done.stdout.index("from peft") : done.stdout.index("\nAdapter")]
     names: dict[str, object] = {}
-    exec(
-        pasted.replace("  LoraConfig(", "config = LoraConfig(", 1).replace("  from", "from"), names
-    )
+    exec(pasted, names)
     assert names["config"].lora_alpha == 2 * names["config"].r  # type: ignore[attr-defined]
 
 

@@ -318,9 +318,10 @@ def test_a_disagreement_names_both_settings_and_says_if_luck_explains_it(
     )
 
 
-def test_the_cost_is_told_in_single_runs() -> None:
-    assert cost_sentence(Cost(431.0, 100_000, 20_000)) == (
-        "Cost: 7 min 11 s, 100,000 training tokens, as many as 5.0 single runs."
+def test_the_cost_is_time_memory_and_training_in_single_runs() -> None:
+    assert cost_sentence(Cost(431.0, 100_000, 20_000), 2_510_000_000) == (
+        "Cost: 7 min 11 s, at most 2.5 GB of memory, 100,000 training tokens, as many as 5.0 "
+        "single runs."
     )
 
 

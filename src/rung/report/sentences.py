@@ -20,6 +20,7 @@ from rung.report.format import (
     duration,
     fixed,
     fraction_words,
+    gigabytes,
     lever_words,
     loss_decimals,
     metric_name,
@@ -286,10 +287,11 @@ def disagreement_sentence(disagreement: Disagreement) -> str:
     )
 
 
-def cost_sentence(cost: Cost) -> str:
+def cost_sentence(cost: Cost, peak_memory_bytes: int) -> str:
+    """What the study took: time, memory at the most, and training."""
     return (
-        f"Cost: {duration(cost.wall_seconds)}, {cost.candidate_tokens:,} training tokens, as many "
-        f"as {cost.single_runs:.1f} single runs."
+        f"Cost: {duration(cost.wall_seconds)}, at most {gigabytes(peak_memory_bytes)} of memory, "
+        f"{cost.candidate_tokens:,} training tokens, as many as {cost.single_runs:.1f} single runs."
     )
 
 

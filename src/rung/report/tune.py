@@ -67,7 +67,8 @@ def _answer(result: StudyResult) -> Iterator[RenderableType]:
 
 
 def _notes(result: StudyResult) -> Iterator[RenderableType]:
-    yield Text(cost_sentence(result.cost))
+    peak = max((own.peak_memory_bytes for own in result.settings), default=0)
+    yield Text(cost_sentence(result.cost, peak))
     noise = noise_sentence(result.noise, loss_decimals(result))
     raced = any(standing.fraction < 1 for standing in result.standings)
     rest = not_covered_sentence(result.noise is None, raced, list(result.untried))
