@@ -11,6 +11,7 @@ from rung.errors import RecipeError
 from rung.formats.amounts import Budget
 from rung.recipe import Recipe, read_kept, read_recipe, with_options
 
+
 def test_options_are_laid_over_the_file_and_none_changes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, "passes: 2\nmargin: 0.05\n")
     recipe = read_recipe(path, passes=3, margin=None)

@@ -11,6 +11,7 @@ from tests.recipe.recipe_file import write
 
 from rung.recipe import Recipe, read_kept, read_recipe
 
+
 def test_an_empty_recipe_is_the_embedded_default(tmp_path: Path) -> None:
     assert read_recipe() == read_recipe(write(tmp_path, "")) == Recipe()
 

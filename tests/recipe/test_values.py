@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.recipe.recipe_file import write
 from rung.errors import RecipeError
 from rung.formats.amounts import Budget
 from rung.recipe import Recipe, read_kept, read_recipe, with_options
+
 
 def test_a_rate_may_be_written_as_people_write_it(tmp_path: Path) -> None:
     path = write(tmp_path, "learning_rates: [1e-4, 5E-4, 1.5e-3]\n")
@@ -65,7 +67,9 @@ def test_one_set_of_modules_or_one_alpha_needs_no_list(tmp_path: Path) -> None:
 
 
 def test_a_list_of_module_names_is_ambiguous_and_the_user_is_asked(tmp_path: Path) -> None:
-    says = r"write q_proj\+v_proj for one set of them all, or \[\[q_proj\], \[v_proj\]\] for a set of each"
+    says = re.escape(
+        "write q_proj+v_proj for one set of them all, or [[q_proj], [v_proj]] for a set of each"
+    )
     with pytest.raises(RecipeError, match=r"recipe.yaml, line 1, 'targets': .*" + says):
         read_recipe(write(tmp_path, "targets: [q_proj, v_proj]\n"))
     with pytest.raises(RecipeError, match="--targets: .*" + says):

@@ -50,6 +50,15 @@ class Recorder:
         return [event for event in self.events if isinstance(event, Verdict)]
 
 
+class InterruptAfterRace(Recorder):
+    """Interrupts the study when the race is over."""
+
+    def stage_started(self, stage: Stage, full_tokens: int) -> None:
+        if stage.phase != "race":
+            raise KeyboardInterrupt
+        super().stage_started(stage, full_tokens)
+
+
 class InterruptAt(Recorder):
     """Interrupts the study at its n-th training step, as Ctrl-C would."""
 

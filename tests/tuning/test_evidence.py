@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -303,6 +304,6 @@ def test_the_ladder_of_a_climb_has_the_gains_of_its_verdicts(space: LeverSpace) 
     assert judged
     shown = {(step.gain, step.low, step.high) for step in ladder if step.outcome}
     assert shown <= {(v.gain, v.low, v.high) for v in judged}
-    for before, step in zip(ladder, ladder[1:], strict=False):
+    for before, step in itertools.pairwise(ladder):
         if step.gain is not None:
             assert step.outcome or step.fraction == before.fraction
