@@ -19,7 +19,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA
 LAW := $(BIN)/pytest tests/engine/test_law.py --quiet
 
 test-processors: .venv/demo
-	$(OLD) OMP_NUM_THREADS=1 $(LAW) -k "as_peft or architecture or users_precision" --numprocesses logical --maxprocesses 4
+	$(OLD) OMP_NUM_THREADS=1 $(LAW) -k "under_peft or architecture or used" --numprocesses logical --maxprocesses 4
 	$(AVX2) OMP_NUM_THREADS=2 $(LAW) -k "architecture"
 
 test-gpu: .venv/demo
