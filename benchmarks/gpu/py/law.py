@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bases
 import common
 import torch
 from common import Clock, Report, arguments, place
@@ -269,7 +270,7 @@ def _untuned_loss(report: Report) -> None:
     from rung.recipe import Recipe
 
     for precision, expected in UNTUNED_LOSSES.items():
-        base = common.real_base(precision)
+        base = bases.real_base(precision)
         if base is None:
             print("-     the real model is not installed here", flush=True)
             return
