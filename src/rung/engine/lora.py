@@ -214,7 +214,7 @@ class PackedLoraLinear(nn.Module):
         several = context.width > 1 and context.shared_rows
         shared = several and torch.is_grad_enabled() and not x.requires_grad
         apply: Any = PackedProduct.apply
-        y: Tensor = apply(x, context.anchor, self.frozen, groups, context, shared)
+        y = apply(x, context.anchor, self.frozen, groups, context, shared)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def plain(self, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
