@@ -111,9 +111,7 @@ def train_with_trl(
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.ids) for row in order],
-            "labels": [
-                [-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in order
-            ],
+            "labels": common.labels_of(order),
         }
     )
     lora = peft_config(common.candidates_of(1, "attention", rank)[0].setting, modules)

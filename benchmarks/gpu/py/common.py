@@ -148,6 +148,11 @@ def rows_of(length: int, count: int, vocabulary: int, seed: int = 0) -> list[Any
     ]
 
 
+def labels_of(rows: list[Any]) -> list[list[int]]:
+    """The labels of each row as TRL wants them: −100 for the prompt."""
+    return [[-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows]
+
+
 def candidates_of(count: int, targets: str, rank: int = 16) -> list[Any]:
     from rung.types import Candidate, Setting
 

@@ -59,9 +59,7 @@ def time_trl(
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.ids) for row in rows],
-            "labels": [
-                [-100] * row.prompt_length + list(row.ids[row.prompt_length :]) for row in rows
-            ],
+            "labels": common.labels_of(rows),
         }
     )
     seconds: list[float] = []
