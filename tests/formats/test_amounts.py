@@ -16,6 +16,7 @@ from rung.formats.amounts import MAX_AMOUNT, MIN_BYTES, Budget, parse_budget, pa
         ("1.5G", 1_500_000_000),
         ("2000000", 2_000_000),
         ("1000TB", MAX_AMOUNT),
+        ("1000T", MAX_AMOUNT),
         ("1MB", MIN_BYTES),
     ],
 )
@@ -47,6 +48,13 @@ def test_what_is_not_a_size_is_refused(text: str, message: str) -> None:
         ("30min", Budget(1800, "seconds")),
         ("1.5 h", Budget(5400, "seconds")),
         ("45 seconds", Budget(45, "seconds")),
+        ("5000", Budget(5000, "tokens")),
+        ("1e15", Budget(10**15, "tokens")),
+        ("90M", Budget(90_000_000, "tokens")),
+        ("90 m tokens", Budget(90_000_000, "tokens")),
+        ("90 s", Budget(90, "seconds")),
+        ("90 mins", Budget(5400, "seconds")),
+        ("2 hrs", Budget(7200, "seconds")),
     ],
 )
 def test_a_budget_is_tokens_or_seconds(text: str, budget: Budget) -> None:

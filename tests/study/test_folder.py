@@ -1,3 +1,5 @@
+"""The study folder: a place for every file, its name, and what is not a study."""
+
 from __future__ import annotations
 
 import json
@@ -5,41 +7,19 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rung import atomic
-from rung.atomic import write_bytes
 from rung.errors import FolderError, StudyError
 from rung.study.folder import FORMAT, SCHEMA, StudyFolder, study_folder
-from rung.study.tables import read_scores, write_scores
-from rung.types import Candidate, Scores, Setting
+from rung.types import Candidate, Setting
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10**6)), min_size=1, max_size=50))
-def test_scores_read_back_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int]]
-) -> None:
-    scores = Scores(tuple(loss for loss, _ in rows), tuple(tokens for _, tokens in rows))
-    path = tmp_path_factory.mktemp("scores") / "a.parquet"
-    write_scores(path, scores)
-    assert read_scores(path) == scores
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    write_bytes(path, b"old")
-
-    def broken(handle: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(atomic.os, "fsync", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_the_cooldown_copies_of_a_candidate_are_found(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    candidate = Candidate(Setting(8, 16, "attention", 1e-3))
+    copies = [folder.cooldown_copy(candidate, fraction) for fraction in (0.25, 1.0)]
+    for path in (*copies, folder.checkpoint(candidate), folder.adapter(candidate)):
+        path.mkdir(parents=True)
+    assert folder.cooldown_copies(candidate) == copies
 
 
 def test_each_candidate_and_each_fraction_has_a_place_of_its_own(tmp_path: Path) -> None:
@@ -51,9 +31,14 @@ def test_each_candidate_and_each_fraction_has_a_place_of_its_own(tmp_path: Path)
         folder.scores(candidate, 1 / 3),
         folder.adapter(candidate),
         folder.checkpoint(candidate),
+        folder.cooldown_copy(candidate, 1.0),
+        folder.cooldown_copy(candidate, 1 / 3),
+        folder.test_scores(candidate.id),
+        folder.generations("test", candidate.id),
+        folder.generations("validation", candidate.id),
         folder.scores(Candidate(Setting(8, 16, "q_proj,v_*", 1e-3))),
     }
-    assert len(paths) == 6
+    assert len(paths) == 11
     assert all(path.is_relative_to(tmp_path) and "*" not in path.name for path in paths)
 
 
@@ -76,7 +61,7 @@ def test_each_candidate_and_each_fraction_has_a_place_of_its_own(tmp_path: Path)
         "x" * 200,
     ],
 )
-def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(
+def test_a_study_may_have_any_name_that_a_folder_has_on_every_system(
     tmp_path: Path, name: str
 ) -> None:
     folder = study_folder(tmp_path, name)
@@ -121,7 +106,7 @@ def test_a_study_is_called_by_any_word_that_is_a_folder_everywhere(
         ("数" * 67, "has 201 bytes"),
     ],
 )
-def test_any_other_name_is_one_sentence_and_nothing_is_made(
+def test_any_other_name_is_refused_in_one_sentence_and_nothing_is_made(
     tmp_path: Path, name: str, why: str
 ) -> None:
     with pytest.raises(
@@ -142,8 +127,8 @@ def test_the_folder_of_the_studies_may_be_in_the_home_folder(
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> StudyFolder:
-    """A study's folder with all that says that it has begun."""
+def started(tmp_path: Path) -> StudyFolder:
+    """A study's folder with all files of a study that has started."""
     folder = StudyFolder(tmp_path / "s")
     folder.path.mkdir()
     folder.recipe.touch()
@@ -153,17 +138,19 @@ def begun(tmp_path: Path) -> StudyFolder:
     return folder
 
 
-def test_a_study_that_has_begun_is_one_to_go_on_with(begun: StudyFolder) -> None:
-    begun.check()
-    begun.result.unlink()
-    begun.check()
+def test_a_study_that_has_started_can_go_on(started: StudyFolder) -> None:
+    started.check()
+    started.result.unlink()
+    started.check()
 
 
 @pytest.mark.parametrize(
     "files",
     [[], ["study.db"], ["study.db", "recipe.yaml"], ["study.db", ".recipe.yaml.77"], ["lock.json"]],
 )
-def test_so_is_one_that_was_stopped_before_it_began(tmp_path: Path, files: list[str]) -> None:
+def test_a_study_that_was_stopped_before_it_started_can_start(
+    tmp_path: Path, files: list[str]
+) -> None:
     for name in files:
         (tmp_path / name).touch()
     StudyFolder(tmp_path).check()
@@ -175,13 +162,13 @@ def test_so_is_one_that_was_stopped_before_it_began(tmp_path: Path, files: list[
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(
-        StudyError, match=f"is no study's: there is '{name}' in it; give another --study"
+        StudyError, match=f"is not a study's: it contains '{name}'; give another --study"
     ):
         StudyFolder(tmp_path).check()
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_file_is_no_study(tmp_path: Path) -> None:
+def test_a_file_cannot_be_a_studys_folder(tmp_path: Path) -> None:
     (tmp_path / "s").touch()
     with pytest.raises(StudyError, match="is a file, so it cannot be a study's folder"):
         StudyFolder(tmp_path / "s").check()
@@ -196,37 +183,38 @@ def test_a_file_is_no_study(tmp_path: Path) -> None:
         ("", "is damaged"),
         ('{"schema": 1', "is damaged"),
         ("[" * 100_000, r"is damaged \(maximum recursion depth"),
-        ("[]", r"is damaged \(it is no JSON object\)"),
+        ("[]", r"is damaged \(it is not a JSON object\)"),
         ("\udcff", "is damaged"),
-        ("{}", r"another version of Rung \(schema None, and this one has 1\)"),
-        ('{"schema": 2}', r"another version of Rung \(schema 2, and this one has 1\)"),
+        ("{}", r"has schema None; this version has 2\); go on with that version"),
+        ('{"schema": 1}', r"has schema 1; this version has 2\); go on with that version"),
+        ('{"schema": 3}', r"has schema 3; this version has 2\); go on with that version"),
     ],
 )
 def test_a_document_that_is_broken_or_of_another_version_is_one_sentence(
-    begun: StudyFolder, which: str, text: str, says: str
+    started: StudyFolder, which: str, text: str, says: str
 ) -> None:
-    path = getattr(begun, which)
+    path = getattr(started, which)
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(StudyError, match=f"{path.name}.*{says}"):
-        begun.check()
+    with pytest.raises(StudyError, match=f"{path.name}.*{says}") as error:
+        started.check()
+    assert "\n" not in str(error.value)
     assert path.read_bytes() == text.encode(errors="surrogateescape")
 
 
-def test_a_study_of_before_is_told_apart_from_data_that_changed(begun: StudyFolder) -> None:
-    begun.manifest.write_text(json.dumps({"schema": SCHEMA}))
-    with pytest.raises(
-        StudyError,
-        match=r"read data or kept studies in another way \(format None, and this one has",
-    ):
-        begun.check()
+def test_a_study_of_another_format_is_told_apart_from_data_that_changed(
+    started: StudyFolder,
+) -> None:
+    started.manifest.write_text(json.dumps({"schema": SCHEMA, "format": FORMAT - 1}))
+    says = rf"manifest.json has format {FORMAT - 1}; this version has {FORMAT}\)"
+    with pytest.raises(StudyError, match=says):
+        started.check()
 
 
 @pytest.mark.parametrize("which", ["recipe", "database"])
-def test_a_study_without_a_part_of_it_is_not_begun_anew(begun: StudyFolder, which: str) -> None:
-    path = getattr(begun, which)
+def test_a_study_that_lacks_a_file_is_not_started_anew(started: StudyFolder, which: str) -> None:
+    path = getattr(started, which)
     path.unlink()
-    with pytest.raises(
-        StudyError, match=rf"{path.name}' of the study is damaged \(it is not there\)"
-    ):
-        begun.check()
+    says = rf"{path.name}' of the study is damaged \(the file is missing\)"
+    with pytest.raises(StudyError, match=says):
+        started.check()
     assert not path.exists()

@@ -1,5 +1,8 @@
+"""One process works on a study at a time."""
+
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -10,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.study.test_ledger import END
+from tests.study.records import END
 
 from rung.errors import StudyError
 from rung.study.folder import StudyFolder
@@ -29,7 +32,7 @@ with locked(StudyFolder(Path(sys.argv[1]))):
 
 
 def holder(folder: StudyFolder) -> subprocess.Popen[str]:
-    """A process that has the study."""
+    """A process that holds the study."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(folder.path)], stdout=subprocess.PIPE, text=True
     )
@@ -49,11 +52,10 @@ def test_a_second_process_is_told_who_the_first_is_and_since_when(folder: StudyF
         before = folder.lock.read_bytes()
         with pytest.raises(StudyError) as error, locked(folder):
             pass
-        who = rf"process {process.pid} on {re.escape(platform.node())}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
-        assert re.search(
-            rf"is being worked on by {who}; wait for it, or give this one a --study",
-            str(error.value),
-        )
+        who = f"process {process.pid} on {re.escape(platform.node())}"
+        since = r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+        says = f"is being worked on by {who}, {since}; wait for it, or give this study another"
+        assert re.search(says, str(error.value))
         assert folder.lock.read_bytes() == before, "nothing is overwritten"
     finally:
         process.kill()
@@ -62,26 +64,22 @@ def test_a_second_process_is_told_who_the_first_is_and_since_when(folder: StudyF
 
 def test_a_lock_that_cannot_be_opened_is_one_sentence(folder: StudyFolder) -> None:
     folder.lock.mkdir(parents=True)
-    with (
-        pytest.raises(
-            StudyError, match=r"lock.json' cannot be opened \(Is a directory\); take it away"
-        ),
-        locked(folder),
-    ):
+    says = r"lock.json' cannot be opened \(Is a directory\); remove it"
+    with pytest.raises(StudyError, match=says), locked(folder):
         pass
     assert folder.lock.is_dir()
 
 
-def test_the_lock_of_a_process_that_was_killed_is_none(folder: StudyFolder) -> None:
+def test_a_process_that_was_killed_holds_no_lock(folder: StudyFolder) -> None:
     process = holder(folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert json.loads(folder.lock.read_text())["process"] == process.pid, "it could not tidy up"
+    assert json.loads(folder.lock.read_text())["process"] == process.pid, "it could not remove it"
     with locked(folder):
         assert json.loads(folder.lock.read_text())["process"] == os.getpid()
 
 
-def test_in_one_process_it_is_held_once_too_and_again_afterwards(folder: StudyFolder) -> None:
+def test_one_process_holds_it_once_at_a_time(folder: StudyFolder) -> None:
     for _ in range(2):
         with (
             locked(folder),
@@ -91,7 +89,7 @@ def test_in_one_process_it_is_held_once_too_and_again_afterwards(folder: StudyFo
             pass
 
 
-def test_a_lock_that_is_being_written_names_nobody(folder: StudyFolder) -> None:
+def test_a_lock_that_is_being_written_names_no_process(folder: StudyFolder) -> None:
     with locked(folder):
         folder.lock.write_text("")
         with (
@@ -107,27 +105,24 @@ def test_readers_are_not_kept_waiting(folder: StudyFolder) -> None:
         assert Ledger(folder).history() == [END]
 
 
-def test_nothing_is_left_of_a_folder_that_nothing_was_written_to(
-    folder: StudyFolder, tmp_path: Path
-) -> None:
+def test_a_new_folder_that_stays_empty_is_removed(folder: StudyFolder, tmp_path: Path) -> None:
     with locked(folder):
         assert folder.lock.exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_written_stays_and_the_lock_goes(folder: StudyFolder) -> None:
+def test_what_was_written_stays_and_the_lock_is_removed(folder: StudyFolder) -> None:
     with locked(folder):
         folder.recipe.touch()
     assert [path.name for path in folder.path.iterdir()] == [folder.recipe.name]
 
 
-def test_a_lock_that_was_taken_away_meanwhile_is_made_again(
+def test_a_lock_that_was_removed_meanwhile_is_made_again(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opens the file just before its holder takes it away has locked a file that nobody else will see."""
-    import rung.study.lock
-
-    real, calls = rung.study.lock.fcntl.flock, []
+    """A process that opens the file just before its holder removes it has locked a file that no
+    other process will see."""
+    real, calls = fcntl.flock, []
 
     def lock(file: object, how: int) -> None:
         calls.append(how)
@@ -135,7 +130,7 @@ def test_a_lock_that_was_taken_away_meanwhile_is_made_again(
             folder.lock.unlink()
         real(file, how)
 
-    monkeypatch.setattr(rung.study.lock.fcntl, "flock", lock)
+    monkeypatch.setattr(fcntl, "flock", lock)
     with locked(folder):
         assert len(calls) == 2
         assert json.loads(folder.lock.read_text())["process"] == os.getpid()
