@@ -31,19 +31,19 @@ PIECES = {
 FUNCTIONS = {
     "rung.runner.candidate_store": (
         "fresh_state",
-        "generate",
         "save_checkpoint",
         "load_checkpoint",
         "save_adapter",
     ),
+    "rung.runner.local": ("generate",),
     "rung.runner.training": ("collate",),
     "rung.costs.memory_policy": ("measure_memory",),
-    "rung.tuning.loop": ("load_base", "prepare"),
+    "rung.tuning.setup": ("load_base", "prepare"),
 }
 
 
 def inner(arguments_: list[str], path: str) -> None:
-    """Run `rung tune` and time its larger pieces. Pieces contain each other: _run_pack has step."""
+    """Run `rung tune` and time its larger pieces. Pieces contain each other: PackTraining.run has step."""
     begun = time.perf_counter()
     import importlib
 
