@@ -67,7 +67,7 @@ def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_p
     assert found["untuned"]["rows"] == min(128, found["splits"]["validation"])
     kinds = {finding["kind"]: finding for finding in found["audit"]}
     assert (
-        f"loses {found['untuned']['validation_loss']:.2f} nats a token" in kinds["far"]["message"]
+        f"loses {found['untuned']['validation_loss']:.2f} nats a token" in kinds["far"]["says"]
     )
     severities = [finding["severity"] for finding in found["audit"]]
     assert severities == sorted(severities, key=["error", "warning", "note"].index), (
@@ -82,7 +82,7 @@ def test_rows_that_do_not_fit_the_model_are_an_error_in_the_audit(
     found = look(tiny_folder, data, with_model=True)
     assert found["untuned"] is None
     assert found["audit"][0]["kind"] == "limits"
-    assert found["audit"][0]["message"].startswith(
+    assert found["audit"][0]["says"].startswith(
         "1 of 401 rows have more tokens than the model has positions, 128, and"
     )
 
@@ -98,7 +98,7 @@ def test_a_loss_that_is_small_is_no_word_against_another_language(
             lambda rows, tokenizer, foreign=foreign: foreign,
         )
         found = look(tiny_folder, data, with_model=True)
-        said[foreign] = {finding["kind"]: finding["message"] for finding in found["audit"]}
+        said[foreign] = {finding["kind"]: finding["says"] for finding in found["audit"]}
     assert "the output head (lm_head) can be left alone" in said[None]["near"]
     assert "language" not in said[None]
     assert said["It is in Hangul"]["near"].endswith("but see their language.")
@@ -185,7 +185,7 @@ def test_held_out_numbers_that_are_written_otherwise(tiny_folder: Path, tmp_path
     }
     found = look(tiny_folder, **files)
     assert "mean_absolute_error" not in found["metrics"]
-    says = [finding["message"] for finding in found["audit"] if finding["kind"] == "numbers"]
+    says = [finding["says"] for finding in found["audit"] if finding["kind"] == "numbers"]
     assert "150 of 300 held-out completions are no such number, such as '3.31'" in says[0]
     with pytest.raises(
         MetricError, match="the test completions, such as '3.31', have no numbers as the training"
