@@ -66,9 +66,7 @@ def test_the_untuned_model_is_asked_where_it_is_at_hand(tiny_folder: Path, tmp_p
     found = look(tiny_folder, write(tmp_path / "a.jsonl", pairs(400)), with_model=True)
     assert found["untuned"]["rows"] == min(128, found["splits"]["validation"])
     kinds = {finding["kind"]: finding for finding in found["audit"]}
-    assert (
-        f"loses {found['untuned']['validation_loss']:.2f} nats a token" in kinds["far"]["says"]
-    )
+    assert f"loses {found['untuned']['validation_loss']:.2f} nats a token" in kinds["far"]["says"]
     severities = [finding["severity"] for finding in found["audit"]]
     assert severities == sorted(severities, key=["error", "warning", "note"].index), (
         "the worst first"

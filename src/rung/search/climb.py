@@ -46,12 +46,12 @@ from rung.search.race_verdicts import lever_standings, race_verdicts
 from rung.search.results import Results
 from rung.search.rounds import first_round, next_round
 from rung.search.strategy import (
-    StageResults,
     Conclusions,
     Decision,
     Exclusion,
     Script,
     Stage,
+    StageResults,
     best,
     replay,
 )
