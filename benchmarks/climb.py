@@ -1,11 +1,12 @@
-"""What a whole climb costs, against one training with TRL and PEFT: both from nothing, each in a process of its own.
+"""What a whole climb costs, against one training with TRL and PEFT.
 
-The climb is `rung tune` on *pronounce*, confirmation, test split and all. TRL's run is one SFTTrainer over the same
-rows, for the full budget of one candidate, with loading and without an evaluation: with rank 16 on the attention, which
-is what many begin with, and with the rank and the target modules that the climb recommends, which is what the run would
-take that one could have had if one had known. (TRL refuses to adapt the output head; then it is left out.)
+Both start from nothing, each in a process of its own. The climb is `rung tune` on *pronounce*, with
+confirmation and test split. TRL's run is one SFTTrainer over the same rows, for the full budget of
+one candidate; it loads the model, and it evaluates nothing. It is timed twice: with rank 16 on the
+attention, which many people start with; and with the rank and the target modules that the climb
+recommends, as if they had been known. (TRL refuses to adapt the output head, so it is left out.)
 
-    python benchmarks/climb.py [--passes 1] [--budget 30min] [--json]
+    python benchmarks/climb.py [--passes 1] [--budget 30min] [--studies FOLDER] [--json]
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from packed import MODULES, ONE, RANK, Trl, machine
+from packed import machine
+from packed_sides import MODULES, ONE, RANK, Trl
 
 from rung.data.batches import Steps
 from rung.data.prepare import prepare
@@ -34,38 +36,43 @@ from rung.types import Candidate
 
 
 def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
-    """One run, over the rows that the first seed's candidates see, shuffled as TRL does it."""
+    """One training, over the rows that candidates with seed 0 see, shuffled as TRL does it."""
     recipe = Recipe(passes=passes)
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = prepare(recipe, base.tokenizer).train
     batches = Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
     candidate = Candidate(replace(ONE.setting, rank=rank, alpha=2.0 * rank))
-    Trl(
-        "auto",
-        [rows[row] for batch in batches for row in batch],
-        recipe.batch_size,
-        candidate,
-        modules,
-    ).serve()
+    seen = [rows[row] for batch in batches for row in batch]
+    Trl("auto", seen, recipe.batch_size, candidate, modules).train()
 
 
-def timed(what: str, command: list[str]) -> float:
-    """Seconds that it takes from its start to its end."""
-    begun = time.perf_counter()
-    subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+def time_process(name: str, command: list[str]) -> float:
+    """How many seconds a process takes from its start to its end."""
+    begun, nothing = time.perf_counter(), subprocess.DEVNULL
+    subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, check=True)
     seconds = time.perf_counter() - begun
-    print(f"{what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return seconds
 
 
+def time_trl(passes: float, rank: int, modules: Sequence[str]) -> float:
+    """How many seconds one training with TRL takes."""
+    command = [sys.executable, __file__, "--passes", str(passes), "--trl", str(rank), *modules]
+    return time_process(f"TRL, rank {rank} on {', '.join(modules)}", command)
+
+
+def time_climb(passes: float, budget: str | None, studies: Path) -> tuple[float, dict[str, Any]]:
+    """How many seconds the climb takes, and its result."""
+    command = [sys.executable, "-c", "from rung.cli import main; main()", "tune"]
+    command += ["--study", "climb", "--studies", str(studies), "--passes", str(passes)]
+    command += ["--budget", budget] if budget else []
+    seconds = time_process("the climb", command)
+    result = (studies / "climb" / "result.json").read_text(encoding="utf-8")
+    return seconds, json.loads(result)
+
+
 def main() -> None:
-    """Time both, one after the other."""
+    """Time one after the other."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,57 +87,24 @@ def main() -> None:
     if options.trl:
         train_with_trl(options.passes, int(options.trl[0]), options.trl[1:])
         return
-
-    def alone(rank: int, modules: Sequence[str]) -> float:
-        """Seconds of one training with TRL."""
-        command = [
-            sys.executable,
-            __file__,
-            "--passes",
-            str(options.passes),
-            "--trl",
-            str(rank),
-            *modules,
-        ]
-        return timed(f"TRL, rank {rank} on {', '.join(modules)}", command)
-
-    usual = alone(RANK, MODULES)
+    usual = time_trl(options.passes, RANK, MODULES)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = str(options.studies or temporary)
-        climb = [
-            sys.executable,
-            "-c",
-            "from rung.cli import main; main()",
-            "tune",
-            "--study",
-            "s",
-            "--studies",
-            folder,
-        ]
-        climb += [
-            "--passes",
-            str(options.passes),
-            *(["--budget", options.budget] if options.budget else []),
-        ]
-        whole = timed("the climb", climb)
-        found = json.loads((Path(folder) / "s" / "result.json").read_text(encoding="utf-8"))
-    best = found["recommendation"]
-    chosen = alone(
-        best["rank"], [module for module in best["target_modules"] if module != "lm_head"]
-    )
-    document: dict[str, Any] = {
+        studies = options.studies or Path(temporary)
+        climb, result = time_climb(options.passes, options.budget, studies)
+    best, cost = result["recommendation"], result["cost"]
+    modules = [module for module in best["target_modules"] if module != "lm_head"]
+    recommended = time_trl(options.passes, best["setting"]["rank"], modules)
+    document = {
         "machine": machine(load_base(DEFAULT_MODEL, "nf4").dtype),
         "date": time.strftime("%Y-%m-%d"),
         "passes": options.passes,
         "budget": options.budget,
-        "climb_seconds": round(whole, 1),
+        "climb_seconds": round(climb, 1),
         "trl_seconds": round(usual, 1),
-        "ratio": round(whole / usual, 2),
-        "trl_as_recommended_seconds": round(chosen, 1),
-        "ratio_as_recommended": round(whole / chosen, 2),
-        "full_trainings": round(
-            found["cost"]["candidate_tokens"] / found["cost"]["single_run_tokens"], 2
-        ),
+        "ratio": round(climb / usual, 2),
+        "trl_as_recommended_seconds": round(recommended, 1),
+        "ratio_as_recommended": round(climb / recommended, 2),
+        "full_trainings": round(cost["candidate_tokens"] / cost["single_run_tokens"], 2),
         "recommendation": best["candidate"],
         "validation_loss": best["validation_loss"],
     }

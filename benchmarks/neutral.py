@@ -19,8 +19,6 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 
-from rung.types import Setting
-
 
 def read_study(study: Path) -> dict[str, Any]:
     """The results of a finished study in the neutral form.
@@ -194,7 +192,16 @@ def value_2(setting: dict[str, Any] | None, lever: str) -> str:
         return str(setting[lever])
     if lever == "alpha":
         return f"{setting['alpha']:g}{' rsLoRA' if setting['use_rslora'] else ''}"
-    return str(setting["targets"]) if lever == "target_modules" else Setting(**setting).label
+    return str(setting["targets"]) if lever == "target_modules" else label(setting)
+
+
+def label(setting: dict[str, Any]) -> str:
+    """What schema 1 called a setting, for plain names of target modules."""
+    numbers = [setting["alpha"], setting["learning_rate"], setting["dropout"]]
+    alpha, rate, dropout = (f"{n:.6g}" if float(f"{n:.6g}") == n else repr(n) for n in numbers)
+    parts = [f"r{setting['rank']}", f"a{alpha}", setting["targets"], f"lr{rate}"]
+    parts += ["rslora"] * setting["use_rslora"] + [f"d{dropout}"] * bool(setting["dropout"])
+    return "-".join(parts)
 
 
 READERS: dict[int, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {

@@ -1,8 +1,9 @@
-"""Record the replay table: every setting of a grid, trained and judged by the engine on real data.
+"""Record the replay table: every setting of a grid, trained by the engine on real data.
 
-Each run is what the local runner does in a study: a pack of eight, cooled-down branches judged at an eighth, a quarter,
-a half and all of the budget, the loss of each validation row. Stop it at any time; the same command goes on. With
-`--write` it puts what there is so far into the table that `rung.runner.replay` reads.
+Each run is what the local runner does in a study: a pack of eight, and the loss of each validation
+row after cooldowns at an eighth, a quarter, a half and all of the budget. It may be stopped at any
+time; the same command goes on. With `--write` the table that `rung.runner.replay` reads is made of
+what is recorded so far.
 
     python benchmarks/record.py [--folder recordings] [--write]
 """
@@ -27,15 +28,15 @@ from rung.model.load import load_base
 from rung.recipe import Recipe
 from rung.runner.local import LocalRunner
 from rung.runner.protocol import StepProgress
-from rung.runner.training import CheckpointTimer
 from rung.runner.replay import TABLE, load_table, write_table
+from rung.runner.training import CheckpointTimer
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
 from rung.study.ledger import Ledger
 from rung.types import Candidate, Setting
 
 RANKS = (4, 16, 64, 8)
-"""In the order in which they are recorded: what there is makes a table after the third."""
+"""In the order in which they are recorded; after the third there is enough for a table."""
 TARGETS = ("attention", "all-linear")
 SCALES = (1, 2)
 RATES = (2e-4, 1e-3, 2e-3, 4e-3)
@@ -47,11 +48,11 @@ RECIPES = {
     "price": Recipe(data="price", passes=2 / 15),
 }
 """90 steps of about 100 tokens; 40 of about 230."""
-VALIDATION = {"pronounce": 160, "price": 96}
+VALIDATION_ROWS = {"pronounce": 160, "price": 96}
 
 
-def groups() -> Iterator[tuple[Candidate, ...]]:
-    """Packs of one seed, one rank and one set of targets."""
+def packs() -> Iterator[tuple[Candidate, ...]]:
+    """Packs of one seed, one rank and one set of target modules."""
     for rank, targets, seed in itertools.product(RANKS, TARGETS, SEEDS):
         yield tuple(
             Candidate(Setting(rank, scale * rank, targets, rate), seed=seed)
@@ -61,33 +62,33 @@ def groups() -> Iterator[tuple[Candidate, ...]]:
 
 
 def data(task: str, tokenizer: Any) -> Data:
-    """The task's, with fewer validation rows: each costs four passes in every run."""
-    whole = prepare(RECIPES[task], tokenizer)
-    return replace(whole, validation=whole.validation[: VALIDATION[task]])
+    """The task's data with fewer validation rows: each row is scored four times in every run."""
+    complete = prepare(RECIPES[task], tokenizer)
+    return replace(complete, validation=complete.validation[: VALIDATION_ROWS[task]])
 
 
-def quiet(_: StepProgress) -> None:
-    """Nobody listens."""
+def ignore(_: StepProgress) -> None:
+    """No progress is shown within a stage."""
 
 
 def record(folder: Path) -> None:
-    """Train whatever is not recorded yet."""
-    homes = {task: StudyFolder(folder / task) for task in RECIPES}
-    ledgers = {task: Ledger(home) for task, home in homes.items()}
-    # Packs that save every minute would write gigabytes; a lost pack costs a few minutes.
+    """Train what is not recorded yet."""
+    folders = {task: StudyFolder(folder / task) for task in RECIPES}
+    ledgers = {task: Ledger(home) for task, home in folders.items()}
+    # Checkpoints every minute would be gigabytes, and a lost pack costs only a few minutes.
     runners = {
         task: LocalRunner(
             base := load_base(recipe.model),
             data(task, base.tokenizer),
             recipe,
-            homes[task],
-            CheckpointTimer(time.perf_counter, 240),
-            min_race_rows=VALIDATION[task],
+            folders[task],
+            timer=CheckpointTimer(time.monotonic, 240),
+            min_race_rows=VALIDATION_ROWS[task],
         )
         for task, recipe in RECIPES.items()
     }
     for task, ledger in ledgers.items():
-        # What an earlier recording has left in the table need not be trained again.
+        # What the table has from an earlier recording need not be trained again.
         known = {(m.candidate, m.fraction) for m in ledger.history()}
         for points in load_table(task).runs.values() if TABLE.exists() else ():
             for point in points.values():
@@ -95,36 +96,41 @@ def record(folder: Path) -> None:
                     ledger.record(point)
         if ledger.baseline() is None:
             ledger.record_baseline(runners[task].baseline())
-    for group in groups():
+    for pack in packs():
         for task, ledger in ledgers.items():
             for fraction in FRACTIONS:
                 history = ledger.history()
                 done = {m.candidate for m in history if m.fraction == fraction or not m.scores}
-                if missing := tuple(candidate for candidate in group if candidate not in done):
-                    begun = time.perf_counter()
-                    measured = runners[task].run(Stage("record", missing, fraction), quiet)
+                if missing := tuple(candidate for candidate in pack if candidate not in done):
+                    start = time.perf_counter()
+                    measured = runners[task].run(Stage("record", missing, fraction), ignore)
                     for measurement in measured:
                         ledger.record(measurement)
-                    seconds, spent = time.perf_counter() - begun, sum(m.spent for m in measured)
+                    seconds, spent = time.perf_counter() - start, sum(m.spent for m in measured)
                     losses = " ".join(f"{m.loss:.3f}" for m in measured)
-                    what = f"{task} s{group[0].seed} r{group[0].rank} {group[0].targets} {fraction:.3f}"
-                    said = f"{time.strftime('%H:%M:%S')} {what}: {losses} · {spent} tokens, {seconds:.0f} s"
-                    print(said, file=sys.stderr, flush=True)
-            # Gigabytes, and never gone on from.
-            shutil.rmtree(homes[task].path / "candidates", ignore_errors=True)
+                    first = pack[0]
+                    print(
+                        f"{time.strftime('%H:%M:%S')} {task} s{first.seed} r{first.rank} "
+                        f"{first.targets} {fraction:.3f}: {losses} · {spent} tokens, "
+                        f"{seconds:.0f} s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            # The checkpoints are gigabytes, and are not needed after the last fraction.
+            shutil.rmtree(folders[task].path / "candidates", ignore_errors=True)
 
 
 def write(folder: Path) -> None:
-    """The table of what is recorded: each setting that came to its end with every seed."""
-    judged, baselines, about = {}, {}, {}
+    """Write the table: each setting that was recorded to its end with every seed."""
+    recorded, baselines, about = {}, {}, {}
     for task, recipe in RECIPES.items():
         ledger = Ledger(StudyFolder(folder / task))
         history, baseline = ledger.history(), ledger.baseline()
         assert baseline is not None, "record before you write"
         ended = [m.candidate.setting for m in history if m.fraction == 1 or not m.scores]
-        whole = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
-        judged[task] = sorted(
-            (m for m in history if m.candidate.setting in whole),
+        complete = {setting for setting in ended if ended.count(setting) == len(SEEDS)}
+        recorded[task] = sorted(
+            (m for m in history if m.candidate.setting in complete),
             key=lambda m: (m.candidate.id, m.fraction),
         )
         baselines[task] = baseline
@@ -136,14 +142,15 @@ def write(folder: Path) -> None:
             },
         }
         print(
-            f"{task}: {len(whole)} settings, {len(judged[task])} judgements, {sum(m.spent for m in history):,} tokens"
+            f"{task}: {len(complete)} settings, {len(recorded[task])} measurements, "
+            f"{sum(m.spent for m in history):,} tokens"
         )
-    write_table(TABLE, judged, baselines, about)
+    write_table(TABLE, recorded, baselines, about)
     print(f"{TABLE}: {TABLE.stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
-    """Record, or write what was recorded."""
+    """Record, or write the table of what was recorded."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -96,9 +96,9 @@ def test_the_summary_fits_80_columns_in_a_pipe_and_its_code_can_be_pasted(
     assert ended.code == 0, ended.err
     assert "\x1b" not in ended.out
     assert max(map(len, ended.out.splitlines())) <= 80
-    for word in ("rank", "alpha", "rate", "loss", "untuned", "LoraConfig("):
+    for word in ("rank", "alpha", "targets", "rate", "loss", "trained", "size", "memory", "time"):
         assert word in ended.out
-    code = ended.out[ended.out.index("from peft") : ended.out.index("Adapter ")]
+    code = ended.out[ended.out.index("from peft") : ended.out.index("\nAdapter")]
     names: dict[str, object] = {}
     exec(code, names)
     config = names["config"]

@@ -54,7 +54,7 @@ def test_every_metric_and_every_finding_is_in_the_documentation() -> None:
 
 
 def test_every_shape_has_a_name_to_be_shown_by() -> None:
-    assert set(SHAPE_NAMES) == set(get_args(rung.data.schema.Shape))
+    assert set(SHAPE_NAMES) == set(get_args(rung.data.schema.RecordFormat))
 
 
 def test_the_page_of_options_is_as_its_script_writes_it() -> None:

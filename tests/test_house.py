@@ -14,6 +14,14 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MAX_FILE, MAX_MEDIAN, MAX_CLASS, MAX_COLUMNS, MAX_README_WORDS = 400, 200, 200, 100, 800
 JSON_EDGE = {
+    # Records of the user's files are JSON objects.
+    "src/rung/data/field_hints.py",
+    "src/rung/data/tool_calls.py",
+    "src/rung/data/training_flags.py",
+    # What a checkpoint and the database keep is JSON.
+    "src/rung/engine/checkpoint.py",
+    "src/rung/study/database.py",
+    # Documents, and a model's configuration.
     "src/rung/api.py",
     "src/rung/cli.py",
     "src/rung/formats/documents.py",

@@ -42,7 +42,7 @@ def test_the_state_of_a_pack_is_what_its_tensors_take(tiny_base: Base) -> None:
         held = sum(
             t.numel() * t.element_size()
             for group in pack.groups
-            for t in (group.weights, group.gradients, group.used)
+            for t in (group.weights, group.gradients, group.compute_weights)
         )
         held += sum(m.numel() * 4 for i in range(2) for m in pack.optimizer.moments(i).values())
     expected = [candidate_memory(frozen, c.setting, torch.float32).state for c in candidates]

@@ -149,10 +149,10 @@ def test_plentiful_memory_is_not_measured_and_holds_the_dense_weights(
     assert policy.pack_width([ATTENTION] * 9) == 9
     policy.prepare([ATTENTION])
     assert measured == []
-    assert policy.trainer.training_room.tokens == math.inf
-    assert policy.trainer.scoring_room.tokens == math.inf
+    assert policy.trainer.training_limit.tokens == math.inf
+    assert policy.trainer.scoring_limit.tokens == math.inf
     assert policy.trainer.frozen.holds_dense
-    assert not policy.trainer.checkpointing
+    assert not policy.trainer.activation_checkpointing
 
 
 def test_dense_weights_that_are_held_already_are_not_counted_twice(
@@ -173,13 +173,13 @@ def test_tight_memory_limits_packs_and_passes_and_gives_the_dense_weights_back(
     trainer = policy.trainer
     assert not trainer.frozen.holds_dense
     usable = 10**8 * (1 - MEMORY_HEADROOM)
-    assert policy.longest < trainer.training_room.tokens < usable / 1e6
-    assert trainer.training_room.tokens < trainer.scoring_room.tokens < usable / 1e5
+    assert policy.longest < trainer.training_limit.tokens < usable / 1e6
+    assert trainer.training_limit.tokens < trainer.scoring_limit.tokens < usable / 1e5
     assert policy.pack_width([ATTENTION] * 9) == 9, "the activations of one are enough"
     policy.limit = 8 * 10**7
     wide = Candidate(Setting(256, 512, "all-linear", 1e-2))
     assert 1 <= policy.pack_width([wide] * 9) < 9
-    assert not trainer.checkpointing
+    assert not trainer.activation_checkpointing
 
 
 def test_activation_checkpointing_is_switched_on_where_not_one_row_fits(
@@ -187,9 +187,9 @@ def test_activation_checkpointing_is_switched_on_where_not_one_row_fits(
 ) -> None:
     policy = make_policy(10**6)
     policy.prepare([ATTENTION])
-    assert policy.trainer.checkpointing
+    assert policy.trainer.activation_checkpointing
     assert len(measured) == 2, "passes take other memory now"
-    assert policy.trainer.training_room.tokens == policy.longest, "one row is tried all the same"
+    assert policy.trainer.training_limit.tokens == policy.longest, "one row is tried all the same"
     policy.prepare([ATTENTION])
     assert len(measured) == 2
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.oracle import examples
+from tests.engine.setups import examples
 
-from rung.commands.data import SCORED_ROWS
 from rung.costs.memory_model import candidate_memory
 from rung.costs.memory_policy import upper_bound
 from rung.costs.memory_probes import longest_rows, measure_memory, probe_batch
@@ -17,7 +16,7 @@ from rung.data.example import Example
 from rung.engine.adapter_state import fresh_state
 from rung.engine.pack import Pack
 from rung.engine.process_memory import give_back_freed_memory, peak_bytes, reset_peak
-from rung.engine.trainer import Trainer
+from rung.engine.trainer import SCORING_BATCH_SIZE, Trainer
 from rung.model.load import load_base
 from rung.types import Candidate, Setting
 
@@ -62,4 +61,4 @@ def test_the_peak_of_a_pack_is_predicted(
         peak = peak_bytes(trainer.base.device)
     assert predicted == pytest.approx(peak, rel=0.15)
     rows_of_batch, longest = batch.ids.shape
-    assert upper_bound(trainer, memory, rows_of_batch, SCORED_ROWS, longest) > peak
+    assert upper_bound(trainer, memory, rows_of_batch, SCORING_BATCH_SIZE, longest) > peak

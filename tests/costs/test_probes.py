@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tests.architectures import ARCHITECTURES
-from tests.engine.oracle import examples
+from tests.engine.setups import examples
 from transformers import LlamaConfig
 
 from rung.costs.devices import device

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.architectures import ARCHITECTURES
-from tests.engine.oracle import examples
+from tests.engine.setups import examples
 
 from rung.costs.trace import OperationTracer, blank_state, fake_trainer
 from rung.data.batches import collate
@@ -59,8 +59,8 @@ def test_any_architecture_can_be_traced(name: str, quantization: str) -> None:
         frozen = trainer.frozen
         with Pack(frozen, [ATTENTION], [blank_state(frozen, ATTENTION)]) as pack:
             step = tracer.trace(lambda: trainer.gradients(pack, batch))
-            score = tracer.trace(lambda: trainer.losses(pack, batch))
-        trainer.checkpoint()
+            score = tracer.trace(lambda: trainer.row_losses(pack, batch))
+        trainer.enable_activation_checkpointing()
         with Pack(frozen, [ATTENTION], [blank_state(frozen, ATTENTION)]) as pack:
             checkpointed = tracer.trace(lambda: trainer.gradients(pack, batch))
     assert step.peak > checkpointed.peak > 0

@@ -1,16 +1,18 @@
+"""Rows that repeat a question and its answer: in one split if Rung makes it, a finding if not."""
+
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import tiny_tokenizer
+from tests.data.jsonl import prepare_data, write_rows
 
 from rung.data.audit import Finding, audit
-from rung.data.prepare import Data, prepare
-from rung.recipe import Recipe
+from rung.data.prepare import Data
+from rung.data.repeated_questions import question_hashes
+from rung.data.rows import Row
 
 SYSTEMS = [
     "You are of help.",
@@ -18,171 +20,213 @@ SYSTEMS = [
     "Think of every step.",
     "You teach small children.",
 ]
+Format = Callable[[str, str, str], Any]
+"""A row with this system message or context, question and answer."""
+
+
+def as_messages(system: str, question: str, answer: str) -> Any:
+    turns = (("system", system), ("user", question), ("assistant", answer))
+    return {"messages": [{"role": role, "content": text} for role, text in turns if text]}
+
+
+def as_sharegpt(system: str, question: str, answer: str) -> Any:
+    return {
+        "system": system,
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+    }
+
+
+def as_alpaca_with_system(system: str, question: str, answer: str) -> Any:
+    return {"system": system, "instruction": question, "output": answer}
+
+
+def as_alpaca_with_input(system: str, question: str, answer: str) -> Any:
+    return {"instruction": system, "input": question, "output": answer}
+
+
+def as_text(system: str, question: str, answer: str) -> Any:
+    prompt = f"Context: {system}\nQuestion: {question}\nAnswer:"
+    return {"prompt": prompt, "completion": f" {answer}"}
 
 
 def question(i: int) -> str:
     return f"What colour did painter {i} use for the sky?"
 
 
-def as_messages(system: str, asked: str, answer: str) -> Any:
-    turns = (("system", system), ("user", asked), ("assistant", answer))
-    return {"messages": [{"role": role, "content": text} for role, text in turns if text]}
+def painters(row_format: Format, system: str, numbers: range, answer: str = "") -> list[Any]:
+    return [row_format(system, question(i), answer or f"Shade {i * 7}.") for i in numbers]
 
 
-def as_sharegpt(system: str, asked: str, answer: str) -> Any:
-    return {
-        "system": system,
-        "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}],
-    }
-
-
-def as_system(system: str, asked: str, answer: str) -> Any:
-    return {"system": system, "instruction": asked, "output": answer}
-
-
-def as_input(system: str, asked: str, answer: str) -> Any:
-    return {"instruction": system, "input": asked, "output": answer}
-
-
-def as_text(system: str, asked: str, answer: str) -> Any:
-    return {"prompt": f"Context: {system}\nQuestion: {asked}\nAnswer:", "completion": f" {answer}"}
-
-
-def read(folder: Path, **parts: list[Any]) -> Data:
-    for name, rows in parts.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    given = {name: str(folder / f"{name}.jsonl") for name in parts if name != "data"}
-    return prepare(
-        Recipe(data=str(folder / "data.jsonl"), template="plain", **given), tiny_tokenizer()
-    )
+def read(folder: Path, train: list[Any], **held_out: list[Any]) -> Data:
+    files = {split: write_rows(folder / f"{split}.jsonl", rows) for split, rows in held_out.items()}
+    return prepare_data(write_rows(folder / "train.jsonl", train), template="plain", **files)
 
 
 def findings(data: Data) -> dict[str, Finding]:
     return {finding.kind: finding for finding in audit(data)}
 
 
-def asked_in(data: Data, name: str) -> set[str]:
-    return {text.prompt.partition("painter ")[2] for text in data.splits[name].every_text()}
-
-
-@pytest.mark.parametrize("shape", [as_messages, as_sharegpt, as_system, as_input])
-def test_one_question_under_several_systems_is_on_one_side_and_counts_as_one(
-    tmp_path: Path, shape: Any
-) -> None:
-    data = read(
-        tmp_path,
-        data=[shape(s, question(i), f"Shade {i * 7}.") for i in range(200) for s in SYSTEMS],
+class TestMadeSplits:
+    @pytest.mark.parametrize(
+        "row_format", [as_messages, as_sharegpt, as_alpaca_with_system, as_alpaca_with_input]
     )
-    sides = [asked_in(data, name) for name in data.splits]
-    assert [len(one & other) for one, other in (sides[:2], sides[1:], sides[::2])] == [0, 0, 0]
-    assert data.stats.grouped_rows == 800
-    assert len({example.source for part in data.splits.values() for example in part}) == 200
-    assert not {"leakage", "same_prompt"} & findings(data).keys()
-
-
-@pytest.mark.parametrize("shape", [as_messages, as_sharegpt, as_system])
-@pytest.mark.parametrize("system", ["", SYSTEMS[1]])
-def test_a_question_that_is_trained_on_under_another_system_has_leaked(
-    tmp_path: Path, shape: Any, system: str
-) -> None:
-    def rows(system: str, some: range) -> list[Any]:
-        return [shape(system, question(i), f"Shade {i * 7}.") for i in some]
-
-    parts = {"validation": rows(system, range(60)), "test": rows(system, range(500, 560))}
-    finding = findings(read(tmp_path, data=rows(SYSTEMS[0], range(200)), **parts))["leakage"]
-    assert finding.severity == "error"
-    assert finding.message.startswith(
-        "60 held-out rows ask and answer the same as training rows, with another system"
-    )
-    assert (
-        f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/data.jsonl, line 1;" in finding.message
-    )
-
-
-def test_every_row_to_judge_by_that_is_trained_on_counts(tmp_path: Path) -> None:
-    """Also where validation and test have the same question, each under its own system."""
-
-    def rows(system: str, some: range) -> list[Any]:
-        return [as_messages(system, question(i), f"Shade {i * 7}.") for i in some]
-
-    parts = {"validation": rows(SYSTEMS[1], range(60)), "test": rows(SYSTEMS[2], range(30, 90))}
-    found = findings(
-        read(tmp_path, data=[*rows(SYSTEMS[0], range(200)), *rows("", range(200))], **parts)
-    )
-    assert found["leakage"].message.startswith(
-        "120 held-out rows ask and answer the same as training rows"
-    )
-    parts["test"] = rows(SYSTEMS[2], range(30, 60)) + rows("", range(300, 360))
-    found = findings(read(tmp_path, data=rows("", range(500, 700)), **parts))
-    assert "leakage" not in found
-    assert found["same_prompt"].message.startswith(
-        "In 30 rows the last question and the answer are those of a row in"
-    )
-
-
-@pytest.mark.parametrize("shape", [as_input, as_text])
-def test_the_same_question_after_other_words_is_told(
-    tmp_path: Path, shape: Callable[..., Any]
-) -> None:
-    def rows(system: str, some: range) -> list[Any]:
-        return [shape(system, question(i), f"Shade {i * 7}.") for i in some]
-
-    parts = {"validation": rows(SYSTEMS[1], range(60)), "test": rows(SYSTEMS[1], range(500, 560))}
-    found = findings(read(tmp_path, data=rows(SYSTEMS[0], range(200)), **parts))
-    assert "leakage" not in found
-    assert found["same_prompt"].message.startswith(
-        "In 60 rows the last question and the answer are those of a row in"
-    )
-
-
-def test_the_last_turns_of_a_conversation_alone_are_told(tmp_path: Path) -> None:
-    def rows(some: range, whole: bool) -> list[Any]:
-        turns = [
-            [("user", f"Hello from {i}"), ("assistant", "Hi.")] * whole + [("user", question(i))]
-            for i in some
+    def test_a_question_with_several_systems_is_in_one_split_and_has_one_source(
+        self, tmp_path: Path, row_format: Format
+    ) -> None:
+        rows = [row for system in SYSTEMS for row in painters(row_format, system, range(200))]
+        data = read(tmp_path, rows)
+        painters_of = [
+            {text.prompt.partition("painter ")[2] for text in examples.every_text()}
+            for examples in data.splits.values()
         ]
-        return [
-            {
-                "messages": [
-                    {"role": r, "content": t} for r, t in [*own, ("assistant", f"Shade {i}.")]
-                ]
-            }
-            for i, own in zip(some, turns, strict=True)
+        assert sum(map(len, painters_of)) == len(set.union(*painters_of)) == 200
+        assert data.stats.grouped_rows == 800
+        sources = {example.source for part in data.splits.values() for example in part}
+        assert len(sources) == 200
+        assert not {"leakage", "same_prompt"} & findings(data).keys()
+
+    def test_a_question_about_many_documents_does_not_relate_rows(self, tmp_path: Path) -> None:
+        rows = [
+            as_messages(f"It says {i * i}.", "Is it a positive review?", ("yes", "no")[i % 2])
+            for i in range(400)
         ]
+        data = read(tmp_path, rows)
+        assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (0, 0)
+        assert not {"leakage", "same_prompt", "grown"} & findings(data).keys()
 
-    parts = {"validation": rows(range(50), False), "test": rows(range(500, 550), False)}
-    found = findings(read(tmp_path, data=rows(range(200), True), **parts))
-    assert found["same_prompt"].message.startswith("In 50 rows the last question and the answer")
-
-
-def test_a_question_that_is_asked_of_many_documents_ties_no_rows(tmp_path: Path) -> None:
-    rows = [
-        as_messages(f"It says {i * i}.", "Is it a positive review?", ("yes", "no")[i % 2])
-        for i in range(400)
-    ]
-    data = read(tmp_path, data=rows)
-    assert (data.stats.grouped_rows, data.stats.ungrouped_rows) == (0, 0)
-    assert not {"leakage", "same_prompt", "grown"} & findings(data).keys()
-
-
-def test_a_text_that_is_asked_about_stays_where_it_is(tmp_path: Path) -> None:
-    rows = [
-        as_text(f"Tale {i} of {j}", question(i), f"Shade {i}.")
-        for i in range(200)
-        for j in range(3)
-    ]
-    data = read(tmp_path, data=rows)
-    assert data.stats.grouped_rows == 0
-    assert "same_prompt" in findings(data)
+    def test_a_question_at_the_end_of_different_texts_does_not_relate_rows(
+        self, tmp_path: Path
+    ) -> None:
+        rows = [
+            as_text(f"Tale {i} of {j}", question(i), f"Shade {i}.")
+            for i in range(200)
+            for j in range(3)
+        ]
+        data = read(tmp_path, rows)
+        assert data.stats.grouped_rows == 0
+        assert "same_prompt" in findings(data)
 
 
-def test_questions_that_are_answered_otherwise_have_not_leaked(tmp_path: Path) -> None:
-    def rows(system: str, some: range, answer: str) -> list[Any]:
-        return [as_messages(system, question(i), answer) for i in some]
+class TestGivenSplits:
+    @pytest.mark.parametrize("row_format", [as_messages, as_sharegpt, as_alpaca_with_system])
+    @pytest.mark.parametrize("system", ["", SYSTEMS[1]])
+    def test_a_question_that_is_trained_on_with_another_system_is_a_leak(
+        self, tmp_path: Path, row_format: Format, system: str
+    ) -> None:
+        data = read(
+            tmp_path,
+            painters(row_format, SYSTEMS[0], range(200)),
+            validation=painters(row_format, system, range(60)),
+            test=painters(row_format, system, range(500, 560)),
+        )
+        leak = findings(data)["leakage"]
+        assert leak.severity == "error"
+        assert leak.message.startswith(
+            "60 held-out rows ask and answer the same as training rows, with another system"
+        )
+        first = f"{tmp_path}/validation.jsonl, line 1 ~ {tmp_path}/train.jsonl, line 1;"
+        assert first in leak.message
 
-    parts = {
-        "validation": rows(SYSTEMS[1], range(60), "Blue."),
-        "test": rows("", range(500, 560), "Blue."),
-    }
-    found = findings(read(tmp_path, data=rows(SYSTEMS[0], range(200), "Red."), **parts))
-    assert not {"leakage", "same_prompt"} & found.keys()
+    def test_every_held_out_row_counts_if_both_splits_have_the_question(
+        self, tmp_path: Path
+    ) -> None:
+        data = read(
+            tmp_path,
+            painters(as_messages, SYSTEMS[0], range(200)) + painters(as_messages, "", range(200)),
+            validation=painters(as_messages, SYSTEMS[1], range(60)),
+            test=painters(as_messages, SYSTEMS[2], range(30, 90)),
+        )
+        assert findings(data)["leakage"].message.startswith(
+            "120 held-out rows ask and answer the same as training rows"
+        )
+
+    def test_a_question_in_validation_and_test_alone_is_not_a_leak(self, tmp_path: Path) -> None:
+        data = read(
+            tmp_path,
+            painters(as_messages, "", range(500, 700)),
+            validation=painters(as_messages, SYSTEMS[1], range(60)),
+            test=painters(as_messages, SYSTEMS[2], range(30, 60))
+            + painters(as_messages, "", range(300, 360)),
+        )
+        found = findings(data)
+        assert "leakage" not in found
+        assert found["same_prompt"].message.startswith(
+            "In 30 rows the last question and the answer are those of a row in"
+        )
+
+    @pytest.mark.parametrize("row_format", [as_alpaca_with_input, as_text])
+    def test_the_same_last_question_after_other_text_is_a_warning(
+        self, tmp_path: Path, row_format: Format
+    ) -> None:
+        data = read(
+            tmp_path,
+            painters(row_format, SYSTEMS[0], range(200)),
+            validation=painters(row_format, SYSTEMS[1], range(60)),
+            test=painters(row_format, SYSTEMS[1], range(500, 560)),
+        )
+        found = findings(data)
+        assert "leakage" not in found
+        assert found["same_prompt"].message.startswith(
+            "In 60 rows the last question and the answer are those of a row in"
+        )
+
+    def test_the_same_last_question_after_other_turns_is_a_warning(self, tmp_path: Path) -> None:
+        def rows(numbers: range, has_greeting: bool) -> list[Any]:
+            return [
+                {
+                    "messages": [
+                        *(
+                            [
+                                {"role": "user", "content": f"Hello from {i}"},
+                                {"role": "assistant", "content": "Hi."},
+                            ]
+                            if has_greeting
+                            else []
+                        ),
+                        {"role": "user", "content": question(i)},
+                        {"role": "assistant", "content": f"Shade {i}."},
+                    ]
+                }
+                for i in numbers
+            ]
+
+        data = read(
+            tmp_path,
+            rows(range(200), has_greeting=True),
+            validation=rows(range(50), has_greeting=False),
+            test=rows(range(500, 550), has_greeting=False),
+        )
+        assert findings(data)["same_prompt"].message.startswith(
+            "In 50 rows the last question and the answer"
+        )
+
+    def test_the_same_question_with_another_answer_is_no_finding(self, tmp_path: Path) -> None:
+        data = read(
+            tmp_path,
+            painters(as_messages, SYSTEMS[0], range(200), "Red."),
+            validation=painters(as_messages, SYSTEMS[1], range(60), "Blue."),
+            test=painters(as_messages, "", range(500, 560), "Blue."),
+        )
+        assert not {"leakage", "same_prompt"} & findings(data).keys()
+
+
+class TestHashes:
+    def test_a_system_message_case_and_punctuation_do_not_count(self) -> None:
+        turns = [{"role": "user", "content": question(1)}]
+        spoken = [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": question(1).upper() + "!"},
+        ]
+        assert question_hashes(Row(turns, "Red"), "Red") == question_hashes(
+            Row(spoken, "red."), "red."
+        )
+
+    def test_short_questions_and_empty_answers_have_no_hash(self) -> None:
+        assert question_hashes(Row([{"role": "user", "content": "And then?"}], ""), "") == (0, 0, 0)
+
+    def test_a_plain_text_of_several_lines_has_its_last_long_line_as_its_question(self) -> None:
+        one = question_hashes(Row(f"A tale.\n{question(1)}\nAnswer:", "x"), "x")
+        other = question_hashes(Row(f"Another tale.\n{question(1)}\nAnswer:", "x"), "x")
+        assert one == other
+        assert (one[0], one[1] != 0) == (0, True)
+        assert question_hashes(Row(question(1), "x"), "x")[:2] == (0, 0)

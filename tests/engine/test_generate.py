@@ -18,8 +18,8 @@ from tests.tiny import tiny_tokenizer
 
 from rung.data.batches import left_padded
 from rung.data.example import Example
-from rung.data.tokenize import tokenize_rows
 from rung.data.rows import Row
+from rung.data.tokenize import tokenize_rows
 from rung.engine.generate import generate, max_generation_rows
 from rung.engine.trainer import Trainer
 from rung.errors import TrainingError
@@ -73,8 +73,8 @@ def test_each_candidate_generates_what_pefts_generate_gives(name: str) -> None:
         generated = dict(zip(pack.candidates, texts, strict=True))
     with throughout(torch.float64):
         (untuned,) = generate(trainer, examples)
-    longest = max(example.completion for example in examples)
-    ids, mask = left_padded([example.ids[: example.prompt] for example in examples])
+    longest = max(example.loss_tokens for example in examples)
+    ids, mask = left_padded([example.ids[: example.prompt_length] for example in examples])
     for candidate in CANDIDATES:
         alone = Alone(base_of(name), candidate, states[candidate])
         with throughout(torch.float64):
@@ -99,15 +99,15 @@ def test_a_batch_of_prompts_generates_what_each_prompt_does_alone(exact_base: Ba
     (together,) = generate(trainer, examples)
     assert len(together) == len(ROWS)
     tokenizer = exact_base.tokenizer
-    longest = max(example.completion for example in examples)
+    longest = max(example.loss_tokens for example in examples)
     for example, text in zip(examples, together, strict=True):
-        ids = list(example.ids[: example.prompt])
+        ids = list(example.ids[: example.prompt_length])
         for _ in range(longest + longest // 4):
             next_token = int(trainer.model(torch.tensor([ids])).logits[0, -1].argmax())
             if next_token == tokenizer.eos_token_id:
                 break
             ids.append(next_token)
-        assert text == tokenizer.decode(ids[example.prompt :], skip_special_tokens=True)
+        assert text == tokenizer.decode(ids[example.prompt_length :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(("memory", "held"), [(10**12, True), (1, False)])

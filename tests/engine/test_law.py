@@ -72,7 +72,7 @@ def in_one_pass(loaders: dict[str, Loader]) -> Train:
     ids=["plain", "dropout", "lm_head"],
 )
 @pytest.mark.parametrize("quantization", ["fp32", "nf4", "nf4-single", "int8"])
-def test_a_candidate_in_a_pack_ends_as_peft_would_train_it_alone(
+def test_a_candidate_in_a_pack_ends_as_it_does_alone_under_peft(
     loaders: dict[str, Loader], quantization: str, candidates: list[Candidate]
 ) -> None:
     check_law(loaders[quantization], candidates)
@@ -108,7 +108,7 @@ def test_the_law_holds_on_the_real_model_in_nf4() -> None:
     ],
     ids=str,
 )
-def test_in_a_users_precision_a_pack_is_not_further_off_than_peft(
+def test_in_the_precisions_that_are_used_a_pack_is_not_further_off_than_peft(
     tiny_folder: Path, quantization: str, dtype: torch.dtype
 ) -> None:
     """With loss scaling in float16: GradScaler's for PEFT, each candidate's own in the pack."""

@@ -31,12 +31,12 @@ def test_scores_are_those_of_the_whole_models_logits_row_by_row(exact_base: Base
         losses = torch.nn.functional.cross_entropy(
             logits[:-1], torch.tensor(example.ids[1:]), reduction="none"
         )
-        expected.append(float(losses[example.prompt - 1 :].sum()))
+        expected.append(float(losses[example.prompt_length - 1 :].sum()))
     trainer = Trainer(exact_base)
     for batch_size in (1, 4, 100):
         (scores,) = trainer.score(examples, batch_size=batch_size)
         assert scores.losses == pytest.approx(expected, rel=EXACT)
-        assert scores.tokens == tuple(example.completion for example in examples)
+        assert scores.tokens == tuple(example.loss_tokens for example in examples)
 
 
 def test_the_attention_for_short_rows_and_the_fused_one_are_the_same_function(

@@ -23,7 +23,8 @@ from tests.engine.setups import (
     states_of,
 )
 
-from rung.costs.memory_model import measure, need
+from rung.costs.memory_model import candidate_memory
+from rung.costs.memory_probes import measure_memory
 from rung.data.batches import Batch
 from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.pack import Pack
@@ -112,7 +113,7 @@ def test_candidates_learn_in_a_narrow_precision(tiny_folder: Path, precision: st
 def test_the_memory_model_predicts_the_peak_of_a_pack(tiny_folder: Path) -> None:
     trainer = on_gpu(load_base(str(tiny_folder), "nf4", "fp32"))
     rows = [row for row in examples(97, 64, 101) if len(row.ids) > 50]
-    memory_model = measure(trainer, CANDIDATES[0].setting, rows)
+    memory_model = measure_memory(trainer, CANDIDATES[0].setting, rows)
     candidates = [candidate_of(16, 32, "attention", 1e-3, seed=seed) for seed in range(4)]
     batch = to(batches(rows, 8, 1)[0], trainer.base.device)
     states = [fresh_state(trainer.frozen, candidate, 0) for candidate in candidates]
@@ -120,8 +121,9 @@ def test_the_memory_model_predicts_the_peak_of_a_pack(tiny_folder: Path) -> None
         reset_peak(trainer.base.device)
         trainer.step(pack, batch, 1.0)
         peak = peak_bytes(trainer.base.device)
-    needs = [
-        need(trainer.frozen, candidate.setting, trainer.base.dtype) for candidate in candidates
+    memory = [
+        candidate_memory(trainer.frozen, candidate.setting, trainer.base.dtype)
+        for candidate in candidates
     ]
-    assert memory_model.peak(needs, *batch.ids.shape) == pytest.approx(peak, rel=0.15)
+    assert memory_model.peak(memory, *batch.ids.shape) == pytest.approx(peak, rel=0.15)
     assert peak < memory_limit(trainer.base.device)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.architectures import ARCHITECTURES, make
-from tests.architectures import ROUNDS_SHARE_BEYOND_GRID as WITH_UNSUPPORTED_LAYERS
+from tests.architectures import ARCHITECTURES, SPECIAL_ARCHITECTURES, make
 from tests.tiny import tiny_llama
 from torch import nn
 
@@ -150,7 +149,7 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_UNSUPPORTED_LAYERS])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *SPECIAL_ARCHITECTURES])
 def test_layers_whose_adapter_peft_would_not_load_are_unsupported(name: str) -> None:
     model = make(name)
     assert {
@@ -158,7 +157,7 @@ def test_layers_whose_adapter_peft_would_not_load_are_unsupported(name: str) -> 
     } == UNSUPPORTED.get(name, set())
 
 
-@pytest.mark.parametrize("name", list(WITH_UNSUPPORTED_LAYERS))
+@pytest.mark.parametrize("name", list(SPECIAL_ARCHITECTURES))
 def test_peft_finds_all_supported_layers_by_the_target_modules(name: str) -> None:
     model = make(name)
     wanted = resolved(model, "all-linear")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rung.metrics.report import MetricGain, MetricsReport
 from tests.report.results import full_climb
-from tests.search.worlds import BASELINE, FULL, World, run
+from tests.search.worlds import BASELINE, FULL_TOKENS, World, run
 
+from rung.metrics.report import MetricGain, MetricsReport
 from rung.search.strategy import Strategy
 from rung.tuning.evidence import (
     Runs,
@@ -29,12 +29,12 @@ def study(
     strategy: Strategy,
     space: LeverSpace,
     world: World,
-    rows: float = 0.05,
-    seeds: float = 0.005,
-    lost: Callable[[Candidate], bool] = lambda candidate: False,
+    row_noise: float = 0.05,
+    seed_noise: float = 0.005,
+    diverges: Callable[[Candidate], bool] = lambda candidate: False,
 ) -> StudyResult:
     """The result of a strategy in a world. See `tests.search.worlds.run`."""
-    decision, _, history = run(strategy, world, rows, seeds, lost=lost)
+    decision, _, history = run(strategy, world, row_noise, seed_noise, diverges=diverges)
     best = decision.recommended
     assert best is not None
     results = Runs.of(history)
@@ -68,5 +68,5 @@ def study(
         noise=seed_noise_of(noise),
         untried=decision.untried,
         settings=settings,
-        cost=Cost(100.0, sum(m.spent for m in history), FULL),
+        cost=Cost(100.0, sum(m.spent for m in history), FULL_TOKENS),
     )

@@ -139,7 +139,7 @@ def cells(result: StudyResult) -> list[list[str]]:
 
 def test_the_table_has_each_rank_with_its_loss_and_what_the_step_gained() -> None:
     assert cells(full_climb()) == [
-        ["8", "race, 1/4", "1.683"],
+        ["8", "race 1/4", "1.683"],
         ["16", "4 seeds", "1.414 ± 0.031"],
         ["32", "4 seeds", "1.363 ± 0.031", "0.051 (0.021 to 0.081)", "▲ better"],
         ["64", "4 seeds", "1.355 ± 0.031", "0.008 (−0.032 to 0.048)", "? undecided"],
@@ -156,7 +156,7 @@ def test_with_one_seed_the_table_has_differences_and_no_outcomes() -> None:
 def test_judged_by_a_metric_the_gains_are_in_its_unit() -> None:
     text = printed(*ladder_part(judged_by_metric()))
     assert "The rank ladder, with gains in points of exact match" in text
-    assert cells(judged_by_metric())[3][3:] == ["−1.6 (−3.6 to 0.4)", "■ no worthwhile gain"]
+    assert cells(judged_by_metric())[3][3:] == ["−1.6 (−3.6 to 0.4)", "■ not worthwhile"]
 
 
 def test_a_rank_without_a_run_is_called_not_tried() -> None:

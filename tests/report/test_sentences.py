@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rung.metrics.report import Disagreement
 from tests.report.results import (
     ALPHA,
     BELOW_MARGIN,
@@ -22,17 +21,24 @@ from tests.report.results import (
     RANK_ABOVE,
     RANK_BELOW,
     RSLORA,
+    SETTINGS,
     SEVERAL,
     STANDINGS,
     TARGETS,
     UNDECIDED,
     UNTUNED,
     WORSE,
+    full_climb,
+    grid_with_one_seed,
+    judged_by_metric,
     setting,
+    setting_result,
     verdict,
 )
 
+from rung.metrics.report import Disagreement
 from rung.report.sentences import (
+    choice_sentence,
     contrast,
     cost_sentence,
     disagreement_sentence,
@@ -48,7 +54,7 @@ from rung.report.sentences import (
 from rung.search.stats import Estimate, Variance
 from rung.search.strategy import Exclusion
 from rung.search.verdicts import make_verdict
-from rung.tuning.result import Cost, SeedNoise
+from rung.tuning.result import Cost, SeedNoise, StudyResult
 from rung.types import Candidate, RequiredSample, Scores, Verdict
 
 RANKS = (setting(16), BEST)
@@ -87,7 +93,7 @@ def of_ranks(gain: float, half: float, **more: Any) -> Verdict:
 )
 def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
     seeds = "1 seed" if judged.seeds == 1 else "4 seeds"
-    assert verdict_sentence(judged) == f"Rank 16 → 32 (in full, {seeds}): {sentence}"
+    assert verdict_sentence(judged) == f"Rank 16 → 32 (all-linear, in full, {seeds}): {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +110,22 @@ def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
             "Target modules attention → all-linear (as many parameters, at rank 32 → 12, after a "
             "quarter of the training): ",
         ),
-        (RANK_BELOW, "Rank 16 → 32 (in full, 4 seeds): "),
+        (RANK_BELOW, "Rank 16 → 32 (all-linear, in full, 4 seeds): "),
         (
             RANK_ABOVE,
-            "Rank 32 → 64 (learning rate 0.001 → 0.0005, in full, 4 seeds): ",
+            "Rank 32 → 64 (all-linear, learning rate 0.001 → 0.0005, in full, 4 seeds): ",
         ),
         (
             verdict(BEST, RSLORA, "alpha", 0.1, 0.05, **RACE),
             "Alpha 64 → 16 rsLoRA (after a quarter of the training): ",
+        ),
+        (
+            verdict(BEST, RSLORA, "alpha", 0.1, 0.05),
+            "Alpha 64 → 16 rsLoRA (rank 32, all-linear, in full, 4 seeds): ",
+        ),
+        (
+            verdict(BEST, setting(targets="mlp"), "targets", 0.1, 0.05),
+            "Target modules all-linear → mlp (rank 32, in full, 4 seeds): ",
         ),
         (
             SEVERAL,
@@ -123,16 +137,6 @@ def test_every_reason_has_its_sentence(judged: Verdict, sentence: str) -> None:
             "Adapter (rank 32, alpha 64, all-linear, learning rate 0.001) against the untuned "
             "model: ",
         ),
-    ],
-    ids=[
-        "learning rate",
-        "targets",
-        "parameters",
-        "rank",
-        "rank, rates",
-        "alpha",
-        "several",
-        "base",
     ],
 )
 def test_it_says_what_was_compared_and_where(judged: Verdict, subject: str) -> None:
@@ -212,30 +216,30 @@ def test_no_sentence_claims_more_than_its_verdict(
 @pytest.mark.parametrize(
     ("judged", "text"),
     [
-        (LEARNING_RATE, "0.001 against 0.0005: better by 0.160 (0.051 to 0.269)"),
-        (ALPHA, "128 against 64: too close to tell with one seed (gain −0.120 to 0.060)"),
+        (LEARNING_RATE, "0.001 over 0.0005: better by 0.160 (0.051 to 0.269)"),
+        (ALPHA, "128 over 64: one seed cannot tell (gain −0.120 to 0.060)"),
         (
             replace(ALPHA, **ONE_SEED),
-            "128 against 64: too few runs with one seed to tell",
+            "128 over 64: too few runs to tell",
         ),
         (
             replace(ALPHA, **NO_INFORMATION),
-            "128 against 64: too few runs with one seed to tell",
+            "128 over 64: too few runs to tell",
         ),
         (
             MATCHED,
-            "all-linear at rank 12, as many parameters, against attention at rank 32: too close "
-            "to tell with one seed (gain −0.039 to 0.241)",
+            "all-linear at rank 12, as many parameters, over attention at rank 32: one seed "
+            "cannot tell (gain −0.039 to 0.241)",
         ),
         (
             SEVERAL,
-            "alpha 128, mlp, learning rate 0.002 against the recommended setting (in full, 4 "
+            "alpha 128, mlp, learning rate 0.002 over the recommended setting (in full, 4 "
             "seeds): no worthwhile gain, worse by 0.050 (0.020 to 0.080)",
         ),
         (
             RANK_ABOVE,
-            "64 against 32 (learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a gain of "
-            "−0.032 to 0.048 (0.014 would be worth it)",
+            "64 over 32 (all-linear, learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a "
+            "gain of −0.032 to 0.048 (0.014 would be worth it)",
         ),
     ],
 )
@@ -314,9 +318,10 @@ def test_a_disagreement_names_both_settings_and_says_if_luck_explains_it(
     )
 
 
-def test_the_cost_is_told_in_single_runs() -> None:
-    assert cost_sentence(Cost(431.0, 100_000, 20_000)) == (
-        "Cost: 7 min 11 s, 100,000 training tokens, as many as 5.0 single runs."
+def test_the_cost_is_time_memory_and_training_in_single_runs() -> None:
+    assert cost_sentence(Cost(431.0, 100_000, 20_000), 2_510_000_000) == (
+        "Cost: 7 min 11 s, at most 2.5 GB of memory, 100,000 training tokens, as many as 5.0 "
+        "single runs."
     )
 
 
@@ -327,8 +332,32 @@ def test_the_noise_of_seeds_is_told_or_said_to_be_unknown() -> None:
     assert "one seed says nothing of seeds" in noise_sentence(None, 3)
 
 
-def test_what_is_not_covered_names_the_seed_and_the_untried_levers() -> None:
-    assert "luck of the seed" not in not_covered_sentence(False, [])
-    text = not_covered_sentence(True, ["targets", "alpha"])
+def test_what_is_not_covered_depends_on_the_study() -> None:
+    assert not_covered_sentence(False, False, []) == (
+        "Not covered: other data than this one data set; that the setting was chosen on the same "
+        "rows."
+    )
+    text = not_covered_sentence(True, True, ["targets", "alpha"])
+    assert "levers that act together" in text
     assert "the luck of the seed" in text
     assert "values of target modules and alpha that were not tried" in text
+
+
+def test_where_another_setting_has_a_lower_loss_it_says_why_that_is_not_recommended() -> None:
+    assert choice_sentence(full_climb()) == (
+        "The lowest loss is 1.355, with rank 64, alpha 128, learning rate 0.0005. Recommended is "
+        "the cheapest setting that is within the margin of it."
+    )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        grid_with_one_seed(),
+        judged_by_metric(),
+        full_climb(settings=(*SETTINGS[:4], setting_result(setting(64), 1.2, seeds=1))),
+    ],
+    ids=["it is the lowest", "a metric judges", "the other one has fewer seeds"],
+)
+def test_otherwise_nothing_is_said_of_the_choice(result: StudyResult) -> None:
+    assert choice_sentence(result) == ""

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.engine.oracle import Loader
 from tests.engine.rounding import STRICT
+from tests.engine.setups import Loader
 from tests.runner.runners import A, B, ignore, make_runner
 
 from rung.errors import StudyError

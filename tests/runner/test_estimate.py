@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.engine.oracle import examples
+from tests.engine.setups import examples
 from tests.runner.runners import A_SEED_1, A, B, ignore, make_runner
 from tests.tiny import tiny_llama
 
@@ -30,7 +31,7 @@ def costs() -> DeviceCosts:
 
 
 def make_estimate(
-    costs: DeviceCosts, base: Base, rows: Path, limit: float = PLENTY, **options: object
+    costs: DeviceCosts, base: Base, rows: Path, limit: float = PLENTY, **options: Any
 ) -> EstimateRunner:
     recipe = Recipe(data=str(rows), validation=str(rows), test=str(rows), **options)
     data = prepare(recipe, base.tokenizer)

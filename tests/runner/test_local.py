@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.oracle import Loader
 from tests.engine.rounding import STRICT
+from tests.engine.setups import Loader
 from tests.runner.runners import A_SEED_1, A, B, ignore, make_runner
 
 from rung.costs import memory_policy
@@ -58,11 +58,11 @@ def test_tight_memory_changes_no_loss(
     monkeypatch.setattr(memory_policy, "measure_memory", lambda *_: model)
     exact.memory.limit = 10**11
     (with_plenty,) = exact.run(Stage("race", (A,)), ignore)
-    assert exact.trainer.training_room.tokens == math.inf
+    assert exact.trainer.training_limit.tokens == math.inf
     assert exact.trainer.frozen.holds_dense, "memory that is not needed makes steps faster"
     exact.memory.limit, exact.store.folder = 10**8, StudyFolder(tmp_path / "tight")
     (with_little,) = exact.run(Stage("race", (A,)), ignore)
-    assert exact.trainer.training_room.tokens < 10**8
+    assert exact.trainer.training_limit.tokens < 10**8
     assert not exact.trainer.frozen.holds_dense
     assert with_little.loss == pytest.approx(with_plenty.loss, rel=STRICT)
 
@@ -81,7 +81,7 @@ def test_a_trained_candidate_scores_and_generates_better_than_the_untuned_model(
     untuned, tuned = runner.test_scores(None), runner.test_scores(A)
     assert tuned.mean < untuned.mean - 1
     before, after = runner.generate([None, A], "test")
-    assert [row.wanted for row in before] == [text.after for text in runner.data.test.every_text()]
+    assert [row.wanted for row in before] == [text.answer for text in runner.data.test.every_text()]
     assert [row.prompt for row in before] == [row.prompt for row in after]
 
     def right(rows: list[Generation]) -> int:
@@ -100,7 +100,7 @@ def test_candidates_generate_in_packs_what_each_generates_alone(runner: LocalRun
 def test_rows_to_generate_for_are_limited_by_split_and_spread_over_all(
     runner: LocalRunner,
 ) -> None:
-    every = [text.where for text in runner.data.validation.every_text()]
+    every = [text.location for text in runner.data.validation.every_text()]
     runner.generated_rows = {"validation": 7}
     few = [row.where for row in runner.generate([None], "validation")[0]]
     assert few == [every[at * len(every) // 7] for at in range(7)]

@@ -87,7 +87,7 @@ def test_a_member_without_a_checkpoint_in_common_goes_on_from_its_own() -> None:
 def test_a_stage_ends_at_its_fraction_and_cools_down_before_it() -> None:
     schedules = StageSchedules(steps=100, warmup=0.1, cooldown=0.2)
     half = schedules.of(Stage("race", (A,), 0.5))
-    assert (half.rise, half.fork, half.stop) == (10, 40, 50)
+    assert (half.warmup_steps, half.cooldown_start, half.stop) == (10, 40, 50)
     assert schedules.of(Stage("final", (A,))).stop == 100
     assert schedules.of(Stage("race", (A,), 1e-6)).stop == 1, "at least one step"
 

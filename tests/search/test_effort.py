@@ -7,6 +7,7 @@ from tests.search.worlds import FULL_TOKENS, SPACE, hill, run
 
 from rung.search.climb import Climb
 from rung.search.effort import Effort, choose_race_fraction, rate_grid
+from rung.types import LeverSpace
 
 
 def test_a_larger_budget_gives_a_more_thorough_climb() -> None:
@@ -56,3 +57,14 @@ def test_wider_models_get_lower_learning_rates() -> None:
     assert rate_grid(576) == (5e-4, 1e-3, 2e-3, 4e-3)
     assert max(rate_grid(8192)) < 1e-3
     assert rate_grid(4096)[2] == pytest.approx(4e-4)
+
+
+def test_the_cost_counts_race_semifinal_and_confirmation_in_full_budgets() -> None:
+    # 17 settings and two extensions of four race to a quarter, four train on from before their
+    # cooldown, and three finalists have four seeds each.
+    assert Effort().cost(SPACE) == 25 / 4 + 4 * (7 / 8) + 3 * 4
+    assert Effort(extra_seeds=2).cost(SPACE) == Effort().cost(SPACE) + 3 * 2
+    four_settings = LeverSpace((8, 16), (1e-3, 2e-3), pinned=True)
+    assert Effort().cost(four_settings) == 4 / 4 + 4 * (7 / 8) + 3 * 4, "no setting races twice"
+    two_settings = LeverSpace((8, 16), (1e-3,), pinned=True)
+    assert Effort().cost(two_settings) == 2 * 4, "so few need no race"

@@ -106,3 +106,15 @@ def test_a_race_of_nothing_has_not_started() -> None:
     race, _ = run_race(SPACE, hill(), ())
     assert not race.started
     assert race.untried() == {}
+
+
+def test_the_margin_of_the_semifinal_is_relative_to_its_best_value() -> None:
+    """It may be a metric, so it is not in logarithms."""
+    race, _ = run_race(RANKS, hill(2e-3), (9, 8))
+    small, large = (
+        next(s for s in race.ranking if s.rank == rank) for rank in (min(RANKS.ranks), 64)
+    )
+    add_semifinal(race, {small: 10.05, large: 10.0})
+    assert (race.ranking[0], race.leader) == (large, small)
+    add_semifinal(race, {small: 10.2, large: 10.0})
+    assert race.leader == large

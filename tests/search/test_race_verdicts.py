@@ -6,12 +6,14 @@ import math
 
 import pytest
 from tests.search.race_helpers import RACE_FRACTION, run_race
-from tests.search.worlds import PARAMETERS_PER_RANK, SPACE, hill
+from tests.search.worlds import BASELINE, PARAMETERS_PER_RANK, SPACE, hill, measure
 
 from rung.search.race import Race
 from rung.search.race_verdicts import lever_standings, race_verdicts
+from rung.search.stats import shared_confidence
+from rung.search.surface import INTERVAL_SHRINKAGE
 from rung.search.verdicts import lever_value
-from rung.types import Verdict
+from rung.types import Candidate, LeverSpace, Setting, Verdict
 
 ERROR = 0.005
 
@@ -96,3 +98,30 @@ def test_a_lower_error_gives_wider_intervals_around_the_same_estimates() -> None
         assert strict.gain == loose.gain
         assert strict.low < loose.low < loose.high < strict.high
         assert math.isfinite(strict.high)
+
+
+def test_the_error_is_shared_by_all_values_that_could_have_been_compared() -> None:
+    race, _ = run_race(SPACE, hill(2e-3, (0.2, 0.2, 0.0), 0.05), (9, 8))
+    standings = lever_standings(race, RACE_FRACTION)
+    choices = sum(len(standing.losses) - 1 for standing in standings)
+    judged = verdicts(race)
+    assert any(v.kind == "matched_parameters" for v in judged)
+    choices += len(race.all_targets()) - 1
+    surface = race.fit_surface(INTERVAL_SHRINKAGE)
+    for verdict in judged:
+        assert verdict.before is not None
+        gain = surface.gain(verdict.before, verdict.after)
+        interval = gain.interval(shared_confidence(choices, 1 - ERROR))
+        assert (verdict.low, verdict.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_alphas_that_were_tried_at_one_scale_have_no_verdict() -> None:
+    """16 at rank 8 and 2r at rank 16 are one scale; 16 at rank 16 was not tried."""
+    space = LeverSpace((8, 16), (1e-3, 2e-3, 4e-3), alphas=("16", "2r"))
+    race = Race(space, 0.01, BASELINE)
+    settings = [Setting(r, 2 * r, "attention", rate) for r in (8, 16) for rate in (1e-3, 2e-3)]
+    world = hill(2e-3, (0.2, 0.0, 0.0))
+    race.add_race([measure(world, Candidate(s), RACE_FRACTION) for s in settings])
+    assert race.untried() == {}
+    assert "alpha" not in {v.lever for v in verdicts(race)}
+    assert "alpha" not in {s.lever for s in lever_standings(race, RACE_FRACTION)}

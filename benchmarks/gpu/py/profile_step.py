@@ -1,12 +1,13 @@
-"""Where a step's time goes: what the CPU takes to issue it, what the device takes to do it, kernel by kernel.
+"""Where the time of a step goes: on the CPU that issues it, and on the device, by kernel.
 
-For each base, a pack of 8 x 4 x 64 (16-row adapters on all linear layers), the same as the twelve of a race, and the bare
-PEFT loop of one candidate:
+It is done for each base with a pack of 8x4x64 (rank 16 on all linear layers), with the twelve
+candidates of a race, and with one candidate in a bare PEFT loop:
 
-- *issued*: how long the Python side needs to hand out a piece without waiting; *waited*: how long the device still needs
-  after that. Waiting of about nothing means that the CPU is the bound.
-- kernels, launches, copies and waits of a step, and the device's busy share, by torch.profiler;
-- `graph`: forward and backward captured in a CUDA graph and replayed: what a step would take without launches.
+- *issued*: how long Python takes to hand out a piece of work without waiting; *waited*: how long
+  the device still works after that. Almost no waiting means that the CPU is the bottleneck.
+- Kernels, launches, copies and waits of a step, and the fraction of the time that the device is
+  busy, by torch.profiler.
+- `graph`: forward and backward captured in a CUDA graph and replayed: a step without launches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bases
 import common
 import torch
 from common import MODULES, Clock, Report, arguments, place, timed
@@ -36,7 +38,7 @@ def main() -> None:
     for name in options.bases.split(","):
         if not clock.left(10):
             break
-        base = common.random_base("tiny" if options.tiny else name, device)
+        base = bases.random_base("tiny" if options.tiny else name, device)
         _peft(name, base, batch, length, device, report, options)
         from rung.engine.trainer import Trainer
 
@@ -155,7 +157,7 @@ def _peft(
     from rung.data.batches import collate
     from rung.engine.checkpoint import peft_config
 
-    config = peft_config(common.candidates_of(1, "all-linear")[0], MODULES["all-linear"])
+    config = peft_config(common.candidates_of(1, "all-linear")[0].setting, MODULES["all-linear"])
     config.inference_mode = False
     model = peft.get_peft_model(base.model, config).train()
     optimizer = torch.optim.AdamW(
@@ -214,7 +216,7 @@ def _kernels(
             if getattr(event, "is_user_annotation", False) or event.name.startswith(
                 ("Optimizer.", "ProfilerStep")
             ):
-                continue  # a span that some code has named, and no kernel
+                continue  # a span that some code has named; it is not a kernel
             took = event.time_range.elapsed_us()
             kernels[event.name][0] += 1
             kernels[event.name][1] += took
@@ -224,9 +226,10 @@ def _kernels(
     averages = seen.key_averages()
     ops = sum(a.count for a in averages if a.key.startswith("aten::")) / steps
     top = sorted(kernels.items(), key=lambda item: -item[1][1])[:12]
+    launched = sum(count for count, _ in kernels.values()) / steps
     print(
-        f"  device busy {1e3 * busy:.1f} ms of {1e3 * whole:.1f} ({busy / whole:.0%}); {sum(n for n, _ in kernels.values()) / steps:.0f} kernels, "
-        f"{ops:.0f} aten calls; "
+        f"  device busy {1e3 * busy:.1f} ms of {1e3 * whole:.1f} ({busy / whole:.0%}); "
+        f"{launched:.0f} kernels, {ops:.0f} aten calls; "
         + ", ".join(f"{key} {count / steps:.0f}" for key, count in calls.most_common(6)),
         flush=True,
     )
@@ -248,7 +251,7 @@ def _kernels(
                     file.write(f"{order}: {error}\n")
     return {
         "busy": busy,
-        "kernels": sum(n for n, _ in kernels.values()) / steps,
+        "kernels": launched,
         "aten_calls": ops,
         "calls": {key: count / steps for key, count in calls.items()},
         "top": [
@@ -266,7 +269,7 @@ def _graph(
     device: torch.device,
     report: Report,
 ) -> None:
-    """Forward and backward of one shape, captured and replayed; the optimizer is left out."""
+    """Capture and replay forward and backward of one shape, without the optimizer."""
     import transformers.models.llama.modeling_llama as llama
 
     from rung.data.batches import collate, side_by_side
@@ -275,7 +278,8 @@ def _graph(
     from rung.engine.tiling import Tile
 
     plain = llama.create_causal_mask
-    # While a graph is captured transformers makes a mask, which is another kernel; there is no padding to mask here.
+    # While a graph is captured, transformers makes a mask, which is another kernel. Here nothing
+    # is padded.
     llama.create_causal_mask = lambda *_, **__: None
     try:
         for dense in (False, True):
@@ -293,10 +297,12 @@ def _graph(
 
                 def work() -> None:
                     pack.zero_gradients()
-                    _, total = trainer._losses(rows, pack, Tile(0, len(pack), 0, batch), weights)
+                    _, total = trainer.losses_of_tile(
+                        rows, pack, Tile(0, len(pack), 0, batch), weights
+                    )
                     total.backward()
 
-                with trainer._turn(pack, training=True):
+                with pack.running_pass(training=True):
                     side = torch.cuda.Stream()
                     side.wait_stream(torch.cuda.current_stream())
                     with torch.cuda.stream(side):
@@ -314,7 +320,8 @@ def _graph(
                         for g, w in zip(pack.groups, wanted)
                     )
             print(
-                f"  graph, held={dense}: forward and backward {1e3 * eager:.1f} ms as issued, {1e3 * replayed:.2f} ms replayed; gradients off by {off:.1e}",
+                f"  graph, held={dense}: forward and backward {1e3 * eager:.1f} ms as issued, "
+                f"{1e3 * replayed:.2f} ms replayed; gradients off by {off:.1e}",
                 flush=True,
             )
             report.add(

@@ -1,8 +1,10 @@
-"""Repack bitsandbytes' wheel with the libraries of one CUDA version and of the CPU alone: 43 MB become one or two.
+"""Repack the wheel of bitsandbytes with the libraries of one CUDA version and of the CPU only.
+
+43 MB become one or two.
 
     python strip_wheel.py bitsandbytes-X-….whl FOLDER [--cuda 130]
 
-The file keeps its name, RECORD is written anew, and every member that stays is byte for byte what it was.
+The file keeps its name, RECORD is written anew, and every member that stays is unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 
 
 def keeps(name: str, cuda: str) -> bool:
-    """All but the native libraries of other CUDA versions, ROCm and XPU."""
+    """Whether the member stays: all but the native libraries of other CUDA versions, ROCm, XPU."""
     library = re.search(r"libbitsandbytes_(\w+)\.(so|dylib|dll)$", name)
     return library is None or library[1] in ("cpu", f"cuda{cuda}")
 
@@ -53,9 +55,8 @@ def main() -> None:
     with zipfile.ZipFile(target) as made:
         assert made.testzip() is None
         left = [name for name in made.namelist() if name.endswith(".so")]
-    print(
-        f"{target}: {target.stat().st_size:,} bytes (was {options.wheel.stat().st_size:,}), libraries {', '.join(left)}"
-    )
+    before, after = options.wheel.stat().st_size, target.stat().st_size
+    print(f"{target}: {after:,} bytes (was {before:,}), libraries {', '.join(left)}")
 
 
 if __name__ == "__main__":

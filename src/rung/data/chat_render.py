@@ -1,7 +1,7 @@
 """Chats as text: the conversation of a row and its beginnings, drawn by a chat template.
 
-A turn's tokens are found in the whole chat by what comes before the turn and by what goes up to its
-end, so each of these beginnings is drawn as well.
+A turn's tokens are found in the whole chat by comparing it with the chat before the turn and with
+the chat up to the turn's end, so each of these beginnings is drawn as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OTHER_PROMPT: Remark = (
     "the prompt before its last words, such as the system message",
 )
 _MARK = "qz00000zq"
-"""Stands for the last words of a prompt."""
+"""A mark for the last words of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class ChatTexts:
 
     Attributes:
         beginnings: a text for each of `chat_beginnings`; the first is the whole chat.
-        prompt: the text that asks for the last answer, if that is not what stands before the
-            answer in the whole chat.
+        prompt: the text that asks for the last answer, if that is not the text before the answer
+            in the whole chat.
         remarks: what the row says and the texts do not.
     """
 
@@ -89,7 +89,7 @@ class ChatRenderer:
             for i, (turns, asks) in enumerate(beginnings):
                 if asks and not whole.startswith(texts[i]):
                     before = text_before_answer(draw, view, chat[: turns + 1], texts[i], whole)
-                    # A turn whose place is not found begins at the end, where nothing is left.
+                    # If the place is not found, the turn begins at the end and is empty.
                     texts[i] = before or whole
         except REFUSALS as error:
             reason = str(error).rstrip(".")
@@ -134,8 +134,9 @@ class ChatRenderer:
 def chat_beginnings(row: Row) -> list[tuple[int, bool]]:
     """The beginnings of a chat to draw: their number of turns, and whether they ask for an answer.
 
-    The first is the whole. Of a pair the prompt follows. Then comes for each of `located_turns`
-    what stands before it, asking for it, and what goes up to its end, unless that is the whole.
+    The first is the whole chat. For a pair the prompt comes next. Then there are two for each of
+    `located_turns`: the chat before it, asking for it, and the chat up to its end. The second is
+    left out if it is the whole chat.
     """
     turns = len(row.prompt) + len(row.completion)
     beginnings = [(turns, False)]
@@ -166,9 +167,9 @@ def text_before_answer(
     """What the whole chat shows before the last turn of `chat`.
 
     This is for a template that asks for a turn with other text, `asked`, than it shows before it.
-    If the two differ only behind the last words of the prompt, the answer stands where they part.
+    If the two differ only after the last words of the prompt, the answer begins where they differ.
     A template may also show the prompt itself differently: Mistral's moves the system message
-    before the last turn of all. Then a mark in the place of those last words finds the answer.
+    before the last turn of all. Then the answer is found with a mark in place of those last words.
 
     Returns:
         The text, or None if the place is not found.
@@ -181,18 +182,18 @@ def text_before_answer(
         return asked
     marked = [*before[:last], {**before[last], "content": _MARK}, *before[last + 1 :]]
     _, mark, asking = draw(view.apply(marked), asks=True).rpartition(_MARK)
-    parting = next(
+    first_difference = next(
         (i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole)
     )
-    if not mark or not asked.endswith(asking) or parting >= len(asked) - len(asking):
+    if not mark or not asked.endswith(asking) or first_difference >= len(asked) - len(asking):
         return asked
     through_answer = draw(view.apply(chat))
-    _, mark, behind = draw(view.apply([*marked, answer])).partition(_MARK)
+    _, mark, after_mark = draw(view.apply([*marked, answer])).partition(_MARK)
     same = next(
-        (i for i, (a, b) in enumerate(zip(asking, behind, strict=False)) if a != b),
-        min(len(asking), len(behind)),
+        (i for i, (a, b) in enumerate(zip(asking, after_mark, strict=False)) if a != b),
+        min(len(asking), len(after_mark)),
     )
-    shown_answer = behind[same:]
+    shown_answer = after_mark[same:]
     begun = through_answer[: len(through_answer) - len(shown_answer)]
     is_found = mark and through_answer.endswith(shown_answer) and whole.startswith(begun)
     return begun if is_found else None

@@ -5,8 +5,8 @@ rows are not independent.
 
 Each row's prompt and answer together are a *needle*. The last 2ᵏ letters of a needle, for the
 largest k that they have, are its *tail*. Wherever the last 2ᵏ letters before the end of a word in a
-prompt have the hash of a tail, the whole needle is compared, by a hash too. So every text is gone
-through once for each k, and no row is compared with all others. The last line of a prompt and the
+prompt have the hash of a tail, the whole needle is compared, by a hash too. So every text is read
+once for each k, and no row is compared with all others. The last line of a prompt and the
 answer are a needle too, for rows that have only the last turns.
 """
 
@@ -23,17 +23,17 @@ from rung.data.arrow_store import Examples
 from rung.data.letter_stream import HASH_BASE, Flags, Hashes, LetterStream, Numbers
 
 MIN_LETTERS = 24
-"""A needle with this many letters counts wherever it stands in a prompt."""
+"""A needle with this many letters counts anywhere in a prompt."""
 MIN_LETTERS_AT_START = 12
 """A shorter needle counts at the start of a prompt, from this many letters on."""
 MIN_LETTERS_OF_FIRST_LINES = 4
-"""From this many letters on, it counts at the start of a prompt if a line ends behind it."""
+"""From this many letters on, it counts at the start of a prompt if a line ends after it."""
 MAX_SHARE_OF_PROMPTS = 0.02
-"""What stands in a larger share of all prompts, and in more than a hundred of them, is a frame that
+"""What is in a larger share of all prompts, and in more than a hundred of them, is a frame that
 the prompts share."""
 _MAX_PROMPTS = 100
 _MAX_PROMPTS_OF_LAST_LINE = 10
-"""A last line and its answer that stand in more prompts are a commonplace."""
+"""A last line and its answer that are in more prompts are a commonplace, such as thanks."""
 _MAX_NEEDLES_OF_TAIL = 64
 """How many needles with one tail are compared."""
 PIECE_LETTERS = 1 << 17
@@ -205,7 +205,7 @@ class _Needles:
         return np.concatenate(rows), np.concatenate(found)
 
     def _is_match(self, stream: LetterStream, row: Numbers, end: Numbers, needle: Numbers) -> Flags:
-        """(n,): whether the whole needle stands before `end` in the row, and counts there."""
+        """(n,): whether the whole needle ends at `end` in the row, and counts there."""
         length = self.length[needle].astype(np.int64)
         begin = end - length
         start = stream.starts[row]

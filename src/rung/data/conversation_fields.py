@@ -5,6 +5,7 @@ They are the system message, earlier turns, tools, documents, and variables of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rung.data.chat_turns import ChatTurn, is_chat, read_turns
@@ -21,7 +22,7 @@ CONTEXT_FIELDS = {
     "documents",
     "chat_template_kwargs",
 }
-"""Fields that any conversation may have beside its messages."""
+"""Fields that any conversation may have in addition to its messages."""
 _IMPORTANT = CONTEXT_FIELDS | {
     "history",
     "images",
@@ -139,8 +140,8 @@ def _is_bare_function(tool: dict[str, Any]) -> bool:
     return "name" in tool and not isinstance(tool.get("function"), dict)
 
 
-def read_variables(fields: RecordFields) -> dict[str, Any]:
-    """What the row gives to the chat template beside messages and tools.
+def read_variables(fields: RecordFields) -> Mapping[str, Any]:
+    """What the row gives to the chat template in addition to messages and tools.
 
     Raises:
         InvalidRowError: The variables are not an object.

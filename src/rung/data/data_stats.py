@@ -75,6 +75,7 @@ class DataStats:
         """Read what `to_json` wrote."""
         values = json.loads(text)
         values["lengths"] = {int(length): count for length, count in values["lengths"].items()}
+        values["remarks"] = [tuple(remark) for remark in values["remarks"]]
         values["numbers"] = Column(**values["numbers"])
         return cls(**values)
 

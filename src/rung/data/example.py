@@ -17,7 +17,7 @@ class Example:
 
     Attributes:
         ids: all tokens of the row.
-        prompt_length: how many tokens stand before the last answer.
+        prompt_length: how many tokens come before the last answer.
         source: rows that share one are not independent, see `rung.data.schema.Row`.
         spans: the tokens that are trained on, if they are not just those from `prompt_length` on.
         separate_prompt: what the model generates after, if that is not `ids[:prompt_length]`. This

@@ -3,8 +3,8 @@
 If they are, the last layers have the most to learn: which tokens to generate at all. The untuned
 model's loss does not show it, since the single bytes of a foreign script are easy to predict. The
 letters show it: scripts that neither the prompts nor the model's vocabulary have, and Latin letters
-that the prompts lack, such as `ế` and `ß` beside English. A language that is written in the letters
-of the prompts is not noticed, nor is one that some of the prompts are in.
+that the prompts lack, such as `ế` and `ß` for prompts in English. A language that is written in the
+letters of the prompts is not noticed, nor is one that some of the prompts are in.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _prompt_and_completion(example: Example) -> tuple[list[int], list[int]]:
 def _letters_without_frame(prompts: Sequence[str]) -> list[set[str]]:
     """The letters of each prompt, without the words that many prompts have.
 
-    If nothing else is left of a prompt, its letters are those of the whole.
+    If a prompt has no other words, all of its letters count.
     """
     words = [prompt.split() for prompt in prompts]
     counts = Counter(word for prompt_words in words for word in set(prompt_words))

@@ -33,14 +33,14 @@ _VALUES: Hashes = (
 
 
 class LetterStream:
-    """The letters of some rows, one row behind the other.
+    """The letters of some rows, one row after the other.
 
     Args:
         rows: the prompt and the answer of each row.
 
     Attributes:
         starts, middles, ends: (n,), where each row's prompt begins, where it ends, and where the
-            answer ends. A row without a prompt is searched in the place of a prompt, so its
+            answer ends. A row without a prompt is searched like a prompt, so its
             `middles` is its end.
         has_no_prompt: (n,).
         is_word_end: (letters + 1,), whether a word may end before each letter. This is where
@@ -85,7 +85,7 @@ class LetterStream:
     def hash(self, first: Numbers, end: Numbers) -> Hashes:
         """Hashes of the letters from `first` up to `end`; all three are (n,).
 
-        The same letters have the same hash wherever they stand.
+        The same letters have the same hash at any place.
         """
         shifted: Hashes = (self._sums[end] - self._sums[first]) * self._inverse_powers[first]
         return shifted + self._first_correction[first] * (end > first)

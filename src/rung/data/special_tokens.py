@@ -16,7 +16,7 @@ class SpecialTokens:
     rows are tokenized.
 
     Args:
-        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
+        ends: the tokens that end a text, by the model, in addition to the tokenizer's end token.
 
     Attributes:
         stops: the tokens that end a text, by the model and the tokenizer.
@@ -47,10 +47,10 @@ class SpecialTokens:
         return ids if ids[: len(self._first)] == self._first else self._first + ids
 
     def with_end(self, ids: Ids, start: int) -> Ids:
-        """Put an end token behind a chat, unless one stands there.
+        """Put an end token after a chat, unless it has one.
 
         Not every chat template writes one, and not every tokenizer knows it as the end token. One
-        that stands behind the words from `start` on is remembered as an end.
+        that follows the words from `start` on is remembered as an end.
         """
         if end := self.find_end(ids, start, self.all):
             self.ends.add(ids[end - 1])
@@ -58,7 +58,7 @@ class SpecialTokens:
         return (*ids, self.eos)
 
     def find_end(self, ids: Ids, start: int, ends: Collection[int]) -> int:
-        """The place behind the last of the end tokens `ends`.
+        """The place after the last of the end tokens `ends`.
 
         It is 0 if there is none from `start` on, or if words follow the last one.
         """
@@ -90,13 +90,13 @@ class SpecialTokens:
         return bool(end) and (end == len(ids) or not self._tokenizer.decode(ids[end:]).strip())
 
     def add_end_between_turns(self, token: int) -> None:
-        """Remember a token that stands between this turn and the next, in the place of an end."""
+        """Remember a token between this turn and the next, in place of an end token."""
         self._ends_between_turns.add(token)
 
     def update_ends(self, example: Example) -> None:
-        """Let generation stop at the tokens that stand between turns too.
+        """Let generation stop at the tokens between turns too.
 
-        A token that also stands inside answers, such as one behind thoughts, is not an end: the
+        A token that is also inside answers, such as one after thoughts, is not an end: the
         model would stop after its thoughts.
         """
         for first, end in example.learned_spans:

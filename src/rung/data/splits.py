@@ -85,7 +85,9 @@ def _check_row_count(recipe: Recipe, stats: DataStats, split: str, count: int) -
             f"{recipe.max_tokens} tokens; raise --max-tokens or shorten the rows."
         )
     if count < 2:
-        raise DataError(f"The {split} split has {count} row(s); it needs at least two.")
+        raise DataError(
+            f"The {split} split has {count} row{'' if count == 1 else 's'}; it needs at least 2."
+        )
 
 
 def _check_sources(split: str, examples: Examples) -> None:

@@ -1,4 +1,4 @@
-"""Marks in the place of a conversation's texts, by which one sees what a chat template shows."""
+"""Marks in place of a conversation's texts, which show what a chat template shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from rung.data.chat_turns import SHAREGPT_FIELDS
 from rung.data.remarks import Remark, RemarkKind
+from rung.data.rows import Messages
 from rung.data.training_flags import FLAGS
 
 THOUGHT_FIELDS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
@@ -19,20 +20,24 @@ _FIRST_NUMBER = 90_000_000
 
 
 class Marks:
-    """Puts marks in the place of texts and numbers, and remembers what each mark stands for."""
+    """Puts marks in place of texts and numbers, and remembers what each mark stands for."""
 
     def __init__(self) -> None:
         self._marks_of: list[tuple[Remark, list[str]]] = []
         self._id_marks: dict[str, str] = {}
         self._count = 0
 
-    def mark_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with marks."""
-        turns = f"turns of '{message['role']}'"
-        return {
-            name: value if name == "role" else self.mark_field(value, name, turns)
-            for name, value in message.items()
-        }
+    def mark_chat(self, chat: Messages) -> Messages:
+        """The conversation with marks. Only the roles stay as they are."""
+        return [
+            {
+                name: value
+                if name == "role"
+                else self.mark_field(value, name, f"turns of '{message['role']}'")
+                for name, value in message.items()
+            }
+            for message in chat
+        ]
 
     def mark_field(self, value: Any, name: str, turns: str = "") -> Any:
         """A field with marks; it belongs to `turns`, or to the whole row."""

@@ -1,7 +1,7 @@
 """What a chat template shows of a row, and what it leaves out.
 
 A template may have no place for a role, for tools or for thoughts, and leaves them out without an
-error. So it is *probed*: the conversation is drawn with a mark in the place of every text and
+error. So it is *probed*: the conversation is drawn with a mark in place of every text and
 number, and what has no mark in the drawn text has no place in the template. Rows with the same
 roles and fields are probed once. If the template knows a role by another name (`tool` for
 `observation`), or wants a message in another form, rows are given to it in that form.
@@ -152,7 +152,7 @@ class _Probe:
         self._draw = draw
         self._chat = chat
         self._marks = Marks()
-        self._marked = [self._marks.mark_message(message) for message in chat]
+        self._marked = self._marks.mark_chat(chat)
         self._tools = self._marks.mark_field(list(row.tools), "tools")
         self._variables = dict(row.variables)
         if "documents" in row.variables:

@@ -1,13 +1,13 @@
 """Rows as tokens, and which of the tokens are trained on.
 
 The tokens and the mask are those of TRL's SFTTrainer (tested against it). Prompt and completion are
-tokenized together, as one text. The completion begins where that departs from the prompt tokenized
-alone: usually behind the prompt, or a token earlier where the two merge. Chats go through the
+tokenized together, as one text. The completion begins where that differs from the prompt tokenized
+alone: usually after the prompt, or a token earlier if the two merge. Chats go through the
 model's own template.
 
 One end token is always trained on, or the model would never stop. Padding comes later and is known
-by its place, whatever its number. The tokens that a tokenizer adds to a text stand before it and
-never behind it, since the end token and, behind a prompt, the completion come there.
+by its place, not by its number. The tokens that a tokenizer adds to a text are put before it and
+never after it, where the end token belongs and, for a prompt, the completion.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RowTokenizer:
         tokenizer: the model's.
         learn: what is trained on: `completion`, or `all` for the prompts too.
         template: `auto` for the model's own chat template, `plain`, or a file with one in Jinja.
-        ends: the tokens that end a text, by the model, beside the tokenizer's end token.
+        ends: the tokens that end a text, by the model, in addition to the tokenizer's end token.
 
     Raises:
         DataError: The template's file cannot be read.
@@ -79,7 +79,7 @@ class RowTokenizer:
 
     @property
     def fingerprint(self) -> list[Any]:
-        """What the examples depend on, beside the rows and the tokenizer."""
+        """What the examples depend on, in addition to the rows and the tokenizer."""
         return [self._learn, self._template, sorted(self.stops)]
 
     def tokenize(self, rows: Sequence[Row]) -> list[Example | DataError]:
@@ -123,13 +123,13 @@ class RowTokenizer:
         """What a chat template writes before an answer, and the answer that is wanted.
 
         The template may write the marks of thoughts that are not there, say. The answer is what the
-        model should generate behind that.
+        model should generate after that.
         """
         if isinstance(row.completion, str):
             return "", self._special.strip_stop(row.completion)
         if not example.prompt_ids:
             return "", plain_text(row.completion)
-        # Where everything is trained on, no span begins at the answer, and none ends it.
+        # If everything is trained on, no span begins at the answer, so none tells its end.
         turn_end = next(
             (end for first, end in example.learned_spans if first == example.prompt_length), None
         )

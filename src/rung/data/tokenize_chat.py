@@ -1,7 +1,7 @@
 """Chats as tokens: the turns of the assistant are found in the tokens of the whole chat.
 
-A turn begins where the whole departs from what asks for that turn, and ends where it departs from
-the chat up to that turn's end. So no text is cut into parts before it is tokenized.
+A turn begins where the whole chat differs from the text that asks for the turn, and ends where it
+differs from the chat up to the turn's end. So no text is cut into parts before it is tokenized.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ChatTokenizer:
         return examples
 
     def _example(self, row: Row, chat: _Beginnings, prompt: Ids | None) -> Example | DataError:
-        """The example of a row; `prompt` asks for its answer, if that is not what stands there."""
+        """The example of a row; `prompt` asks for its answer, if that is not what precedes it."""
         if row.kind == "pair":
             return self._pair(row, chat, prompt)
         last = max(chat.before)
@@ -96,7 +96,8 @@ class ChatTokenizer:
             return DataError(
                 "the chat template shows no turn of the assistant as the model would generate it"
             )
-        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.untrained_turns  # type: ignore[index]
+        assert not isinstance(row.prompt, str)
+        begins = row.prompt[0]["role"] == "assistant" and 0 not in row.untrained_turns
         remarks = (_REWRITTEN,) * (len(wanted) - len(spans)) + (_FIRST,) * begins
         return replace(example, spans=spans, remarks=remarks)
 
@@ -115,8 +116,8 @@ class ChatTokenizer:
         """The place of a turn in the whole chat, with what follows its end token.
 
         What follows is left out if it merges with the next turn. There is no place if the template
-        shows the turn differently once others follow, such as without its thoughts: what stands in
-        the whole is then not what the model would generate.
+        shows the turn differently once others follow, such as without its thoughts: the whole chat
+        then has something else than the model would generate.
         """
         through = chat.through.get(turn, whole)
         first = common_prefix_length(chat.before[turn], whole)
@@ -129,10 +130,10 @@ class ChatTokenizer:
                 return first, last
         if first >= both or not special.is_blank(through[both:]):
             return None
-        # A template may end the whole chat with a token of its own, behind each turn's end token.
+        # A template may end the whole chat with a token of its own, after each turn's end token.
         if end := special.find_end(whole[:both], first, special.all):
             special.ends.add(whole[end - 1])
-        # Or the token stands in its place, and what begins the next turn comes behind this one.
+        # Or that token replaces the last end token, and the next turn begins after this one.
         elif (
             both < len(through)
             and {through[both], whole[both], special.next_visible(whole, both + 1)} <= special.all
@@ -173,7 +174,7 @@ class _Beginnings:
 
 
 def make_example(row: Row, ids: Ids, prompt: Ids, learn: Learn, asked: Ids | None) -> Example:
-    """An example that is trained on from where its tokens depart from those of its prompt.
+    """An example that is trained on from where its tokens differ from those of its prompt.
 
     Args:
         asked: what asks for the answer, if that is not `prompt`.

@@ -62,7 +62,8 @@ def attend(
         (B, T, H, D), and None in the place of the attention weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    y: Tensor = _Attention.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
+    apply: Any = _Attention.apply
+    y: Tensor = apply(query, key, value, attention_mask, scale)
     return y, None
 
 

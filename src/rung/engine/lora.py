@@ -213,7 +213,8 @@ class PackedLoraLinear(nn.Module):
             return y
         several = context.width > 1 and context.shared_rows
         shared = several and torch.is_grad_enabled() and not x.requires_grad
-        y = PackedProduct.apply(x, context.anchor, self.frozen, groups, context, shared)  # type: ignore[no-untyped-call]
+        apply: Any = PackedProduct.apply
+        y = apply(x, context.anchor, self.frozen, groups, context, shared)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def plain(self, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:

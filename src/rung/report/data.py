@@ -1,121 +1,126 @@
-"""What `rung data` prints: the splits, one row as the model sees it, lengths, metrics, and the audit."""
+"""What `rung data` prints: splits, one row as the model sees it, lengths, metrics, the audit."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rung.report.tune import metrics_in_words
+from rung.commands.data import DataReport, ExampleRow, Lengths, TrivialPredictor
+from rung.data.audit import Finding, Severity
+from rung.report.format import metric_name, metric_value, shortened
+from rung.report.layout import hanging, plain_table
 
-_SHAPES = {
+SHAPE_NAMES = {
     "prompt_completion": "prompt and completion",
     "chat_prompt_completion": "prompt and completion, as chats",
     "messages": "conversations",
     "text": "texts",
     "alpaca": "instruction and output (alpaca), as chats",
     "sharegpt": "conversations (sharegpt)",
-    "preference": "preference pairs, of which the chosen answer is learnt",
+    "preference": "preference pairs, of which the chosen answer is learned",
 }
-_MARKS = {"error": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
-_WIDEST_BAR = 40
-_SHOWN = 1500
+"""The shapes of rows, in words."""
+SEVERITY_MARKS: dict[Severity, tuple[str, str]] = {
+    "error": ("✗", "bold red"),
+    "warning": ("!", "yellow"),
+    "note": ("·", "dim"),
+}
+MAX_BAR = 40
+"""Cells of the longest bar."""
+MAX_EXAMPLE = 1500
 """Characters of the example that are shown."""
+MAX_TRIVIAL_TEXT = 60
 
 
-def sheet(found: Mapping[str, Any]) -> RenderableType:
-    """The document of `rung data`, at 80 columns or more."""
-    head = Text.assemble(
-        (str(found["data"]), "bold"), f": {_SHAPES[found['format']]}, for {found['model']}"
-    )
-    ends = " and ".join(repr(end["text"])[1:-1] for end in found["ends"])
-    parts: list[RenderableType] = [Text(), head, Text(), _splits(found), Text()]
-    parts += [Text("One row as the model sees it; it learns what stands in ⟦ ⟧:", style="dim")]
-    parts += [
-        Padding(_example(found["example"]), (0, 0, 0, 2)),
-        Text(f"Writing ends at {ends}.", style="dim"),
+def data_page(report: DataReport) -> RenderableType:
+    """A data set as a model would see it, at 80 columns or more."""
+    parts: list[RenderableType] = [
+        Text(),
+        Text.assemble((report.data, "bold"), f": {SHAPE_NAMES[report.format]}, for {report.model}"),
+        Text(),
+        _splits(report),
+        Text(),
+        Text("One row as the model sees it; the model learns what is in ⟦ ⟧:", style="dim"),
+        Padding(_example(report.example), (0, 0, 0, 2)),
+        Text(f"A generated text ends at {_ends(report)}.", style="dim"),
+        Text(),
+        *_lengths(report.lengths),
         Text(),
     ]
-    parts += [_lengths(found["lengths"]), Text()]
-    if found["metrics"]:
-        fits = ", ".join(name.replace("_", " ") for name in found["metrics"])
-        parts += [Text(f"Metrics that fit: {fits}.")]
-    if trivial := found["trivial"]:
-        values = {name: value for name, value in trivial.items() if name != "writes"}
-        writes = str(trivial["writes"])
-        short = writes if len(writes) <= 60 else f"{writes[:59]}…"
-        parts += [
-            Text(
-                f"Who always writes '{short}' has {metrics_in_words(values)} on the validation rows."
-            )
-        ]
-    parts += [Text(), *_audit(found)]
-    return Group(*parts)
+    if report.metrics:
+        parts.append(Text(f"Metrics that suit these data: {_names(report.metrics)}."))
+    if report.trivial:
+        parts.append(Text(_trivial(report.trivial)))
+    return Group(*parts, Text(), *_audit(report.audit))
 
 
-def _splits(found: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("split")
-    for name in ("read", "too long", "used"):
-        table.add_column(name, justify="right")
-    for name, rows in found["splits"].items():
-        made = " (by a hash)" if name in found["made_splits"] else ""
+def _splits(report: DataReport) -> Table:
+    table = plain_table("split", "read", "too long", "used")
+    for name, rows in report.splits.items():
+        made = " (split off by a hash)" if name in report.made_splits else ""
         table.add_row(
-            f"{name}{made}", f"{found['read'][name]:,}", f"{found['too_long'][name]:,}", f"{rows:,}"
+            f"{name}{made}", f"{report.read[name]:,}", f"{report.too_long[name]:,}", f"{rows:,}"
         )
     return table
 
 
-def _example(example: Mapping[str, Any]) -> Text:
-    shown = Text()
-    pairs = zip(example["text"], example["learned"], strict=True)
-    for learned, pieces in itertools.groupby(pairs, key=lambda pair: pair[1]):
-        text = "".join(piece for piece, _ in pieces)
-        shown.append(f"⟦{text}⟧" if learned else text, style="green" if learned else "")
-    if len(shown) > _SHOWN:
-        # The end is what matters: there the model learns to stop.
-        shown = Text.assemble(shown[: _SHOWN // 2], (" […] ", "dim"), shown[-_SHOWN // 2 :])
-    return shown
+def _ends(report: DataReport) -> str:
+    return " and ".join(repr(end.text)[1:-1] for end in report.ends)
 
 
-def _lengths(lengths: Mapping[str, Any]) -> RenderableType:
-    said = (
-        f"Tokens of a row: half have at most {lengths['median']:,}, 99 % at most {lengths['p99']:,}, the longest "
-        f"{lengths['longest']:,}; max_tokens is {lengths['max_tokens']:,}."
+def _example(example: ExampleRow) -> Text:
+    text = Text()
+    pairs = zip(example.text, example.learned, strict=True)
+    for learned, tokens in itertools.groupby(pairs, key=lambda pair: pair[1]):
+        part = "".join(token for token, _ in tokens)
+        text.append(f"⟦{part}⟧" if learned else part, style="green" if learned else "")
+    if len(text) > MAX_EXAMPLE:
+        # The end is kept: there the model learns to stop.
+        half = MAX_EXAMPLE // 2
+        text = Text.assemble(text[:half], (" […] ", "dim"), text[-half:])
+    return text
+
+
+def _lengths(lengths: Lengths) -> Iterator[RenderableType]:
+    yield Text(
+        f"Tokens of a row: half of the rows have at most {lengths.median:,}, 99 % at most "
+        f"{lengths.p99:,}, the longest has {lengths.longest:,}; max_tokens is "
+        f"{lengths.max_tokens:,}."
     )
-    most = max(bar["rows"] for bar in lengths["histogram"])
+    most = max(bar.rows for bar in lengths.histogram)
     grid = Table.grid(padding=(0, 1))
     for justify in ("right", "left", "right"):
         grid.add_column(justify=justify, no_wrap=True)
-    for bar in lengths["histogram"]:
-        size = bar["rows"] * _WIDEST_BAR / most
-        # A row that is there has a mark, however few there are.
-        blocks = "█" * round(size) or ("▏" if bar["rows"] else "")
-        span = f"{bar['from']:,}–{bar['to']:,}" if bar["to"] > bar["from"] else f"{bar['from']:,}"
-        beyond = bar["from"] > lengths["max_tokens"]
-        grid.add_row(
-            Text(span, style="dim"),
-            Text(blocks, style="yellow" if beyond else "cyan"),
-            f"{bar['rows']:,}",
-        )
-    return Group(Text(said), grid)
+    for bar in lengths.histogram:
+        # Rows have a mark however few they are.
+        blocks = "█" * round(bar.rows * MAX_BAR / most) or ("▏" if bar.rows else "")
+        span = f"{bar.first:,}–{bar.last:,}" if bar.last > bar.first else f"{bar.first:,}"
+        colour = "yellow" if bar.first > lengths.max_tokens else "cyan"
+        grid.add_row(Text(span, style="dim"), Text(blocks, style=colour), f"{bar.rows:,}")
+    yield grid
 
 
-def _audit(found: Mapping[str, Any]) -> list[RenderableType]:
-    if not found["audit"]:
-        return [Text("The audit has found nothing to say.", style="green")]
-    lines: list[RenderableType] = []
-    for finding in found["audit"]:
-        mark, style = _MARKS[finding["severity"]]
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=1)
-        grid.add_column(overflow="fold")
-        grid.add_row(Text(mark, style=style), Text(finding["message"]))
-        lines.append(grid)
-    return lines
+def _names(metrics: Sequence[str]) -> str:
+    return ", ".join(map(metric_name, metrics))
+
+
+def _trivial(trivial: TrivialPredictor) -> str:
+    values = ", ".join(
+        f"{metric_name(name)} {metric_value(name, value)}"
+        for name, value in trivial.metrics.items()
+    )
+    text = shortened(trivial.text, MAX_TRIVIAL_TEXT)
+    return f"Always answering '{text}' gives {values} on the validation rows."
+
+
+def _audit(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    if not findings:
+        yield Text("The audit found nothing.", style="green")
+    for finding in findings:
+        mark, style = SEVERITY_MARKS[finding.severity]
+        yield hanging(Text(mark, style=style), Text(finding.message))

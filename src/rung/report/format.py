@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,8 @@ def loss_decimals(result: StudyResult) -> int:
 
 def fixed(value: float, decimals: int = 3) -> str:
     """A number with a typographic minus, and none before a zero: `−0.010`, `1,250.0`."""
-    text = f"{value:,.{decimals}f}"
-    if not any(digit in text for digit in "123456789"):
-        text = text.lstrip("-")
-    return text.replace("-", "−")
+    # Rounding makes -0.0 of a small negative number, and adding zero makes that 0.0.
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
 
 
 def plus_minus(mean: float | None, half_width: float | None, decimals: int) -> str:
@@ -96,6 +95,8 @@ def metric_value(name: str, value: float, like: float | None = None) -> str:
 
 def metric_decimals(value: float) -> int:
     """Three decimals, or fewer where the value is large: `0.125`, `1,250`."""
+    if not math.isfinite(value):
+        return 3
     return max(0, 3 - int(math.log10(max(1.0, abs(value)))))
 
 
@@ -206,6 +207,16 @@ def setting_words(setting: Setting) -> str:
     if setting.dropout:
         parts.append(f"dropout {setting.dropout:g}")
     return ", ".join(parts)
+
+
+def targets_cell(targets: str, width: int = 18) -> str:
+    """Target modules for a narrow column: broken into lines behind plus signs and commas."""
+    lines = [""]
+    for name in re.findall(r"[^+,]+[+,]?|[+,]", targets):
+        if lines[-1] and len(lines[-1]) + len(name.rstrip("+,")) > width:
+            lines.append("")
+        lines[-1] += name
+    return "\n".join(lines)
 
 
 def alphas_follow_rank(settings: Sequence[Setting]) -> bool:

@@ -41,6 +41,8 @@ def _ladder_unit(result: StudyResult) -> Unit:
 def _ladder_table(result: StudyResult, unit: Unit) -> Table:
     table = plain_table("rank", "trained", "loss", "gain of the step", left=0)
     table.columns[1].justify = "left"
+    # The interval goes to a second line where numbers are very long.
+    table.columns[3].no_wrap = False
     table.add_column("", no_wrap=True)
     intervals = {
         s.setting: s.validation_loss for s in result.settings if s.fraction == 1 and s.seeds
@@ -64,7 +66,7 @@ def _trained(step: LadderStep) -> str:
     if step.fraction is None:
         return "not tried"
     if step.fraction < 1:
-        return f"race, {fraction_figures(step.fraction)}"
+        return f"race {fraction_figures(step.fraction)}"
     return count(step.seeds, "seed")
 
 

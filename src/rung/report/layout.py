@@ -20,9 +20,10 @@ MARKS: dict[Outcome, tuple[str, str]] = {
 """The sign and the colour of an outcome."""
 OUTCOMES: dict[Outcome, str] = {
     "better": "better",
-    "no_worthwhile_gain": "no worthwhile gain",
+    "no_worthwhile_gain": "not worthwhile",
     "undecided": "undecided",
 }
+"""An outcome in few words."""
 CHOSEN = "▸ "
 """Stands before what is recommended."""
 

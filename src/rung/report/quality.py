@@ -14,7 +14,6 @@ from rung.report.format import (
     Unit,
     count,
     fixed,
-    gigabytes,
     is_share,
     loss_decimals,
     metric_decimals,
@@ -23,6 +22,7 @@ from rung.report.format import (
     parameter_count,
     plus_minus,
     shortened,
+    targets_cell,
 )
 from rung.report.layout import CHOSEN, plain_table
 from rung.report.sentences import disagreement_sentence
@@ -36,7 +36,7 @@ MAX_NAME = 24
 """Cells of a metric's name."""
 MAX_TRIVIAL_TEXT = 40
 MAX_SETTINGS = 16
-"""Rows of the table of settings."""
+"""Rows of a table of settings."""
 
 
 def quality_part(result: StudyResult) -> Iterator[RenderableType]:
@@ -97,7 +97,7 @@ def _gain(name: str, gain: MetricGain | None, decimals: int) -> str:
 def _finalists_table(result: StudyResult) -> Table:
     names = result.metrics.names[:MAX_METRICS]
     table = _settings_table(*(shortened(metric_name(name), MAX_NAME) for name in names))
-    for own in result.metrics.best_first():
+    for own in result.metrics.best_first()[:MAX_SETTINGS]:
         chosen = own.setting == result.recommendation.setting
         cells = [_bounds(name, own.metrics[name]) for name in names]
         table.add_row(
@@ -134,7 +134,7 @@ def settings_part(result: StudyResult) -> Iterator[RenderableType]:
 
 
 def _all_settings_table(settings: Sequence[SettingResult], result: StudyResult) -> Table:
-    table = _settings_table("trained", "loss", "size", "memory", "time")
+    table = _settings_table("trained", "loss", "size", "time")
     decimals = loss_decimals(result)
     for own in settings:
         chosen = own.setting == result.recommendation.setting
@@ -144,7 +144,6 @@ def _all_settings_table(settings: Sequence[SettingResult], result: StudyResult) 
             f"{own.fraction:.0%}{f' × {own.seeds}' if own.seeds > 1 else ''}",
             plus_minus(loss.mean, loss.half_width, decimals) if loss else "diverged",
             parameter_count(own.parameters),
-            gigabytes(own.peak_memory_bytes),
             f"{own.seconds:,.0f} s",
             style="bold green" if chosen else "" if own.status == "trained" else "dim",
         )
@@ -162,7 +161,8 @@ def _settings_table(*columns: str) -> Table:
 def _setting_cells(setting: Setting, chosen: bool) -> list[str]:
     mark = CHOSEN if chosen else ""
     alpha = f"{setting.alpha:g}{'√' if setting.use_rslora else ''}"
-    return [f"{mark}{setting.rank}", alpha, setting.targets, f"{setting.learning_rate:.3g}"]
+    rate = f"{setting.learning_rate:.3g}"
+    return [f"{mark}{setting.rank}", alpha, targets_cell(setting.targets), rate]
 
 
 def _shown(settings: Sequence[SettingResult]) -> list[SettingResult]:

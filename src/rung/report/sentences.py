@@ -7,6 +7,7 @@ never called a gain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rung.metrics.report import Disagreement
@@ -19,7 +20,9 @@ from rung.report.format import (
     duration,
     fixed,
     fraction_words,
+    gigabytes,
     lever_words,
+    loss_decimals,
     metric_name,
     metric_value,
     rate_words,
@@ -27,7 +30,7 @@ from rung.report.format import (
 )
 from rung.search.strategy import Exclusion, LeverStanding
 from rung.search.verdicts import NATS
-from rung.tuning.result import Cost, SeedNoise
+from rung.tuning.result import Cost, SeedNoise, StudyResult
 from rung.types import Candidate, Lever, Setting, Verdict
 
 # Verdicts.
@@ -59,15 +62,15 @@ def lever_verdict(verdict: Verdict, recommended: Setting) -> str:
             "the recommended setting" if side == recommended else words
             for side, words in ((verdict.before, before), (verdict.after, after))
         )
-    subject = f"{after} against {before}"
+    subject = f"{after} over {before}"
     if verdict.kind == "confirmation":
         return f"{subject}{_conditions(verdict)}: {conclusion(verdict)}"
     if verdict.outcome != "undecided":
         return f"{subject}: {conclusion(verdict)}"
     if verdict.reason != "wide_interval":
-        return f"{subject}: too few runs with one seed to tell"
+        return f"{subject}: too few runs to tell"
     gain = unit_of(verdict).interval(verdict.low, verdict.high)
-    return f"{subject}: too close to tell with one seed (gain {gain})"
+    return f"{subject}: one seed cannot tell (gain {gain})"
 
 
 def unit_of(verdict: Verdict) -> Unit:
@@ -142,10 +145,19 @@ def _conditions(verdict: Verdict) -> str:
         if rates[0] != rates[1]:
             parts.append(f"learning rate {rates[0]} → {rates[1]}")
     if verdict.kind == "confirmation":
-        parts.append(f"in full, {count(verdict.seeds, 'seed')}")
+        parts = [*_context(verdict), *parts, f"in full, {count(verdict.seeds, 'seed')}"]
     elif verdict.fraction < 1:
         parts.append(f"after {fraction_words(verdict.fraction)} of the training")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _context(verdict: Verdict) -> list[str]:
+    """The rank and the target modules of two finalists, where neither is what is compared."""
+    after, lever = verdict.after, verdict.lever
+    if lever == "setting":
+        return []
+    rank = [f"rank {after.rank}"] if lever != "rank" else []
+    return rank + ([after.targets] if lever != "targets" else [])
 
 
 def _remedy(verdict: Verdict) -> str:
@@ -275,10 +287,11 @@ def disagreement_sentence(disagreement: Disagreement) -> str:
     )
 
 
-def cost_sentence(cost: Cost) -> str:
+def cost_sentence(cost: Cost, peak_memory_bytes: int) -> str:
+    """What the study took: time, memory at the most, and training."""
     return (
-        f"Cost: {duration(cost.wall_seconds)}, {cost.candidate_tokens:,} training tokens, as many "
-        f"as {cost.single_runs:.1f} single runs."
+        f"Cost: {duration(cost.wall_seconds)}, at most {gigabytes(peak_memory_bytes)} of memory, "
+        f"{cost.candidate_tokens:,} training tokens, as many as {cost.single_runs:.1f} single runs."
     )
 
 
@@ -295,12 +308,40 @@ def noise_sentence(noise: SeedNoise | None, decimals: int) -> str:
     )
 
 
-def not_covered_sentence(one_seed: bool, untried: Sequence[Lever]) -> str:
-    """What the intervals and the recommendation do not cover."""
-    parts = [
-        "other data than this one data set",
-        "that the setting was chosen on the same validation rows",
-    ]
+def choice_sentence(result: StudyResult) -> str:
+    """Why the recommended setting is not the one with the lowest loss; empty where it is."""
+    best = result.recommendation
+    if best.validation_loss is None or result.metrics.judge != "loss":
+        return ""
+    shown = {own.setting: own for own in result.settings if own.fraction == 1}
+    # A setting with fewer seeds was selected by the very run that its loss is of.
+    seeds = shown[best.setting].seeds if best.setting in shown else 1
+    losses = {
+        own.setting: own.validation_loss.mean
+        for own in shown.values()
+        if own.validation_loss and own.seeds >= seeds
+    }
+    lowest = min(losses, key=losses.__getitem__, default=best.setting)
+    if losses.get(lowest, math.inf) >= best.validation_loss.mean:
+        return ""
+    loss = fixed(losses[lowest], loss_decimals(result))
+    return (
+        f"The lowest loss is {loss}, with {contrast(best.setting, lowest)[1]}. Recommended is the "
+        "cheapest setting that is within the margin of it."
+    )
+
+
+def not_covered_sentence(one_seed: bool, raced: bool, untried: Sequence[Lever]) -> str:
+    """What the intervals and the recommendation do not cover.
+
+    Args:
+        one_seed: nothing tells how much seeds vary.
+        raced: the losses of levers are estimated from a race.
+        untried: the levers of which not all values were tried.
+    """
+    parts = ["other data than this one data set", "that the setting was chosen on the same rows"]
+    if raced:
+        parts.append("levers that act together (the race takes each one's effect by itself)")
     if one_seed:
         parts.append("the luck of the seed")
     if untried:

@@ -15,6 +15,7 @@ from rung.report.layout import marked
 from rung.report.levers import levers_part
 from rung.report.quality import quality_part, settings_part
 from rung.report.sentences import (
+    choice_sentence,
     conclusion,
     cost_sentence,
     noise_sentence,
@@ -61,12 +62,16 @@ def _answer(result: StudyResult) -> Iterator[RenderableType]:
     for verdict in result.verdicts:
         if verdict.kind == "untuned":
             yield marked(verdict.outcome, f"Against the untuned model: {conclusion(verdict)}.")
+    if choice := choice_sentence(result):
+        yield Text(choice)
 
 
 def _notes(result: StudyResult) -> Iterator[RenderableType]:
-    yield Text(cost_sentence(result.cost))
+    peak = max((own.peak_memory_bytes for own in result.settings), default=0)
+    yield Text(cost_sentence(result.cost, peak))
     noise = noise_sentence(result.noise, loss_decimals(result))
-    rest = not_covered_sentence(result.noise is None, list(result.untried))
+    raced = any(standing.fraction < 1 for standing in result.standings)
+    rest = not_covered_sentence(result.noise is None, raced, list(result.untried))
     yield Text(f"{noise} {rest}", style="dim")
 
 
@@ -78,13 +83,13 @@ def _code(best: Recommendation) -> Iterator[RenderableType]:
 
 def lora_config(best: Recommendation) -> str:
     """The recommendation as Python to paste."""
-    setting = best.setting
+    setting, alpha = best.setting, float(best.setting.alpha)
     return (
         "from peft import LoraConfig\n\n"
         f"config = LoraConfig(  # learning rate {setting.learning_rate:g}\n"
         f"    r={setting.rank},\n"
-        f"    lora_alpha={setting.alpha:g},\n"
-        f"    lora_dropout={setting.dropout:g},\n"
+        f"    lora_alpha={int(alpha) if alpha.is_integer() else alpha},\n"
+        f"    lora_dropout={setting.dropout},\n"
         f"    use_rslora={setting.use_rslora},\n"
         f"    target_modules={_list(best.target_modules)},\n"
         '    task_type="CAUSAL_LM",\n'

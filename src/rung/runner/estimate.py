@@ -20,6 +20,7 @@ from rung.data.example import Example
 from rung.engine.trainer import SCORING_BATCH_SIZE
 from rung.recipe import Recipe
 from rung.runner.packing import (
+    USUAL_SETTING,
     PlannedPack,
     SavedProgress,
     StageSchedules,
@@ -28,7 +29,7 @@ from rung.runner.packing import (
 )
 from rung.runner.protocol import OnStep
 from rung.search.strategy import Stage
-from rung.types import Candidate, Measurement, Scores, Setting
+from rung.types import Candidate, Measurement, Scores
 
 LOSS = 1.5
 """The made-up loss of an adapter with one parameter, in nats a token."""
@@ -119,8 +120,7 @@ class EstimateRunner:
 
     def tokens_per_second(self) -> float:
         """Tokens that a climb's usual pack trains in a second, scoring included."""
-        setting = Setting(16, 32, "all-linear", 1e-3)
-        pack = [Candidate(setting, seed) for seed in range(self.recipe.pack_width)]
+        pack = [Candidate(USUAL_SETTING, seed) for seed in range(self.recipe.pack_width)]
         pack = pack[: self.pack_width(pack)]
         seconds = self._training_seconds(pack, 0, self.steps) + self._judging_seconds(pack, 1.0)
         return len(pack) * self.full_tokens / seconds

@@ -21,6 +21,7 @@ from rung.recipe import Recipe
 from rung.runner.candidate_store import CandidateStore
 from rung.runner.packing import (
     MIN_RACE_ROWS,
+    USUAL_SETTING,
     StageSchedules,
     judging_rows,
     plan_packs,
@@ -31,7 +32,7 @@ from rung.runner.protocol import OnStep
 from rung.runner.training import CheckpointTimer, PackTraining, ProgressReporter
 from rung.search.strategy import Stage
 from rung.study.folder import StudyFolder
-from rung.types import Candidate, Generation, Measurement, RankUse, Scores, Setting
+from rung.types import Candidate, Generation, Measurement, RankUse, Scores
 
 SCORINGS_PER_BUDGET = 1.5
 """How often a climb scores the validation rows for each full budget that it trains."""
@@ -40,8 +41,6 @@ GENERATED_ROWS = {"validation": 64, "test": 200}
 generation is slow."""
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints of a running pack."""
-USUAL_CANDIDATE = Candidate(Setting(16, 32, "all-linear", 1e-3))
-"""What the speed of a climb is measured on."""
 
 
 class LocalRunner:
@@ -78,11 +77,8 @@ class LocalRunner:
         self.trainer = Trainer(base)
         check_model_limits(data, self.trainer.positions, self.trainer.vocabulary, base.tokenizer)
         self.data, self.train, self.validation = data, data.train, data.validation
-        self.pack_width, self.seed, self.min_race_rows = (
-            recipe.pack_width,
-            recipe.seed,
-            min_race_rows,
-        )
+        self.pack_width, self.seed = recipe.pack_width, recipe.seed
+        self.min_race_rows = min_race_rows
         self.generated_rows = GENERATED_ROWS if recipe.judge == "loss" else {}
         self.timer = timer or CheckpointTimer(time.perf_counter, CHECKPOINT_SECONDS)
         self.batches = Steps(data.train.lengths, recipe.batch_size, recipe.passes, recipe.seed)
@@ -113,9 +109,10 @@ class LocalRunner:
 
     def tokens_per_second(self) -> float:
         clock, trainer = self.timer.clock, self.trainer
-        members = self._split([USUAL_CANDIDATE] * self.pack_width)[0]
+        candidate = Candidate(USUAL_SETTING)
+        members = self._split([candidate] * self.pack_width)[0]
         self.memory.prepare(members)
-        states = [fresh_state(trainer.frozen, USUAL_CANDIDATE, self.seed)] * len(members)
+        states = [fresh_state(trainer.frozen, candidate, self.seed)] * len(members)
         seconds, tokens = [], []
         with Pack(trainer.frozen, members, states) as pack:
             for rows in self.batches.rows(0)[:3]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from rung.engine.optimizer import Schedule
 from rung.search.strategy import Stage
-from rung.types import Candidate
+from rung.types import Candidate, Setting
 
 MIN_RACE_ROWS = 64
 """The fewest validation rows that measure a candidate in the race, if there are as many."""
+
+USUAL_SETTING = Setting(16, 32, "all-linear", 1e-3)
+"""The setting that the speed of a climb is taken from."""
 
 PackWidth = Callable[[Sequence[Candidate]], int]
 """How many of these candidates, from the first, fit in a pack: at least one."""

@@ -150,7 +150,7 @@ class _Climber:
     def _race(self) -> Part:
         effort, race = self.effort, self.race
         rounds, extensions = list(effort.rounds), effort.grid_extensions
-        # A semifinalist resumes from its cooldown start, about half a race fraction back.
+        # A semifinalist resumes from its cooldown start, so it trains the race's cooldown again.
         semifinal = effort.semifinalists * (1 - effort.race_fraction / 2)
         after_race = semifinal + effort.finalists * effort.runs_per_finalist
         settings = first_round(race, rounds.pop(0))

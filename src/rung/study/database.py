@@ -1,4 +1,4 @@
-"""Open the Optuna study in a folder's SQLite database, and refuse one that is damaged."""
+"""The Optuna study in a folder's SQLite database: opened, checked, and guarded against damage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import sqlite3
 import urllib.parse
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -15,7 +16,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import TrialState
 
+from rung.errors import RungError, StudyError
 from rung.study.folder import StudyFolder
 from rung.types import ALPHA_RANGE, MAX_RANK, MIN_LEARNING_RATE, TARGET_GROUPS
 
@@ -23,7 +26,85 @@ _TABLES = {"version_info", "studies", "trials"}
 _TABLES_OF_A_STUDY = {"study_user_attributes", "trial_user_attributes", "trial_values"}
 
 
-def open_study(folder: StudyFolder) -> optuna.Study:
+class StudyDatabase:
+    """The study's database. It is made where it is missing.
+
+    Raises:
+        StudyError: here and from `guard`: the database is damaged, locked by another program, or
+            belongs to something else.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self.folder = folder
+        with self.guard():
+            self.study = _open_study(folder)
+            self.trials = self._trials_by_id()
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Everything that is asked of the database runs in here, so that errors become ours."""
+        try:
+            yield
+        except RungError:
+            raise
+        except Exception as error:  # a damaged database breaks SQLAlchemy and Optuna in any way
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if _is_lock(cause):
+                raise StudyError(
+                    f"'{self.folder.database}' is locked by another program ({cause}); close that, "
+                    "and give the same command again."
+                ) from error
+            raise self.folder.damaged(self.folder.database, cause) from error
+
+    def attributes(self) -> dict[str, Any]:
+        """What is kept of the study as a whole."""
+        with self.guard():
+            attributes: dict[str, Any] = self.study.user_attrs
+            return attributes
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        with self.guard():
+            self.study.set_user_attr(key, value)
+
+    def add_trial(self, id: str, params: dict[str, Any], levers: dict[str, Any]) -> Any:
+        """A new trial for a candidate.
+
+        It is added in one transaction. Optuna's own `ask` takes two, and a process that is killed
+        between them leaves a trial that the next candidate is given.
+        """
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions=_distributions(params),
+                user_attrs={"candidate": {"id": id, **levers}},
+            )
+        )
+        self.trials = self._trials_by_id()
+        return self.trials[id]
+
+    def state_of(self, trial: Any) -> TrialState:
+        trials = self.study.get_trials(deepcopy=False)
+        return next(t.state for t in trials if t.number == trial.number)
+
+    def _trials_by_id(self) -> dict[str, Any]:
+        trials = self.study.get_trials(deepcopy=False)
+        if any("candidate" not in trial.user_attrs for trial in trials):
+            raise ValueError("it has trials that Rung did not make")
+        return {
+            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self.study, trial._trial_id)
+            for trial in trials
+        }
+
+
+def _is_lock(error: BaseException) -> bool:
+    locks = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in locks
+
+
+def _open_study(folder: StudyFolder) -> optuna.Study:
     """The study in the folder's database, which is made where it is missing.
 
     Raises:
@@ -64,7 +145,7 @@ def _check(address: str, has_started: bool) -> None:
         raise ValueError("it is the database of something else")
 
 
-def distributions(names: Iterable[str]) -> dict[str, BaseDistribution]:
+def _distributions(names: Iterable[str]) -> dict[str, BaseDistribution]:
     """The widest range of each lever. Optuna wants the same range for every trial."""
     ranges: dict[str, BaseDistribution] = {
         "rank": IntDistribution(1, MAX_RANK, log=True),

@@ -7,21 +7,17 @@ first, so a measurement that the database knows of is complete.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 
 from rung.atomic import make_folder
-from rung.errors import RungError, StudyError
-from rung.study.database import distributions, open_study
+from rung.study.database import StudyDatabase
 from rung.study.folder import StudyFolder
 from rung.study.tables import read_generations, read_scores, write_generations, write_scores
 from rung.types import (
@@ -63,9 +59,7 @@ class Ledger:
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
         make_folder(folder.path)
-        with self._database():
-            self._study = open_study(folder)
-            self._trials = self._trials_by_id()
+        self._database = StudyDatabase(folder)
 
     def check(self) -> None:
         """Read everything once, so that a damaged file is found before anything is trained."""
@@ -73,7 +67,7 @@ class Ledger:
         self.baseline()
         self.tokens_per_second()
         self._wall_seconds()
-        for key in self._attributes():
+        for key in self._database.attributes():
             kind, _, rest = key.partition(":")
             if kind == _TEST:
                 self.test_scores(rest)
@@ -92,30 +86,30 @@ class Ledger:
             write_scores(path, measurement.scores)
         kept = {name: getattr(measurement, name) for name in _NUMBERS}
         kept["loss"] = measurement.scores.mean if measurement.scores else None
-        with self._database():
-            trial = self._trials.get(candidate.id) or self._new_trial(candidate)
+        with self._database.guard():
+            trial = self._database.trials.get(candidate.id) or self._new_trial(candidate)
             if measurement.scores:
                 trial.report(measurement.loss, measurement.steps)
             earlier = trial.user_attrs.get("measurements", [])
             trial.set_user_attr("measurements", [*earlier, kept])
             if measurement.status == "diverged":
-                self._study.tell(trial, state=TrialState.FAIL)
+                self._database.study.tell(trial, state=TrialState.FAIL)
             elif measurement.fraction == 1:
-                self._study.tell(trial, measurement.loss)
+                self._database.study.tell(trial, measurement.loss)
 
     def record_excluded(self, candidate: Candidate) -> None:
         """Keep that a candidate is not trained on."""
-        with self._database():
-            trial = self._trials[candidate.id]
-            if self._state(trial) == TrialState.RUNNING:
-                self._study.tell(trial, state=TrialState.PRUNED)
+        with self._database.guard():
+            trial = self._database.trials[candidate.id]
+            if self._database.state_of(trial) == TrialState.RUNNING:
+                self._database.study.tell(trial, state=TrialState.PRUNED)
 
     def history(self) -> list[Measurement]:
         """Every measurement, as it was recorded."""
-        with self._database():
+        with self._database.guard():
             return [
                 self._measurement(trial.user_attrs["candidate"], kept)
-                for trial in self._study.get_trials(deepcopy=False)
+                for trial in self._database.study.get_trials(deepcopy=False)
                 for kept in trial.user_attrs.get("measurements", [])
             ]
 
@@ -124,20 +118,20 @@ class Ledger:
     def record_baseline(self, scores: Scores) -> None:
         """Keep the untuned model's scores on the validation rows."""
         write_scores(self.folder.scores(), scores)
-        self._set_attribute(_BASELINE, scores.mean)
+        self._database.set_attribute(_BASELINE, scores.mean)
 
     def baseline(self) -> Scores | None:
         """The untuned model's scores on the validation rows, if they were recorded."""
-        return self._scores(self.folder.scores(), self._attributes().get(_BASELINE))
+        return self._scores(self.folder.scores(), self._database.attributes().get(_BASELINE))
 
     def record_test_scores(self, who: str, scores: Scores) -> None:
         """Keep the scores on the test rows of `who`: a candidate's id, or `untuned`."""
         write_scores(self.folder.test_scores(who), scores)
-        self._set_attribute(f"{_TEST}:{who}", scores.mean)
+        self._database.set_attribute(f"{_TEST}:{who}", scores.mean)
 
     def test_scores(self, who: str) -> Scores | None:
         """The scores that `record_test_scores` kept."""
-        kept = self._attributes().get(f"{_TEST}:{who}")
+        kept = self._database.attributes().get(f"{_TEST}:{who}")
         return self._scores(self.folder.test_scores(who), kept)
 
     def record_generations(self, split: str, who: str, rows: Sequence[Generation]) -> None:
@@ -145,7 +139,7 @@ class Ledger:
         path = self.folder.generations(split, who)
         write_generations(path, rows)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        self._set_attribute(f"{_GENERATIONS}:{split}:{who}", digest)
+        self._database.set_attribute(f"{_GENERATIONS}:{split}:{who}", digest)
 
     def generations(self, split: str, who: str) -> list[Generation] | None:
         """The texts that `record_generations` kept.
@@ -153,7 +147,7 @@ class Ledger:
         None where there are none, or where the file is gone: the texts can be generated again.
         """
         path = self.folder.generations(split, who)
-        digest = self._attributes().get(f"{_GENERATIONS}:{split}:{who}")
+        digest = self._database.attributes().get(f"{_GENERATIONS}:{split}:{who}")
         if digest is None or not path.exists():
             return None
         with self.folder.reading(path):
@@ -165,97 +159,42 @@ class Ledger:
         """Keep how much of its rank a candidate uses."""
         losses = {str(rank): loss for rank, loss in rank_use.truncated_losses.items()}
         kept = {"effective_rank": rank_use.effective_rank, "truncated_losses": losses}
-        self._set_attribute(f"{_RANK_USE}:{who}", kept)
+        self._database.set_attribute(f"{_RANK_USE}:{who}", kept)
 
     def rank_use(self, who: str) -> RankUse | None:
         """What `record_rank_use` kept."""
-        if (kept := self._attributes().get(f"{_RANK_USE}:{who}")) is None:
+        if (kept := self._database.attributes().get(f"{_RANK_USE}:{who}")) is None:
             return None
-        with self._database():
+        with self._database.guard():
             losses = {int(rank): float(loss) for rank, loss in kept["truncated_losses"].items()}
             return RankUse(float(kept["effective_rank"]), losses)
 
     def record_tokens_per_second(self, speed: float) -> None:
         """Keep the measured speed, so that a budget of time stays the same when a study goes on."""
-        self._set_attribute(_SPEED, speed)
+        self._database.set_attribute(_SPEED, speed)
 
     def tokens_per_second(self) -> float | None:
         """The speed that `record_tokens_per_second` kept."""
-        if (kept := self._attributes().get(_SPEED)) is None:
+        if (kept := self._database.attributes().get(_SPEED)) is None:
             return None
-        with self._database():
+        with self._database.guard():
             return _amount("tokens a second", kept)
 
     def add_seconds(self, seconds: float) -> float:
         """Add to the time that the study has taken over all its runs; returns the sum."""
         total = self._wall_seconds() + seconds
-        self._set_attribute(_SECONDS, total)
+        self._database.set_attribute(_SECONDS, total)
         return total
 
     def _wall_seconds(self) -> float:
-        with self._database():
-            return _amount("seconds", self._attributes().get(_SECONDS, 0.0))
-
-    # The database.
-
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[None]:
-        """Everything that is asked of the database runs in here, so that errors become ours."""
-        try:
-            yield
-        except RungError:
-            raise
-        except Exception as error:  # a damaged database breaks SQLAlchemy and Optuna in any way
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            locked = isinstance(cause, sqlite3.OperationalError) and (
-                cause.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            )
-            if locked:
-                raise StudyError(
-                    f"'{self.folder.database}' is locked by another program ({cause}); close that, "
-                    "and give the same command again."
-                ) from error
-            raise self.folder.damaged(self.folder.database, cause) from error
-
-    def _attributes(self) -> dict[str, Any]:
-        with self._database():
-            attributes: dict[str, Any] = self._study.user_attrs
-            return attributes
-
-    def _set_attribute(self, key: str, value: Any) -> None:
-        with self._database():
-            self._study.set_user_attr(key, value)
-
-    def _trials_by_id(self) -> dict[str, Any]:
-        trials = self._study.get_trials(deepcopy=False)
-        if any("candidate" not in trial.user_attrs for trial in trials):
-            raise ValueError("it has trials that Rung did not make")
-        return {
-            trial.user_attrs["candidate"]["id"]: optuna.trial.Trial(self._study, trial._trial_id)
-            for trial in trials
-        }
-
-    def _state(self, trial: Any) -> TrialState:
-        trials = self._study.get_trials(deepcopy=False)
-        return next(t.state for t in trials if t.number == trial.number)
+        with self._database.guard():
+            return _amount("seconds", self._database.attributes().get(_SECONDS, 0.0))
 
     def _new_trial(self, candidate: Candidate) -> Any:
+        levers = _levers(candidate)
         targets = candidate.targets if candidate.targets in TARGET_GROUPS else "named"
-        params = {**_levers(candidate), "alpha": float(candidate.alpha), "targets": targets}
-        # In one transaction. Optuna's own ask takes two, and a process that is killed between them
-        # leaves a trial that the next candidate is given.
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=params,
-                distributions=distributions(params),
-                user_attrs={"candidate": {"id": candidate.id, **_levers(candidate)}},
-            )
-        )
-        self._trials = self._trials_by_id()
-        return self._trials[candidate.id]
+        params = {**levers, "alpha": float(candidate.alpha), "targets": targets}
+        return self._database.add_trial(candidate.id, params, levers)
 
     def _scores(self, path: Path, mean: float | None) -> Scores | None:
         """The scores of a file. Its mean must be the one that the database has."""

@@ -163,8 +163,8 @@ def _check_adapters(
     settings = [space.setting(rank, rate, targets) for targets in sets]
     if idle := preflight(runner.trainer, settings, runner.validation, recipe.seed):
         observer.note(
-            f"{', '.join(star_numbers(idle))}: an adapter on these layers learns nothing from text, and "
-            "its parameters count all the same"
+            f"{', '.join(star_numbers(idle))}: an adapter on these layers learns nothing from "
+            "text, and its parameters count all the same"
         )
 
 

@@ -118,6 +118,12 @@ class TestDialects:
         expected = rows(("a", '"open'), ("b", "x"), ("c", 'close"'), ("d", "y"))
         assert read(tmp_path / "a.tsv", text) == (expected, [])
 
+    def test_quotes_in_a_file_with_tabs_are_quotes_if_the_names_in_the_header_are_quoted(
+        self, tmp_path: Path
+    ) -> None:
+        text = '"p"\t"c"\n""\t"\n\t"\n'
+        assert records(write(tmp_path / "a.tsv", text)) == rows(("", "\n\t"))
+
     def test_quotes_in_a_file_with_tabs_are_quotes_if_quoting_makes_rows(
         self, tmp_path: Path
     ) -> None:

@@ -17,7 +17,7 @@ UNIFORM_SHARE = 0.9
 MAX_COUNTED = 1000
 """With more different completions than this they are no labels, and need not all be counted."""
 _MISSING = {"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "#N/A", "<NA>", "NaT", "undefined"}
-"""What programs write in the place of a value that is missing."""
+"""What programs write for a value that is missing."""
 _MAY_BE_LABEL = {"N/A", "NA", "None", "null"}
 """Those that people use as a label too."""
 _LABEL_SHARE = 0.01
@@ -116,7 +116,7 @@ def _check_missing(counts: _Counts) -> Iterator[Finding]:
     if 0 < missing.count < counts.rows / 2:
         message = (
             f"{missing.count:,} of {counts.rows:,} training rows have 'nan', 'None' or the like in "
-            f"the place of a text, as programs write for a missing value: {missing}."
+            f"place of a text, as programs write for a missing value: {missing}."
         )
         yield Finding("missing", "warning", message)
 

@@ -155,7 +155,8 @@ def check_same_questions(data: Data) -> Iterator[Finding]:
 class _Splits:
     """The rows of all splits, numbered through: the held-out ones first.
 
-    Of rows with one text the first stands for the others, so a held-out one does if there is one.
+    If several rows have one text, the checks below name the first. So a held-out row is named if
+    there is one.
     """
 
     def __init__(self, data: Data) -> None:

@@ -77,7 +77,7 @@ def _check_lossy(data: Data, tokenizer: Any) -> Iterator[Finding]:
 
 
 def _decode(ids: Sequence[int], tokenizer: Any) -> str:
-    """The text that these tokens stand for if a model generates them."""
+    """The text of these tokens, as if a model had generated them."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text.strip()
 

@@ -207,13 +207,15 @@ def _with_quoting(file: IO[str], dialect: _Dialect) -> _Dialect:
     if dialect.delimiter == "\t":
         # A text seldom has tabs, so files with tabs are often written without quoting, and a quote
         # is then an ordinary character. It is one if quoting makes rows of different lengths, or if
-        # it swallows lines that are rows without quoting.
+        # it swallows lines that are rows without quoting, unless the header's names are quoted.
         unquoted = replace(dialect, quote="")
+        unquoted_rows = _sample_rows(file, unquoted) or []
+        is_header_quoted = all(re.fullmatch('".*"', name) for name in (unquoted_rows or [[""]])[0])
         spans_lines = any("\n" in cell or "\r" in cell for row in rows or [] for cell in row)
         if (
             not rows
             or _regularity(rows)[0] < 1
-            or (spans_lines and _regularity(_sample_rows(file, unquoted) or [])[0] == 1)
+            or (spans_lines and not is_header_quoted and _regularity(unquoted_rows)[0] == 1)
         ):
             return unquoted
     return dialect

@@ -8,6 +8,7 @@ with its kind and the remedy.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import re
 from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def decoding_error(path: Path, error: UnicodeDecodeError) -> DataError:
             try:
                 utf8_lines |= not line.decode().isascii()
             except UnicodeDecodeError as wrong:
-                if wrong.reason == "unexpected end of data" and not file.read(1):
+                if _is_cut_off(line) and not file.read(1):
                     return DataError(
                         f"{path} ends in the middle of a character in line {number}; fetch the "
                         "file again."
@@ -105,6 +106,15 @@ def decoding_error(path: Path, error: UnicodeDecodeError) -> DataError:
                     f"-f {_guess_encoding(line)} -t utf-8."
                 )
     return DataError(f"{path} is not valid UTF-8 ({error.reason}); save it in UTF-8.")
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line that is not valid UTF-8 only lacks the last bytes of a character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(line)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _opener(path: Path) -> Callable[..., IO[Any]]:
