@@ -88,6 +88,22 @@ def test_a_file_replaces_the_one_before_it_and_its_folders_are_made(tmp_path: Pa
     assert os.listdir(path.parent) == ["b.txt"]
 
 
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_bytes(path, b"old")
+
+    def fail(handle: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(atomic.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def interrupt_writing(path: Path) -> None:
     with write_folder(path) as temporary:
         (temporary / "second").write_text("2")

@@ -14,11 +14,13 @@ from nbclient import NotebookClient
 def test_a_notebook_shows_progress_and_the_answer(
     tiny_folder: Path, rows_file: Path, tmp_path: Path
 ) -> None:
+    rows = str(rows_file)
     code = f"""
 import rung
 result = rung.tune(
-    model={str(tiny_folder)!r}, data={str(rows_file)!r}, validation={str(rows_file)!r}, test={str(rows_file)!r},
-    quantization="fp32", ranks=(2, 4), learning_rates=(4e-3, 1.6e-2), studies={str(tmp_path)!r}, allow_leakage=True,
+    model={str(tiny_folder)!r}, data={rows!r}, validation={rows!r}, test={rows!r},
+    quantization="fp32", ranks=(2, 4), learning_rates=(4e-3, 1.6e-2), targets="attention",
+    alphas="2r", studies={str(tmp_path)!r}, allow_leakage=True,
 )
 result
 """

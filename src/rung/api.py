@@ -147,9 +147,7 @@ def tune(
         TrainingError: no candidate could be trained to the end.
     """
     from rung.recipe import as_path
-    from rung.report.progress import Progress
     from rung.study.folder import study_folder
-    from rung.tuning.loop import tune as run
 
     whole = _recipe(recipe, options)
     name = whole.default_study if study is None else _text(study, "study", "a name")
@@ -158,6 +156,11 @@ def tune(
     except ValueError as error:
         raise RecipeError(f"--studies: {error}.") from None
     folder = study_folder(root, name)
+
+    # A wrong option is answered before torch is imported, which takes seconds.
+    from rung.report.progress import Progress
+    from rung.tuning.loop import tune as run
+
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
         result = run(whole, folder, progress)
     return Result(folder.path, result)
@@ -184,15 +187,17 @@ def plan(
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
-    from rung.commands.plan import make_plan
-    from rung.report.progress import Progress
-
     if price is not None and not 0 <= price < math.inf:
         raise RecipeError(
             f"--price: {price:g} is not a price; give what an hour costs, such as 0.35."
         )
+    whole = _recipe(recipe, options)
+
+    from rung.commands.plan import make_plan
+    from rung.report.progress import Progress
+
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
-        return Plan(make_plan(_recipe(recipe, options), device, price, progress.note))
+        return Plan(make_plan(whole, device, price, progress.note))
 
 
 def audit(
@@ -210,11 +215,13 @@ def audit(
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
+    whole = _recipe(recipe, options)
+
     from rung.commands.data import report_data
     from rung.report.progress import Progress
 
     with Progress(Console(stderr=True, quiet=quiet)) as progress:
-        return DataReport(report_data(_recipe(recipe, options), with_model, progress.note))
+        return DataReport(report_data(whole, with_model, progress.note))
 
 
 def inspect(

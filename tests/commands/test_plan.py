@@ -1,49 +1,31 @@
-"""A plan, against the very climb that it is the plan of."""
+"""A plan, against the climb that it is the plan of."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from tests.tiny import write_rows
+from tests.tuning.observers import Recorder
+from tests.tuning.studies import run
 
-from rung.commands.plan import plan
-from rung.errors import ModelError, RecipeError, TargetError
-from rung.recipe import Recipe, read_recipe
-from rung.report.plan import planned
-from rung.runner.protocol import StepProgress
-from rung.search.strategy import Decision
-from rung.study.folder import StudyFolder
-from rung.tuning.loop import tune
-from rung.types import Candidate, Verdict
-
-
-class Listener:
-    """Remembers the heats."""
-
-    def __init__(self) -> None:
-        self.stages: list[Any] = []
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def verdict(self, verdict: Verdict) -> None: ...
-
-    def left(self, candidate: Candidate, why: str) -> None: ...
-
-    def stage(self, decision: Decision, full_tokens: int) -> None:
-        self.stages.append(decision.stage)
-
-    def tick(self, tick: StepProgress) -> None: ...
+from rung.commands.plan import Plan, make_plan
+from rung.commands.plan_inputs import read_inputs
+from rung.costs.probes import DeviceCosts
+from rung.errors import InputError, ModelError, RecipeError, TargetError
+from rung.formats.documents import to_json
+from rung.recipe import Recipe, read_recipe, with_options
 
 
-@pytest.fixture
-def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
-    rows = str(rows_file)
+def plan(recipe: Recipe, where: str = "t4", price: float | None = None, **options: Any) -> Plan:
+    return make_plan(with_options(recipe, **options), where, price, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    rows = str(write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl"))
     return read_recipe(
         None,
         model=str(tiny_folder),
@@ -56,59 +38,113 @@ def recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
     )
 
 
-def test_it_is_the_climb_that_would_run(recipe: Recipe, tmp_path: Path) -> None:
-    found, listener = plan(recipe, "here", None, Listener()), Listener()
-    tune(recipe, StudyFolder(tmp_path / "s"), listener)
-    really = [(h.phase, h.fraction, len(h.candidates)) for h in listener.stages]
-    foretold = [(h["phase"], h["until"], h["settings"] * h["seeds"]) for h in found["heats"]]
-    assert foretold[:2] == really[:2], "what comes then depends on the losses"
-    assert foretold[2:4] == [("semifinal", 1.0, 4), ("confirmation", 1.0, 12)]
-    assert foretold[2] in really
-    first = found["heats"][0]
-    assert sum(first["widths"]) == 9
-    assert found["device"] == {
-        "name": "here",
-        "measured": True,
-        "memory_bytes": found["memory"]["limit"],
-    }
-    assert found["cost"]["seconds"] > found["cost"]["single_run_seconds"] > 0
-    assert found["rows"]["rows"] > 0
+@pytest.fixture(scope="module")
+def here(recipe: Recipe) -> Plan:
+    """The plan for this machine."""
+    return plan(recipe, "here")
 
 
-def test_nothing_is_written(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the plan for a T4 was made."""
+    return tmp_path_factory.mktemp("working")
+
+
+@pytest.fixture(scope="module")
+def on_t4(recipe: Recipe, working_folder: Path) -> Plan:
+    """The plan for a T4, at 3.60 an hour."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(working_folder)
+        return plan(recipe, "t4", 3.6)
+
+
+@pytest.fixture(scope="module")
+def measured(recipe: Recipe) -> dict[str, DeviceCosts]:
+    """The costs here and on a T4, for tests of something else."""
+    return {where: read_inputs(recipe, where, lambda _: None).costs for where in ("here", "t4")}
+
+
+@pytest.fixture
+def costs_at_hand(monkeypatch: pytest.MonkeyPatch, measured: dict[str, DeviceCosts]) -> None:
+    """No costs are measured or traced again."""
+    here, on_t4 = measured["here"], measured["t4"]
+    monkeypatch.setattr("rung.commands.plan_inputs.measure_costs", lambda *_: here)
+    monkeypatch.setattr("rung.commands.plan_inputs.estimate_costs", lambda *_: on_t4)
+
+
+def test_it_has_the_stages_of_the_climb_that_will_run(
+    recipe: Recipe, here: Plan, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    plan(recipe, "t4", None, Listener())
-    assert not list(tmp_path.glob("studies*"))
+    class InterruptAfterSemifinal(Recorder):
+        def stage_started(self, stage: Any, full_tokens: int) -> None:
+            super().stage_started(stage, full_tokens)
+            if stage.phase == "confirmation":
+                raise KeyboardInterrupt
+
+    recorder = InterruptAfterSemifinal()
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "s", recorder)
+    actual = [(s.phase, s.fraction, len(s.candidates)) for s in recorder.stages]
+    planned = [(s.phase, s.fraction, s.settings * s.seeds) for s in here.stages]
+    assert planned[:2] == actual[:2], "the later stages depend on the losses"
+    assert planned[2:4] == [("semifinal", 1.0, 4), ("confirmation", 1.0, 12)]
+    assert planned[2] in actual
+    assert sum(here.stages[0].widths) == 9
 
 
-def test_parts_of_the_memory_add_up_and_a_tight_one_makes_packs_narrower(recipe: Recipe) -> None:
-    found = plan(recipe, "t4", None, Listener())
-    parts = ("base", "adapters", "optimizer", "activations", "logits")
-    assert sum(found["memory"][part] for part in parts) == pytest.approx(
-        found["memory"]["total"], rel=0.05
-    )
-    assert {cell["fits"] for cell in found["fits"]} == {"in one pass"}
-    tight = plan(recipe.model_copy(update={"memory": "669MB"}), "t4", None, Listener())
-    assert max(max(stage["widths"]) for stage in tight["heats"]) < 12
-    assert {cell["fits"] for cell in tight["fits"]} > {"in one pass"}
+def test_a_plan_for_this_machine_is_measured(here: Plan) -> None:
+    assert (here.device.name, here.device.measured) == ("here", True)
+    assert here.device.memory_bytes == here.memory.limit
+    assert here.cost.seconds > here.cost.single_run_seconds > 0
+    assert here.cost.seconds > here.cost.other_seconds > 0
+    assert here.notes == ()
 
 
-def test_a_price_is_time_times_the_hour(recipe: Recipe) -> None:
-    cost = plan(recipe, "a100", 3.6, Listener())["cost"]
-    assert cost["price"] == pytest.approx(cost["seconds"] / 1000, abs=0.01)
+def test_the_untuned_models_losses_say_which_gains_can_be_shown(here: Plan) -> None:
+    assert here.power is not None
+    assert here.power.gains.rows == 120
+    assert here.power.gains.detectable > 0
+    assert here.power.baseline_loss > 0
+    assert here.power.margin == 0.01
 
 
-def test_a_budget_buys_a_smaller_climb(recipe: Recipe) -> None:
-    whole = plan(recipe, "t4", None, Listener())["cost"]
-    part = plan(
-        recipe.model_copy(update={"budget": str(whole["candidate_tokens"] // 3)}),
-        "t4",
-        None,
-        Listener(),
-    )["cost"]
-    assert part["candidate_tokens"] <= whole["candidate_tokens"] // 3
+def test_the_tokens_of_the_stages_are_the_tokens_of_the_cost(here: Plan) -> None:
+    tokens = sum(stage.tokens for stage in here.stages)
+    assert here.cost.candidate_tokens == tokens
+    assert here.cost.full_trainings == pytest.approx(tokens / here.candidate_tokens, abs=0.01)
+
+
+def test_nothing_is_written(on_t4: Plan, working_folder: Path) -> None:
+    assert on_t4.stages
+    assert list(working_folder.iterdir()) == []
+
+
+def test_the_parts_of_the_memory_add_up(on_t4: Plan) -> None:
+    memory = on_t4.memory
+    parts = memory.base, memory.adapters, memory.optimizer, memory.activations, memory.logits
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(memory.total, rel=0.05)
+    assert {cell.fits for cell in on_t4.fits} == {"in one pass"}
+
+
+def test_less_memory_makes_packs_narrower(recipe: Recipe, on_t4: Plan) -> None:
+    tight = plan(recipe, memory="669MB")
+    widest = max(max(stage.widths) for stage in tight.stages)
+    assert widest < max(max(stage.widths) for stage in on_t4.stages) <= 12
+    assert {cell.fits for cell in tight.fits} > {"in one pass"}
+
+
+def test_a_price_is_time_times_the_hour(on_t4: Plan, here: Plan) -> None:
+    assert on_t4.cost.price_per_hour == 3.6
+    assert on_t4.cost.price == pytest.approx(on_t4.cost.seconds / 1000, abs=0.01)
+    assert (here.cost.price_per_hour, here.cost.price) == (None, None)
+
+
+def test_a_budget_buys_a_smaller_climb(recipe: Recipe, on_t4: Plan) -> None:
+    third = on_t4.cost.candidate_tokens // 3
+    part = plan(recipe, budget=third)
+    assert part.cost.candidate_tokens <= third
+    assert part.cost.seconds < on_t4.cost.seconds
 
 
 def test_a_named_device_needs_no_weights_and_says_that_it_is_an_estimate(
@@ -116,70 +152,71 @@ def test_a_named_device_needs_no_weights_and_says_that_it_is_an_estimate(
 ) -> None:
     config = tmp_path / "config.json"
     config.write_bytes((Path(recipe.model) / "config.json").read_bytes())
-    found = plan(
-        recipe.model_copy(update={"model": str(config), "precision": "auto"}),
-        "t4",
-        None,
-        Listener(),
-    )
-    assert not found["device"]["measured"]
-    assert found["rows"] is None
-    notes = " ".join(found["notes"])
+    estimate = plan(recipe, model=str(config), precision="auto")
+    assert not estimate.device.measured
+    assert estimate.power is None
+    notes = " ".join(estimate.notes)
     assert "An estimate for the NVIDIA T4" in notes
-    assert "no tokenizer, so a token is taken for 4 characters" in notes
-    json.dumps(found)
+    assert "no tokenizer, so a token is taken to have 4 characters" in notes
 
 
-def test_it_fits_80_columns(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    for where in ("here", "h100"):
-        Console(width=80, force_terminal=False).print(planned(plan(recipe, where, 1.0, Listener())))
-    text = capsys.readouterr().out
-    assert max(len(line.rstrip()) for line in text.splitlines() if recipe.model not in line) <= 80
-    for words in ("An estimate: see below.", "AdamW's moments", "What can be seen"):
-        assert words in " ".join(text.split())
+def test_the_document_is_json_of_schema_2(here: Plan, on_t4: Plan) -> None:
+    for document in (here, on_t4):
+        content = to_json(document)
+        assert content["schema"] == 2
+        assert [stage["phase"] for stage in content["stages"]][:1] == ["race"]
+        assert content["memory"]["total"] == document.memory.total
 
 
-def test_what_cannot_be_planned_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match="no device 'toaster'"):
-        plan(recipe, "toaster", None, Listener())
-    with pytest.raises(
-        RecipeError, match="The budget is 10 training tokens, and one candidate takes"
-    ):
-        plan(recipe.model_copy(update={"budget": "10"}), "t4", None, Listener())
-    with pytest.raises(TargetError, match="valid targets are"):
-        plan(recipe.model_copy(update={"targets": ("q_porj",)}), "t4", None, Listener())
-    with pytest.raises(ModelError, match="There is no model"):
-        plan(recipe.model_copy(update={"model": "./none"}), "t4", None, Listener())
+@pytest.mark.parametrize(
+    ("where", "wrong", "error", "says"),
+    [
+        ("toaster", {}, RecipeError, "no device 'toaster'"),
+        (
+            "t4",
+            {"budget": "10"},
+            RecipeError,
+            "The budget is 10 training tokens, and one candidate",
+        ),
+        ("t4", {"targets": "q_porj"}, TargetError, "valid targets are"),
+        ("t4", {"model": "./none"}, ModelError, "There is no model"),
+    ],
+)
+@pytest.mark.usefixtures("costs_at_hand")
+def test_what_cannot_be_planned_is_refused(
+    recipe: Recipe, where: str, wrong: dict[str, Any], error: type[InputError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        plan(recipe, where, **wrong)
 
 
-def test_a_broken_generation_config_is_not_taken_for_a_tokenizer_that_is_not_there(
+def test_a_broken_generation_config_is_not_taken_for_a_missing_tokenizer(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(recipe.model, tmp_path / "model"))
     (model / "generation_config.json").write_text("[]")
     with pytest.raises(ModelError, match="is not a JSON object"):
-        plan(recipe.model_copy(update={"model": str(model)}), "t4", None, Listener())
+        plan(recipe, model=str(model))
 
 
 @pytest.mark.parametrize("where", ["here", "t4"])
+@pytest.mark.usefixtures("costs_at_hand")
 def test_the_head_is_planned_for_where_the_climb_would_try_it(
     recipe: Recipe, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rung.search.race.LM_HEAD_LOSS_THRESHOLD", 99.0)
-    heads = []
+    heads: list[bool] = []
+
+    def stop(recipe: Recipe, space: Any, *_: object) -> None:
+        heads.append(space.head)
+        raise StopIteration
+
+    monkeypatch.setattr("rung.commands.plan.make_strategy", stop)
     for foreign in (None, "Hangul"):
         monkeypatch.setattr(
-            "rung.commands.plan.find_foreign_language",
+            "rung.commands.plan_inputs.find_foreign_language",
             lambda rows, tokenizer, foreign=foreign: foreign,
         )
-        monkeypatch.setattr(
-            "rung.commands.plan.make_strategy",
-            lambda r, space, *_: heads.append(space.head) or stop(),
-        )
         with pytest.raises(StopIteration):
-            plan(recipe, where, None, Listener())
+            plan(recipe, where)
     assert heads == [False, True]
-
-
-def stop() -> None:
-    raise StopIteration
