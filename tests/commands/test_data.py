@@ -87,7 +87,7 @@ def test_the_document_is_json_of_schema_2(report: DataReport) -> None:
     content = to_json(report)
     assert content == json.loads(json.dumps(content, allow_nan=False))
     assert (content["schema"], content["untuned"]) == (2, None)
-    assert set(content["audit"][0]) >= {"kind", "severity", "message"}
+    assert set(content["audit"][0]) >= {"kind", "severity", "says"}
 
 
 def test_the_untuned_model_scores_some_rows_if_its_weights_are_here(asked: DataReport) -> None:
