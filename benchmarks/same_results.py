@@ -58,8 +58,8 @@ STUDIES = {
 }
 """The options of each study. `{model}` and `{rows}` are the tiny Llama and its data."""
 ANYWHERE = " --memory 20GB"
-"""The memory decides how wide packs are, and the width the last bits. So it is fixed, and at so much
-that Rung measures nothing before a pack. No study really holds as much."""
+"""The memory decides how wide packs are, and the width the last bits. So it is fixed, and at so
+much that Rung measures nothing before a pack. No study really holds as much."""
 
 ALPHABET = ["<unk>", "<end>", *map(chr, range(32, 127)), "\n"]
 
