@@ -20,9 +20,9 @@ _INTRODUCTION = """\
 
 `rung tune`, `rung plan` and `rung data` take the same options, so that one word can stand in the
 place of another. Each option of the groups *Model* to *Study* is also a key of a recipe in YAML,
-with its name in snake case (`--max-tokens` is `max_tokens`; `--metric` is `metrics`), and a keyword argument
-of `rung.tune`, `rung.plan` and `rung.audit`. Options are laid over the recipe. A list is written with
-commas, as one value, or as a list in YAML.
+with its name in snake case (`--max-tokens` is `max_tokens`; `--metric` is `metrics`), and a
+keyword argument of `rung.tune`, `rung.plan` and `rung.audit`. Options are laid over the recipe. A
+list is written with commas, as one value, or as a list in YAML.
 
 This page is written by `python docs/options.py`.
 """

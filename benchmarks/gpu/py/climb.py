@@ -249,7 +249,9 @@ def main() -> None:
     if options.only != "climb" and here:
         runs = [(16, MODULES["attention"])]
         if best:
-            runs.append((best["setting"]["rank"], [m for m in best["target_modules"] if m != "lm_head"]))
+            runs.append(
+                (best["setting"]["rank"], [m for m in best["target_modules"] if m != "lm_head"])
+            )
         for rank, modules in runs:
             if not clock.left(20):
                 break
