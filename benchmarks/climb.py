@@ -27,7 +27,7 @@ from typing import Any
 from packed import machine
 from packed_sides import MODULES, ONE, RANK, Trl
 
-from rung.data.batches import Steps
+from rung.data.batches import BatchOrder
 from rung.data.prepare import prepare
 from rung.defaults import DEFAULT_MODEL
 from rung.model.load import load_base
@@ -40,7 +40,7 @@ def train_with_trl(passes: float, rank: int, modules: list[str]) -> None:
     recipe = Recipe(passes=passes)
     base = load_base(DEFAULT_MODEL, recipe.quantization)
     rows = prepare(recipe, base.tokenizer).train
-    batches = Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
+    batches = BatchOrder(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
     candidate = Candidate(replace(ONE.setting, rank=rank, alpha=2.0 * rank))
     seen = [rows[row] for batch in batches for row in batch]
     Trl("auto", seen, recipe.batch_size, candidate, modules).train()

@@ -49,7 +49,7 @@ def strategies(
     Args:
         budget: in full trainings, for the strategies that can have any budget.
     """
-    wide = replace(space, learning_rates=(1e-5, 1e-3), pinned=False)
+    wide = replace(space, learning_rates=(1e-5, 1e-3), rates_fixed=False)
     four_rates = [
         s for s in table.settings if (s.rank, s.alpha, s.targets) == (16, 32, "all-linear")
     ]
@@ -193,7 +193,7 @@ def replays(task: str, count: int, seed: int, world: World = "table") -> dict[st
             if world == "parts":
                 space = part_of(space, draw)
             elif world == "own_rates":
-                space = replace(space, learning_rates=rate_grid(HIDDEN_SIZE), pinned=False)
+                space = replace(space, learning_rates=rate_grid(HIDDEN_SIZE), rates_fixed=False)
             strategy = strategies(table, space, budget)[name](number)
             runner = (InterpolatingRunner if world == "own_rates" else ReplayRunner)(table, draw)
             run = partial(runner.run, on_step=_ignore)

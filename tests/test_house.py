@@ -16,8 +16,8 @@ MAX_FILE, MAX_MEDIAN, MAX_CLASS, MAX_COLUMNS, MAX_README_WORDS = 400, 200, 200, 
 JSON_EDGE = {
     # Records of the user's files are JSON objects.
     "src/rung/data/field_hints.py",
-    "src/rung/data/tool_calls.py",
-    "src/rung/data/training_flags.py",
+    "src/rung/data/chat/tool_calls.py",
+    "src/rung/data/chat/training_flags.py",
     # What a checkpoint and the database keep is JSON.
     "src/rung/engine/checkpoint.py",
     "src/rung/study/database.py",

@@ -292,8 +292,8 @@ class LeverSpace:
         targets, alphas: in the order of preference; the first is the default. An alpha is a
             multiple of the rank (`2r`, `r`) or a number, with `rslora` behind it where the scale
             is alpha / √rank; `rslora` alone is alpha 16, as in its paper.
-        pinned: try no learning rates but those that are listed.
-        head: the data suggest that the output head is tried too.
+        rates_fixed: try no learning rates but those that are listed.
+        try_lm_head: the data suggest that the output head is tried too.
     """
 
     ranks: tuple[int, ...]
@@ -301,8 +301,8 @@ class LeverSpace:
     targets: tuple[str, ...] = ("attention",)
     alphas: tuple[str, ...] = ("2r",)
     dropout: float = 0.0
-    pinned: bool = False
-    head: bool = False
+    rates_fixed: bool = False
+    try_lm_head: bool = False
 
     def setting(
         self, rank: int, learning_rate: float, targets: str | None = None, alpha: str | None = None

@@ -87,14 +87,14 @@ def test_the_document_is_json_of_schema_2(report: DataReport) -> None:
     content = to_json(report)
     assert content == json.loads(json.dumps(content, allow_nan=False))
     assert (content["schema"], content["untuned"]) == (2, None)
-    assert set(content["audit"][0]) >= {"kind", "severity", "message"}
+    assert set(content["audit"][0]) >= {"kind", "severity", "says"}
 
 
 def test_the_untuned_model_scores_some_rows_if_its_weights_are_here(asked: DataReport) -> None:
     assert asked.untuned is not None
     assert asked.untuned.rows == min(SCORED_ROWS, asked.splits["validation"])
     says = f"the untuned model's loss is {asked.untuned.validation_loss:.2f} nats a token"
-    assert says in by_kind(asked)["far"].message
+    assert says in by_kind(asked)["far"].says
 
 
 def test_the_worst_findings_come_first(asked: DataReport) -> None:
@@ -112,7 +112,7 @@ def test_rows_that_do_not_fit_the_model_are_an_error_in_the_audit(
     first = report.audit[0]
     assert (first.kind, first.severity) == ("limits", "error")
     says = "1 of 401 rows have more tokens than the model has positions, 128"
-    assert first.message.startswith(says)
+    assert first.says.startswith(says)
 
 
 def test_a_small_loss_does_not_say_that_the_language_is_the_same(
@@ -128,11 +128,11 @@ def test_a_small_loss_does_not_say_that_the_language_is_the_same(
         )
         findings[foreign] = by_kind(look(tiny_folder, data, with_model=True))
     same, other = findings[None], findings["It is in Hangul"]
-    assert "the output head (lm_head) need not be tried" in same["near"].message
+    assert "the output head (lm_head) need not be tried" in same["near"].says
     assert "language" not in same
-    assert other["near"].message.endswith("but they are in another language.")
-    assert other["language"].message.startswith("It is in Hangul")
-    assert "lm_head" in other["language"].message
+    assert other["near"].says.endswith("but they are in another language.")
+    assert other["language"].says.startswith("It is in Hangul")
+    assert "lm_head" in other["language"].says
 
 
 def test_too_few_validation_rows_for_the_margin_are_a_warning(asked: DataReport) -> None:
@@ -140,7 +140,7 @@ def test_too_few_validation_rows_for_the_margin_are_a_warning(asked: DataReport)
     assert finding.severity == "warning"
     rows = asked.splits["validation"]
     says = f"There are {rows} validation rows. To show a gain of 1.0% in four of five studies"
-    assert finding.message.startswith(says)
+    assert finding.says.startswith(says)
 
 
 def test_characters_of_several_tokens_are_shown_whole(tiny_folder: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_numbers_are_read_as_the_column_or_the_user_says(tiny_folder: Path, tmp_
     assumed, told = look(tiny_folder, path), look(tiny_folder, path, numbers="comma")
     assert assumed.numbers == Convention()
     assert (assumed.numbers.decimal, told.numbers.decimal) == ("point", "comma")
-    messages = " ".join(finding.message for finding in assumed.audit)
+    messages = " ".join(finding.says for finding in assumed.audit)
     assert "--numbers point or --numbers comma" in messages
     assert told.metrics[0] == assumed.metrics[0] == "mean_absolute_error"
     assert told.trivial is not None
@@ -199,7 +199,7 @@ def test_held_out_numbers_that_are_written_otherwise_are_told(
     }
     report = look(tiny_folder, **files)
     assert "mean_absolute_error" not in report.metrics
-    messages = [finding.message for finding in report.audit if finding.kind == "numbers"]
+    messages = [finding.says for finding in report.audit if finding.kind == "numbers"]
     assert "150 of 300 held-out completions" in messages[0]
     assert "'3.31'" in messages[0]
     with pytest.raises(MetricError, match=r"test completions.*'3.31'"):

@@ -208,7 +208,7 @@ def test_the_head_is_planned_for_where_the_climb_would_try_it(
     heads: list[bool] = []
 
     def stop(recipe: Recipe, space: Any, *_: object) -> None:
-        heads.append(space.head)
+        heads.append(space.try_lm_head)
         raise StopIteration
 
     monkeypatch.setattr("rung.commands.plan.make_strategy", stop)

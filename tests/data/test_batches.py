@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.data.batches import (
-    Steps,
+    BatchOrder,
     by_length,
     collate,
     left_padded,
@@ -68,14 +68,14 @@ class TestOrder:
 class TestSteps:
     def test_steps_go_through_the_passes_in_order(self) -> None:
         lengths = [1 + i % 9 for i in range(20)]
-        steps = Steps(lengths, batch_size=8, passes=1.5, seed=3)
+        steps = BatchOrder(lengths, batch_size=8, passes=1.5, seed=3)
         passes = [rows for number in (0, 1) for rows in order(lengths, 8, 3, 7, number)]
         assert steps.count == 4
         assert steps.rows(7) == passes[:4]
         assert steps.tokens(7) == [sum(lengths[row] for row in rows) for rows in passes[:4]]
 
     def test_there_is_at_least_one_step(self) -> None:
-        assert Steps([5, 5], batch_size=8, passes=0.01, seed=0).count == 1
+        assert BatchOrder([5, 5], batch_size=8, passes=0.01, seed=0).count == 1
 
 
 class TestByLength:

@@ -9,6 +9,7 @@ import pytest
 from tests.report.render import printed, words
 
 from rung.commands.data import (
+    AuditFinding,
     BadRows,
     DataReport,
     EndToken,
@@ -17,7 +18,7 @@ from rung.commands.data import (
     Lengths,
     TrivialPredictor,
 )
-from rung.data.audit import Finding, Severity
+from rung.data.audit import Severity
 from rung.formats.numbers import POINT
 from rung.report.data import MAX_EXAMPLE, data_page
 
@@ -44,7 +45,7 @@ REPORT = DataReport(
     numbers=POINT,
     trivial=TrivialPredictor("DH\nAH", {"exact_match": 0.005, "phoneme_error_rate": 0.9}),
     untuned=None,
-    audit=(Finding("few_rows", "warning", "There are few validation rows."),),
+    audit=(AuditFinding("few_rows", "warning", "There are few validation rows."),),
 )
 
 
@@ -99,7 +100,7 @@ def test_texts_without_prompts_have_no_metrics_and_no_trivial_answer() -> None:
 
 @pytest.mark.parametrize(("severity", "mark"), [("error", "✗"), ("warning", "!"), ("note", "·")])
 def test_a_finding_is_marked_by_its_severity(severity: Severity, mark: str) -> None:
-    text = shown(audit=(Finding("leakage", severity, "Rows are in two splits."),))
+    text = shown(audit=(AuditFinding("leakage", severity, "Rows are in two splits."),))
     assert f"{mark} Rows are in two splits." in text
 
 

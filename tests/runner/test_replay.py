@@ -78,7 +78,7 @@ def test_the_space_of_a_table_is_the_recorded_grid(table: Table) -> None:
     assert table.seeds == (0, 1)
     assert table.fractions == FRACTIONS
     assert set(table.space.settings()) == {c.setting for c in CANDIDATES}
-    assert table.space.pinned
+    assert table.space.rates_fixed
     assert table.space.targets[0] == "attention"
 
 

@@ -43,7 +43,7 @@ def test_it_races_ranks_and_rates_then_all_levers_and_then_confirms_the_finalist
 
 
 def test_a_space_that_is_no_larger_than_the_finalists_needs_no_race() -> None:
-    decision, stages, _ = run(Climb(LeverSpace((8, 16), (2e-3,), pinned=True)), hill(2e-3))
+    decision, stages, _ = run(Climb(LeverSpace((8, 16), (2e-3,), rates_fixed=True)), hill(2e-3))
     assert {stage.phase for stage in stages} == {"confirmation"}
     assert {v.lever for v in decision.verdicts} == {"rank", "adapter"}
 
@@ -157,7 +157,9 @@ def test_the_grid_grows_if_the_best_rate_is_at_its_edge(best: float) -> None:
     assert recommended(decision).learning_rate == pytest.approx(best)
 
 
-@pytest.mark.parametrize(("space", "best"), [(RANKS, 2e-3), (replace(RANKS, pinned=True), 16e-3)])
+@pytest.mark.parametrize(
+    ("space", "best"), [(RANKS, 2e-3), (replace(RANKS, rates_fixed=True), 16e-3)]
+)
 def test_the_grid_does_not_grow_if_the_best_is_inside_or_the_user_named_the_rates(
     space: LeverSpace, best: float
 ) -> None:
@@ -200,7 +202,7 @@ def test_two_alphas_of_one_scale_are_tried_once() -> None:
 
 def test_two_alphas_of_one_scale_are_confirmed_once() -> None:
     """Rank 8 leads under rsLoRA. At rank 16, rsLoRA is the same training as 64, also near."""
-    space = LeverSpace((8, 16, 32), (2e-3,), alphas=("2r", "4r", "rslora"), pinned=True)
+    space = LeverSpace((8, 16, 32), (2e-3,), alphas=("2r", "4r", "rslora"), rates_fixed=True)
 
     def world(setting: Setting, fraction: float) -> float:
         return 1.5 + 0.1 * abs(math.log2(setting.scale / 5))
@@ -213,7 +215,7 @@ def test_two_alphas_of_one_scale_are_confirmed_once() -> None:
 
 
 def test_the_ladder_keeps_to_rslora_beyond_a_rank_where_another_alpha_is_the_same() -> None:
-    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("4r", "rslora"), pinned=True)
+    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("4r", "rslora"), rates_fixed=True)
 
     def world(setting: Setting, fraction: float) -> float:
         of_rank = 0.1 * math.log2(setting.rank) * (-1 if fraction == 1 else 1)

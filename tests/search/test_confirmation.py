@@ -44,7 +44,9 @@ def test_the_next_higher_rank_of_the_best_is_confirmed_if_the_race_passed_it_ove
         full = {8: 0.2, 16: 0.1, 32: 0.0, 64: 0.2}
         return 1.5 + (race if fraction < 1 else full)[setting.rank]
 
-    climb = Climb(LeverSpace((8, 16, 32, 64), (2e-3,), pinned=True), effort=Effort(semifinalists=0))
+    climb = Climb(
+        LeverSpace((8, 16, 32, 64), (2e-3,), rates_fixed=True), effort=Effort(semifinalists=0)
+    )
     decision, stages, _ = run(climb, world, row_noise=0.001, seed_noise=0.0001)
     first, second = [stage for stage in stages if stage.phase == "confirmation"]
     assert {c.rank for c in first.candidates} == {8, 16, 64}
@@ -63,7 +65,7 @@ def test_the_ladder_goes_on_from_a_rank_that_is_confirmed_with_two_alphas() -> N
         of_rank = -0.1 * doublings if fraction == 1 else 0.03 * doublings
         return 1.5 + of_rank + 0.001 * abs(math.log2(setting.scale / 4))
 
-    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), pinned=True)
+    space = LeverSpace((8, 16, 32, 64), (2e-3,), alphas=("2r", "4r"), rates_fixed=True)
     climb = Climb(space, effort=Effort(finalists=4))
     decision, stages, _ = run(climb, world, row_noise=0.001, seed_noise=0.0001)
     full = [c for stage in stages if stage.fraction == 1 for c in stage.candidates]

@@ -64,7 +64,7 @@ def test_the_cost_counts_race_semifinal_and_confirmation_in_full_budgets() -> No
     # cooldown, and three finalists have four seeds each.
     assert Effort().cost(SPACE) == 25 / 4 + 4 * (7 / 8) + 3 * 4
     assert Effort(extra_seeds=2).cost(SPACE) == Effort().cost(SPACE) + 3 * 2
-    four_settings = LeverSpace((8, 16), (1e-3, 2e-3), pinned=True)
+    four_settings = LeverSpace((8, 16), (1e-3, 2e-3), rates_fixed=True)
     assert Effort().cost(four_settings) == 4 / 4 + 4 * (7 / 8) + 3 * 4, "no setting races twice"
-    two_settings = LeverSpace((8, 16), (1e-3,), pinned=True)
+    two_settings = LeverSpace((8, 16), (1e-3,), rates_fixed=True)
     assert Effort().cost(two_settings) == 2 * 4, "so few need no race"

@@ -98,7 +98,7 @@ def test_a_rate_beyond_the_grid_is_worth_trying_only_from_its_edge(
 
 
 def test_rates_that_the_user_named_are_all_that_there_are() -> None:
-    race, _ = run_race(replace(RANKS, pinned=True), hill(16e-3), (9,))
+    race, _ = run_race(replace(RANKS, rates_fixed=True), hill(16e-3), (9,))
     assert race.rates_beyond_grid() == []
 
 

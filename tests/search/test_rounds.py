@@ -64,7 +64,7 @@ def test_the_output_head_takes_one_setting_of_a_round(count: int) -> None:
 
 
 def test_the_output_head_is_tried_if_the_space_says_that_the_data_suggest_it() -> None:
-    for space, with_head in ((replace(SPACE, head=True), 1), (SPACE, 0)):
+    for space, with_head in ((replace(SPACE, try_lm_head=True), 1), (SPACE, 0)):
         _, (first, second) = run_race(space, hill(2e-3), (9, 8))
         assert not any("lm_head" in s.targets for s in first)
         assert sum("lm_head" in s.targets for s in second) == with_head

@@ -25,7 +25,9 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "climb, cheap": lambda: Climb(SPACE, effort=Effort(1 / 8, (8,), finalists=1, seeds=(1,))),
     "climb, semifinal": lambda: Climb(SPACE, effort=Effort(semifinalists=6)),
     "climb, extra seeds": lambda: Climb(SPACE, effort=Effort(finalists=2, extra_seeds=5)),
-    "climb, pinned": lambda: Climb(LeverSpace((8, 16, 32), (1e-3, 2e-3), ("mlp",), pinned=True)),
+    "climb, fixed rates": lambda: Climb(
+        LeverSpace((8, 16, 32), (1e-3, 2e-3), ("mlp",), rates_fixed=True)
+    ),
     "climb, one setting": lambda: Climb(LeverSpace((8,), (1e-3,))),
     "grid": lambda: Grid.of(SMALL),
     "random": lambda: Random(SPACE, 6, seed=3),

@@ -180,7 +180,7 @@ def test_a_lever_with_one_value_has_no_standing() -> None:
 
 
 def test_a_grid_has_standings_of_full_runs() -> None:
-    space = LeverSpace((8, 16), (1e-3, 2e-3), pinned=True)
+    space = LeverSpace((8, 16), (1e-3, 2e-3), rates_fixed=True)
     decision, _, history = run(Grid.of(space), lambda s, f: 1 / s.rank + s.learning_rate)
     standings = lever_standings(decision, results(*history))
     assert [standing.lever for standing in standings] == ["learning_rate", "rank", "alpha"]

@@ -70,24 +70,24 @@ def test_the_precision_is_what_is_computed_in(dtype: Any, name: str) -> None:
 
 def test_every_value_of_the_recipe_may_be_tried() -> None:
     recipe = Recipe(ranks=(2, 4), learning_rates=(1e-3, 4e-3), dropout=0.1)
-    space = make_space(recipe, pinned=True, head=True)
+    space = make_space(recipe, rates_fixed=True, try_lm_head=True)
     assert (space.ranks, space.learning_rates) == (recipe.ranks, recipe.learning_rates)
     assert (space.targets, space.alphas) == (recipe.targets, recipe.alphas)
-    assert (space.dropout, space.pinned, space.head) == (0.1, True, True)
+    assert (space.dropout, space.rates_fixed, space.try_lm_head) == (0.1, True, True)
 
 
 def test_a_lever_that_is_not_named_keeps_its_first_value() -> None:
     recipe = fill_in(Recipe(levers=("alpha",)), 576, "fp32")
-    space = make_space(recipe, pinned=False)
+    space = make_space(recipe, rates_fixed=False)
     assert (space.ranks, space.targets) == ((8,), ("attention",))
     assert space.alphas == recipe.alphas
     # The guess is the second rate of the grid that is laid around it.
-    assert (space.learning_rates, space.pinned) == ((1e-3,), True)
+    assert (space.learning_rates, space.rates_fixed) == ((1e-3,), True)
 
 
 def test_the_first_rate_of_the_user_is_kept_where_rates_are_no_lever() -> None:
     recipe = Recipe(levers=("rank",), learning_rates=(3e-4, 1e-3))
-    assert make_space(recipe, pinned=True).learning_rates == (3e-4,)
+    assert make_space(recipe, rates_fixed=True).learning_rates == (3e-4,)
 
 
 # Sets of target modules.
@@ -164,11 +164,13 @@ def test_the_recipe_names_the_strategy(name: str, kind: type) -> None:
     assert told == []
 
 
-@pytest.mark.parametrize(("pinned", "count"), [(True, 16.0), (False, 1e9)])
+@pytest.mark.parametrize(("rates_fixed", "count"), [(True, 16.0), (False, 1e9)])
 def test_tpe_proposes_no_more_than_there_are_settings_of_rates_that_the_user_gave(
-    pinned: bool, count: float
+    rates_fixed: bool, count: float
 ) -> None:
-    space = LeverSpace(SPACE.ranks, SPACE.learning_rates, SPACE.targets, SPACE.alphas, 0.0, pinned)
+    space = LeverSpace(
+        SPACE.ranks, SPACE.learning_rates, SPACE.targets, SPACE.alphas, 0.0, rates_fixed
+    )
     strategy, _ = strategy_of(read_recipe(None, strategy="tpe"), 1e9, space)
     assert strategy.budget == count
 

@@ -92,7 +92,7 @@ def train_with_trl(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from rung.data.batches import Steps
+    from rung.data.batches import BatchOrder
     from rung.data.prepare import prepare
     from rung.defaults import DEFAULT_MODEL
     from rung.engine.checkpoint import peft_config
@@ -104,7 +104,7 @@ def train_with_trl(
     rows = prepare(recipe, base.tokenizer).train
     order = [
         rows[row]
-        for batch in Steps(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
+        for batch in BatchOrder(rows.lengths, recipe.batch_size, passes, recipe.seed).rows(0)
         for row in batch
     ]
     order = order[: steps * recipe.batch_size] if steps else order
@@ -249,7 +249,7 @@ def main() -> None:
     if options.only != "climb" and here:
         runs = [(16, MODULES["attention"])]
         if best:
-            runs.append((best["rank"], [m for m in best["target_modules"] if m != "lm_head"]))
+            runs.append((best["setting"]["rank"], [m for m in best["target_modules"] if m != "lm_head"]))
         for rank, modules in runs:
             if not clock.left(20):
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rung.data.audit import Finding, audit, suggests_lm_head, worst_first
+from rung.data.audit import Finding, Severity, audit, suggests_lm_head, worst_first
 from rung.data.batches import steps_per_pass
 from rung.data.data_stats import DataStats
 from rung.data.model_limits import check_model_limits
@@ -100,6 +100,15 @@ class UntunedLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """A finding of the audit: its kind for programs, and what it says for people."""
+
+    kind: str
+    severity: Severity
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
 class DataReport:
     """A data set as a model would see it.
 
@@ -129,7 +138,7 @@ class DataReport:
     numbers: Convention
     trivial: TrivialPredictor | None
     untuned: UntunedLoss | None
-    audit: tuple[Finding, ...]
+    audit: tuple[AuditFinding, ...]
 
 
 def report_data(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -> DataReport:
@@ -173,7 +182,10 @@ def report_data(recipe: Recipe, with_model: bool, tell: Callable[[str], None]) -
         numbers=evaluator.completion_stats.numbers,
         trivial=trivial,
         untuned=UntunedLoss(scores.mean, len(scores.tokens)) if scores else None,
-        audit=tuple(worst_first([*findings, *more])),
+        audit=tuple(
+            AuditFinding(finding.kind, finding.severity, finding.message)
+            for finding in worst_first([*findings, *more])
+        ),
     )
 
 

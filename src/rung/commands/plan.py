@@ -153,10 +153,10 @@ def make_plan(recipe: Recipe, where: str, price: float | None, tell: Callable[[s
     Raises:
         InputError: the recipe, the data, the model or the device cannot be used.
     """
-    pinned, named = recipe.learning_rates is not None, "targets" in recipe.model_fields_set
+    rates_fixed, named = recipe.learning_rates is not None, "targets" in recipe.model_fields_set
     inputs = read_inputs(recipe, where, tell)
     recipe, data = inputs.recipe, inputs.data
-    space = make_space(recipe, pinned, inputs.head)
+    space = make_space(recipe, rates_fixed, inputs.head)
     space = distinct_targets(space, inputs.costs.frozen.targets, named, tell)
     runner = EstimateRunner(inputs.costs, recipe, data.train, data.validation, inputs.limit)
     budget = _budget(recipe, runner)

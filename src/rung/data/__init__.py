@@ -5,14 +5,14 @@
 - Files to records: `read/` finds the files of each split and reads every format; `builtin` has the
   built-in tasks.
 - Records to rows: `schema` detects the format and `row_builders` makes the row (`rows.Row`). They
-  use `chat_turns` (with `tool_calls` and `training_flags`), `conversation_fields`, `field_values`,
+  use `chat/` (`turns`, `tool_calls`, `training_flags`, `conversation_fields`), `field_values`,
   `field_hints` and `row_errors`. `remarks` counts what a row says and its tokens do not.
-- Rows to examples: `tokenize` and `tokenize_chat` make an `example.Example`. They use
-  `chat_render`, `template_probe`, `template_marks`, `missing_texts`, `special_tokens` and
-  `tokenizer_state`.
+- Rows to examples: `tokenize` makes an `example.Example`, of a conversation with `chat/`
+  (`tokenize_chat`, `render`, `template_probe`, `template_marks`, `missing_texts`). It uses
+  `special_tokens` and `tokenizer_state`.
 - Examples to splits: `arrow_store` keeps them on the disk, `example_cache` finds them again,
-  `splits` makes and checks splits, and `related_rows` keeps related rows in one split. It uses
-  `contained_rows` (with `letter_stream`) and `repeated_questions`. `data_stats` has the counts.
+  `splits` makes and checks splits, and `related/` keeps related rows in one split. `data_stats` has
+  the counts.
 - Examples to batches: `batches` has the order of the rows and the tensors; `model_limits` checks
   that a model can take them.
 - Findings for the user: `audit/`, with `foreign_language`.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rung.data.example import Example
-from rung.data.repeated_questions import question_hashes
+from rung.data.related.repeated_questions import question_hashes
 from rung.data.rows import Row, plain_text
 
 _TOKENS = pa.list_(pa.uint32())

@@ -65,7 +65,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PackedBatch:
     """The batches of K candidates side by side.
 
     Each is padded to the most rows B, tokens T and trained tokens M.
@@ -85,13 +85,13 @@ class Rows:
     alike: bool
 
 
-def side_by_side(batches: Sequence[Batch]) -> Rows:
+def side_by_side(batches: Sequence[Batch]) -> PackedBatch:
     """Join one batch for each candidate. Candidates with the same batch share the object."""
     first, count = batches[0], len(batches)
     if all(batch is first for batch in batches):
         counted = torch.ones(count, len(first.labels), dtype=torch.bool, device=first.ids.device)
         places, labels = first.positions.expand(count, -1), first.labels.expand(count, -1)
-        return Rows(first.ids.repeat(count, 1), places, labels, counted, alike=True)
+        return PackedBatch(first.ids.repeat(count, 1), places, labels, counted, alike=True)
     rows, width = (max(batch.ids.shape[axis] for batch in batches) for axis in (0, 1))
     most = max(len(batch.labels) for batch in batches)
     ids = first.ids.new_zeros(count, rows, width)
@@ -104,7 +104,7 @@ def side_by_side(batches: Sequence[Batch]) -> Rows:
         places[k, :tokens] = batch.positions // batch_width * width + batch.positions % batch_width
         labels[k, :tokens] = batch.labels
         counted[k, :tokens] = True
-    return Rows(ids.view(count * rows, width), places, labels, counted, alike=False)
+    return PackedBatch(ids.view(count * rows, width), places, labels, counted, alike=False)
 
 
 def steps_per_pass(rows: int, batch_size: int) -> int:
@@ -142,7 +142,7 @@ def _cut(rows: Sequence[int], batch_size: int) -> list[list[int]]:
     return [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
 
 
-class Steps:
+class BatchOrder:
     """The steps of a candidate's full budget: `count` steps of up to `batch_size` rows.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rung.data.example import Example
 from rung.data.read.split_names import SPLITS
-from rung.data.related_rows import RelatedRows
+from rung.data.related.related_rows import RelatedRows
 from rung.data.remarks import RemarkCounter, RemarkCounts
 from rung.data.row_errors import InvalidFieldsError
 from rung.data.rows import Row

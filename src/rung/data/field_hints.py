@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data.chat_turns import is_chat
+from rung.data.chat.turns import is_chat
 from rung.data.field_values import is_empty
 
 _PROMPT_NAMES = ("question", "query", "instruction", "prompt", "input", "context", "source", "text")

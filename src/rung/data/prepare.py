@@ -24,7 +24,7 @@ from rung.data.example_cache import cache_key, cached_stats
 from rung.data.read.files import find_files, is_table, read_file
 from rung.data.read.split_names import SPLITS
 from rung.data.read.text_files import Notify
-from rung.data.related_rows import RelatedRows, group_related_rows
+from rung.data.related.related_rows import RelatedRows, group_related_rows
 from rung.data.row_errors import InvalidFieldsError
 from rung.data.rows import Row
 from rung.data.schema import RecordReader

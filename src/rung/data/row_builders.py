@@ -7,14 +7,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from rung.data.chat_turns import ChatTurn, is_chat, read_turns
-from rung.data.conversation_fields import (
+from rung.data.chat.conversation_fields import (
     RecordFields,
     read_history,
     read_system,
     read_tools,
     read_variables,
 )
+from rung.data.chat.turns import ChatTurn, is_chat, read_turns
 from rung.data.field_values import check_text, has_null, is_empty
 from rung.data.remarks import Remark
 from rung.data.row_errors import InvalidRowError

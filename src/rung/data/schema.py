@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from rung.data.chat_turns import is_chat
-from rung.data.conversation_fields import CONTEXT_FIELDS, RecordFields, unused_field_remark
+from rung.data.chat.conversation_fields import CONTEXT_FIELDS, RecordFields, unused_field_remark
+from rung.data.chat.turns import is_chat
 from rung.data.field_hints import hint_for_unknown_fields, likely_field
 from rung.data.field_values import describe_kind, is_empty, list_names, parse_nested
 from rung.data.remarks import Remark

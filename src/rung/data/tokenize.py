@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rung.data.chat.tokenize_chat import ChatTokenizer, Learn, add_remarks, make_example
 from rung.data.example import Example
 from rung.data.rows import Row, plain_text
 from rung.data.special_tokens import SpecialTokens, common_prefix_length, encode
-from rung.data.tokenize_chat import ChatTokenizer, Learn, add_remarks, make_example
 from rung.errors import DataError
 
 PLAIN_TEMPLATE = (

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.data.batches import Batch, Rows, by_length, collate, side_by_side
+from rung.data.batches import Batch, PackedBatch, by_length, collate, side_by_side
 from rung.data.example import Example
 from rung.engine.activation_checkpointing import checkpoint_activations
 from rung.engine.attention import AttentionKinds, register_attention
@@ -197,7 +197,7 @@ class Trainer:
         return sums
 
     def losses_of_tile(
-        self, rows: Rows, pack: Pack | None, tile: Tile, weights: Tensor
+        self, rows: PackedBatch, pack: Pack | None, tile: Tile, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The losses (K, M) of a tile's candidates, and the sum to differentiate.
 
@@ -258,7 +258,7 @@ def _freeze_parts(base: Base) -> tuple[Any, FrozenModel, Head]:
     return decoder, frozen, head
 
 
-def _head_adapters(pack: Pack, head: str | None, rows: Rows) -> list[HeadAdapter | None]:
+def _head_adapters(pack: Pack, head: str | None, rows: PackedBatch) -> list[HeadAdapter | None]:
     """For each candidate in the running pass its adapter of the output head, or None."""
     context, layer = pack.context, pack.layers.get(head or "")
     adapters: list[HeadAdapter | None] = [None] * context.width
@@ -280,7 +280,7 @@ def _largest_shape(batches: Sequence[Batch]) -> tuple[int, int]:
     return max(rows for rows, _ in shapes), max(length for _, length in shapes)
 
 
-def _rows_of(batches: Sequence[Batch], tile: Tile) -> Rows:
+def _rows_of(batches: Sequence[Batch], tile: Tile) -> PackedBatch:
     """The tile's rows of some candidates' batches; those that share a batch share its part."""
     parts = {id(batch): batch.part(tile.first, tile.last) for batch in batches}
     return side_by_side([parts[id(batch)] for batch in batches])

@@ -152,7 +152,8 @@ class Recipe(BaseModel):
     levers: Annotated[tuple[Lever, ...], BeforeValidator(as_list), Field(min_length=1)] = _field(
         ("learning_rate", "targets", "rank", "alpha"),
         LEVERS,
-        "The levers to try. A lever that is not listed keeps its first value.",
+        "The levers to try. A lever that is not listed keeps its first value, and the learning "
+        "rate its guess.",
     )
     ranks: Annotated[
         tuple[Rank, ...],

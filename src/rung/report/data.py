@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rung.commands.data import DataReport, ExampleRow, Lengths, TrivialPredictor
-from rung.data.audit import Finding, Severity
+from rung.commands.data import AuditFinding, DataReport, ExampleRow, Lengths, TrivialPredictor
+from rung.data.audit import Severity
 from rung.report.format import metric_name, metric_value, shortened
 from rung.report.layout import hanging, plain_table
 
@@ -118,9 +118,9 @@ def _trivial(trivial: TrivialPredictor) -> str:
     return f"Always answering '{text}' gives {values} on the validation rows."
 
 
-def _audit(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+def _audit(findings: Sequence[AuditFinding]) -> Iterator[RenderableType]:
     if not findings:
         yield Text("The audit found nothing.", style="green")
     for finding in findings:
         mark, style = SEVERITY_MARKS[finding.severity]
-        yield hanging(Text(mark, style=style), Text(finding.message))
+        yield hanging(Text(mark, style=style), Text(finding.says))

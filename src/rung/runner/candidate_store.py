@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rung.data.batches import Steps
+from rung.data.batches import BatchOrder
 from rung.engine.adapter_state import AdapterState, fresh_state
 from rung.engine.checkpoint import (
     adapter_is_saved,
@@ -43,7 +43,7 @@ class CandidateStore:
     """
 
     def __init__(
-        self, folder: StudyFolder, trainer: Trainer, steps: Steps, schedules: StageSchedules
+        self, folder: StudyFolder, trainer: Trainer, steps: BatchOrder, schedules: StageSchedules
     ) -> None:
         self.folder, self.trainer, self.steps, self.schedules = folder, trainer, steps, schedules
 

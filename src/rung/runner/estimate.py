@@ -15,7 +15,7 @@ from rung.costs.memory_model import CandidateMemory, candidate_memory
 from rung.costs.memory_policy import MemoryRules
 from rung.costs.probes import DeviceCosts
 from rung.costs.time_model import Workload, adapter_parameters
-from rung.data.batches import Steps, by_length
+from rung.data.batches import BatchOrder, by_length
 from rung.data.example import Example
 from rung.engine.trainer import SCORING_BATCH_SIZE
 from rung.recipe import Recipe
@@ -89,7 +89,7 @@ class EstimateRunner:
         self.costs, self.recipe = costs, recipe
         self.train, self.validation = train, validation
         lengths = [len(example.ids) for example in train]
-        self.batches = Steps(lengths, recipe.batch_size, recipe.passes, recipe.seed)
+        self.batches = BatchOrder(lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self.rules = MemoryRules(costs.memory, limit, recipe.batch_size, max(lengths))
         self.schedules = StageSchedules(self.steps, recipe.warmup, recipe.cooldown)
         self.stages: list[PlannedStage] = []

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from rung.costs.memory_policy import MemoryPolicy
-from rung.data.batches import Steps, collate
+from rung.data.batches import BatchOrder, collate
 from rung.data.model_limits import check_model_limits
 from rung.data.prepare import Data
 from rung.engine.adapter_state import fresh_state
@@ -81,7 +81,7 @@ class LocalRunner:
         self.min_race_rows = min_race_rows
         self.generated_rows = GENERATED_ROWS if recipe.judge == "loss" else {}
         self.timer = timer or CheckpointTimer(time.perf_counter, CHECKPOINT_SECONDS)
-        self.batches = Steps(data.train.lengths, recipe.batch_size, recipe.passes, recipe.seed)
+        self.batches = BatchOrder(data.train.lengths, recipe.batch_size, recipe.passes, recipe.seed)
         self.memory = MemoryPolicy(
             self.trainer, data.train, recipe.batch_size, recipe.memory, recipe.targets
         )

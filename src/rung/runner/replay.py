@@ -113,7 +113,7 @@ class Table:
             tuple(sorted({s.learning_rate for s in settings})),
             tuple(targets),
             tuple(f"{ratio:g}r" for ratio in alphas),
-            pinned=True,
+            rates_fixed=True,
         )
 
     @property

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rung.costs.memory_policy import MemoryPolicy
-from rung.data.batches import Batch, Steps, collate
+from rung.data.batches import Batch, BatchOrder, collate
 from rung.data.example import Example
 from rung.engine.pack import Pack
 from rung.engine.process_memory import peak_bytes, reset_peak
@@ -99,7 +99,7 @@ class PackTraining:
         self,
         trainer: Trainer,
         rows: Sequence[Example],
-        steps: Steps,
+        steps: BatchOrder,
         store: CandidateStore,
         memory: MemoryPolicy,
         timer: CheckpointTimer,

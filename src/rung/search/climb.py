@@ -46,12 +46,12 @@ from rung.search.race_verdicts import lever_standings, race_verdicts
 from rung.search.results import Results
 from rung.search.rounds import first_round, next_round
 from rung.search.strategy import (
-    Answer,
     Conclusions,
     Decision,
     Exclusion,
     Script,
     Stage,
+    StageResults,
     best,
     replay,
 )
@@ -93,7 +93,7 @@ class Climb:
         return replay(lambda conclusions: _Climber(self, baseline, conclusions).script(), history)
 
 
-Part = Generator[Stage, Answer, None]
+Part = Generator[Stage, StageResults, None]
 """A part of the script."""
 
 

@@ -87,9 +87,9 @@ class Effort:
         """The most that the climb takes without ladder steps, in full budgets of one candidate."""
         settings = len(space.settings())
         finalists = min(self.finalists, settings)
-        extensions = 0 if space.pinned else self.grid_extensions * SETTINGS_PER_EXTENSION
+        extensions = 0 if space.rates_fixed else self.grid_extensions * SETTINGS_PER_EXTENSION
         raced = sum(self.rounds) + extensions
-        if space.pinned and len(space.targets) == 1:
+        if space.rates_fixed and len(space.targets) == 1:
             raced = min(raced, settings)
         race = 0.0
         if settings > self.finalists:

@@ -47,7 +47,7 @@ class Race:
         space: what may be tried. Settings of the same effect count as one.
         margin: the relative gain that is worth having.
         baseline: the untuned model's scores. A high loss asks for the output head to be tried, as
-            `space.head` does.
+            `space.try_lm_head` does.
 
     Attributes:
         tries_head: whether the output head is tried beside the target modules of the space.
@@ -58,7 +58,7 @@ class Race:
 
     def __init__(self, space: LeverSpace, margin: float, baseline: Scores) -> None:
         self.space, self.margin = space, margin
-        wants_head = space.head or baseline.mean >= LM_HEAD_LOSS_THRESHOLD
+        wants_head = space.try_lm_head or baseline.mean >= LM_HEAD_LOSS_THRESHOLD
         # A space with one set of target modules is the user's choice, and nothing is added to it.
         self.tries_head = wants_head and len(space.targets) > 1
         self.axes = axes_of(space, self.tries_head)
@@ -181,7 +181,9 @@ class Race:
         position = rates.index(self.leader.learning_rate)
         edges = [rates[0] / 2] * (position == 0) + [rates[-1] * 2] * (position == len(rates) - 1)
         beyond = (
-            [] if self.space.pinned else [float(f"{rate:.6g}") for rate in edges if 0 < rate < 1]
+            []
+            if self.space.rates_fixed
+            else [float(f"{rate:.6g}") for rate in edges if 0 < rate < 1]
         )
         own_loss, *losses = self.surface.predict(
             [replace(self.leader, learning_rate=r) for r in (rates[position], *beyond)]

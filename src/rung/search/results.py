@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 
 from rung.search.stats import Estimate, Variance, gain_estimate, run_noise, seed_noise
-from rung.search.strategy import Answer
+from rung.search.strategy import StageResults
 from rung.types import Measurement, Scores, Setting
 
 
@@ -23,7 +23,7 @@ class Results:
         self.confirmation_seeds = confirmation_seeds
         self._by_seed: dict[tuple[Setting, float], dict[int, Measurement]] = {}
 
-    def add(self, answer: Answer, fraction: float) -> None:
+    def add(self, answer: StageResults, fraction: float) -> None:
         """Add what was measured at that fraction."""
         for candidate, measurement in answer.items():
             by_seed = self._by_seed.setdefault((candidate.setting, fraction), {})

@@ -16,7 +16,7 @@ from rung.types import LeverSpace, Setting
 
 WIDEST_TARGETS = "all-linear"
 """The target modules of the first round, if the space has them."""
-ROUNDS_SHARE_BEYOND_GRID = 4
+ROUND_DIVISOR_BEYOND_GRID = 4
 """One in so many settings of a round may try the learning rate beyond the grid. The surface
 extrapolates there, so at most a quarter of a round tries it. A whole round was once lost at a rate
 that was too low, and told nothing about the other levers (docs/log.md)."""
@@ -42,7 +42,7 @@ def next_round(race: Race, count: int) -> list[Setting]:
     pools_and_counts = [
         (_with_head(race, settings), 1),
         *((pool, 1) for pool in _untried_values(race, settings)[: count // 2]),
-        (beyond_grid, max(1, count // ROUNDS_SHARE_BEYOND_GRID)),
+        (beyond_grid, max(1, count // ROUND_DIVISOR_BEYOND_GRID)),
         (settings, count),
     ]
     chosen: list[Setting] = []

@@ -118,10 +118,10 @@ class Conclusions:
     untried: dict[Lever, tuple[str, ...]] = field(default_factory=dict)
 
 
-Answer = Mapping[Candidate, Measurement]
+StageResults = Mapping[Candidate, Measurement]
 """A measurement of each candidate of a stage: at the stage's fraction, or where it diverged."""
 
-Script = Generator[Stage, Answer, Candidate]
+Script = Generator[Stage, StageResults, Candidate]
 
 
 def replay(script: Callable[[Conclusions], Script], history: Sequence[Measurement]) -> Decision:

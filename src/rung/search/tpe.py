@@ -28,7 +28,7 @@ class Tpe:
 
     Args:
         space: ranks, target modules and alphas to choose from. Learning rates are drawn between the
-            lowest and the highest, or from the listed ones if they are pinned.
+            lowest and the highest, or from the listed ones if they are fixed.
         budget: how much may be trained in all, in full budgets of one candidate. The trial that
             exceeds it is finished.
         startup: how many trials are drawn at random before TPE begins.
@@ -112,7 +112,7 @@ class Tpe:
         alpha = trial.suggest_categorical("alpha", space.alphas)
         low, high = space.learning_rates[0], space.learning_rates[-1]
         rate: float
-        if space.pinned or low == high:
+        if space.rates_fixed or low == high:
             rate = trial.suggest_categorical("learning_rate", space.learning_rates)
         else:
             rate = float(f"{trial.suggest_float('learning_rate', low, high, log=True):.6g}")

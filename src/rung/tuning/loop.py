@@ -85,7 +85,7 @@ def answer(
     baseline = ledger.baseline() or _score_untuned(runner, ledger, observer)
     if isinstance(strategy, Climb) and strategy.effort.can_decide and not generations.judge:
         _tell_detectable_gain(baseline, recipe.margin, strategy.effort, observer)
-    told = _Told(ledger, observer)
+    told = _Announcer(ledger, observer)
     while True:
         decision = strategy.decide(baseline, generations.as_judged(ledger.history()))
         told.tell(decision)
@@ -126,7 +126,7 @@ def _tell_detectable_gain(
         )
 
 
-class _Told:
+class _Announcer:
     """Tells the observer what is new in each decision, once."""
 
     def __init__(self, ledger: Ledger, observer: Observer) -> None:

@@ -44,7 +44,7 @@ from rung.types import LeverSpace
 
 
 @dataclass(frozen=True)
-class Study:
+class PreparedStudy:
     """A study that is ready to be trained."""
 
     recipe: Recipe
@@ -55,7 +55,7 @@ class Study:
     strategy: Strategy
 
 
-def set_up(recipe: Recipe, folder: StudyFolder, observer: Observer) -> Study:
+def set_up(recipe: Recipe, folder: StudyFolder, observer: Observer) -> PreparedStudy:
     """Prepare a new study, or one that was interrupted.
 
     Raises:
@@ -80,7 +80,7 @@ def set_up(recipe: Recipe, folder: StudyFolder, observer: Observer) -> Study:
     _tell_about_model(data, base, runner, observer)
     generations = Generations(runner, ledger, evaluator, judge, observer.note)
     strategy = _strategy(recipe, space, runner, ledger, generations, judge, observer)
-    return Study(recipe, base, runner, ledger, generations, strategy)
+    return PreparedStudy(recipe, base, runner, ledger, generations, strategy)
 
 
 def _audit(data: Data, tokenizer: Any, recipe: Recipe, observer: Observer) -> list[Finding]:
@@ -110,8 +110,8 @@ def _space(
 ) -> LeverSpace:
     """What may be tried; `user_recipe` is the recipe before anything was filled in."""
     frozen = runner.trainer.frozen
-    pinned = user_recipe.learning_rates is not None
-    space = make_space(recipe, pinned, head=suggests_lm_head(findings))
+    rates_fixed = user_recipe.learning_rates is not None
+    space = make_space(recipe, rates_fixed, try_lm_head=suggests_lm_head(findings))
     named = "targets" in user_recipe.model_fields_set
     space = distinct_targets(space, frozen.targets, named, observer.note)
     check_ranks(space, frozen.parameters, runner.memory.limit)
@@ -157,7 +157,7 @@ def _check_adapters(
     """
     observer.note("checking that PEFT reads an adapter back as it was trained")
     sets = list(space.targets)
-    if recipe.strategy == "climb" and space.head and len(sets) > 1:
+    if recipe.strategy == "climb" and space.try_lm_head and len(sets) > 1:
         sets.append(f"{sets[0]}+lm_head")  # the race adds this set by itself
     rank, rate = space.ranks[0], space.learning_rates[0]
     settings = [space.setting(rank, rate, targets) for targets in sets]

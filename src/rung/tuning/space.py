@@ -39,26 +39,26 @@ def fill_in(recipe: Recipe, hidden_size: int, dtype: torch.dtype | str) -> Recip
     return recipe.model_copy(update={"learning_rates": rates, "precision": precision})
 
 
-def make_space(recipe: Recipe, pinned: bool, head: bool = False) -> LeverSpace:
+def make_space(recipe: Recipe, rates_fixed: bool, try_lm_head: bool = False) -> LeverSpace:
     """The values of the recipe's levers.
 
     Args:
         recipe: with learning rates filled in.
-        pinned: the user gave the learning rates, so no others are tried.
-        head: the data suggest that the output head is tried.
+        rates_fixed: the user gave the learning rates, so no others are tried.
+        try_lm_head: the data suggest that the output head is tried.
     """
     rates = recipe.learning_rates or ()
     if "learning_rate" not in recipe.levers:
         # The guess is the second rate of the grid that is laid around it.
-        rates, pinned = (rates[:1] if pinned else rates[1:2]), True
+        rates, rates_fixed = (rates[:1] if rates_fixed else rates[1:2]), True
     return LeverSpace(
         recipe.ranks if "rank" in recipe.levers else recipe.ranks[:1],
         rates,
         recipe.targets if "targets" in recipe.levers else recipe.targets[:1],
         recipe.alphas if "alpha" in recipe.levers else recipe.alphas[:1],
         recipe.dropout,
-        pinned,
-        head,
+        rates_fixed,
+        try_lm_head,
     )
 
 
@@ -183,7 +183,7 @@ def make_strategy(
         check_grid(space, budget)
         return Grid.of(space)
     count = max(1, int(cost if budget is None else budget))
-    if space.pinned:
+    if space.rates_fixed:
         count = min(count, len(space.settings()))
     if recipe.strategy == "tpe":
         return Tpe(space, float(count), seed=recipe.seed)

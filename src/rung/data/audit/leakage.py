@@ -14,9 +14,9 @@ import numpy as np
 
 from rung.data.arrow_store import Examples, Texts
 from rung.data.audit.finding import Finding, RowList
-from rung.data.contained_rows import find_contained_rows
 from rung.data.prepare import Data
-from rung.data.repeated_questions import find_repeated_questions
+from rung.data.related.contained_rows import find_contained_rows
+from rung.data.related.repeated_questions import find_repeated_questions
 from rung.data.rows import normalize
 
 _TRAIN = 2

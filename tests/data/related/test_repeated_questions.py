@@ -11,7 +11,7 @@ from tests.data.jsonl import prepare_data, write_rows
 
 from rung.data.audit import Finding, audit
 from rung.data.prepare import Data
-from rung.data.repeated_questions import question_hashes
+from rung.data.related.repeated_questions import question_hashes
 from rung.data.rows import Row
 
 SYSTEMS = [

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from rung.data.chat.template_marks import CONTROL_FIELDS, ID_FIELDS, READ_FIELDS
 from rung.data.remarks import Remark
 from rung.data.rows import Messages
-from rung.data.template_marks import CONTROL_FIELDS, ID_FIELDS, READ_FIELDS
 
 
 def missing_texts(chat: Messages, text: str, hidden: frozenset[Remark]) -> Iterator[Remark]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.data.conversations import user
 
-from rung.data.chat_turns import ChatTurn, is_chat, read_turns
+from rung.data.chat.turns import ChatTurn, is_chat, read_turns
 from rung.data.row_errors import InvalidRowError
 
 

@@ -7,7 +7,7 @@ roles and fields are probed once. If the template knows a role by another name (
 `observation`), or wants a message in another form, rows are given to it in that form.
 
 A template may also show only a part of a text, such as an answer without its thoughts. That differs
-from row to row, so `rung.data.missing_texts` looks for each row's own texts.
+from row to row, so `rung.data.chat.missing_texts` looks for each row's own texts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from rung.data.chat.template_marks import Marks
 from rung.data.field_values import is_empty
 from rung.data.remarks import Remark
 from rung.data.rows import Messages, Row
-from rung.data.template_marks import Marks
 
 REFUSALS = (
     TemplateError,

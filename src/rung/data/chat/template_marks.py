@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rung.data.chat_turns import SHAREGPT_FIELDS
+from rung.data.chat.training_flags import FLAGS
+from rung.data.chat.turns import SHAREGPT_FIELDS
 from rung.data.remarks import Remark, RemarkKind
 from rung.data.rows import Messages
-from rung.data.training_flags import FLAGS
 
 THOUGHT_FIELDS = ("reasoning_content", "thinking", "reasoning", "thought", "thoughts")
 READ_FIELDS = ("content", "tool_calls", "tools", "functions", *THOUGHT_FIELDS)

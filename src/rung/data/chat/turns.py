@@ -2,7 +2,7 @@
 
 Data sets give many names to the same things. Here the user and the assistant always have these
 names, and tool calls always have one form. Other fields of a message are left to the chat template;
-a remark is made if the template does not show them (see `rung.data.template_probe`).
+a remark is made if the template does not show them (see `rung.data.chat.template_probe`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rung.data.chat.tool_calls import has_function_call, read_tool_calls
+from rung.data.chat.training_flags import take_training_flags
 from rung.data.field_values import (
     check_text,
     describe_kind,
@@ -20,8 +22,6 @@ from rung.data.field_values import (
 )
 from rung.data.remarks import Remark
 from rung.data.row_errors import InvalidRowError
-from rung.data.tool_calls import has_function_call, read_tool_calls
-from rung.data.training_flags import take_training_flags
 
 _TOOL_ROLES = (
     *("tool", "function", "observation", "ipython"),

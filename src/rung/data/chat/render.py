@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rung.data.chat.missing_texts import missing_texts
+from rung.data.chat.template_probe import REFUSALS, TemplateProber, TemplateView
 from rung.data.field_values import is_empty
-from rung.data.missing_texts import missing_texts
 from rung.data.remarks import Remark
 from rung.data.rows import Messages, Row
 from rung.data.special_tokens import SpecialTokens, common_prefix_length
-from rung.data.template_probe import REFUSALS, TemplateProber, TemplateView
 from rung.errors import DataError
 
 _OTHER_PROMPT: Remark = (

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rung.data.arrow_store import Examples
-from rung.data.letter_stream import HASH_BASE, Flags, Hashes, LetterStream, Numbers
+from rung.data.related.letter_stream import HASH_BASE, Flags, Hashes, LetterStream, Numbers
 
 MIN_LETTERS = 24
 """A needle with this many letters counts anywhere in a prompt."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rung.data.chat_render import ChatRenderer, chat_beginnings
+from rung.data.chat.render import ChatRenderer, chat_beginnings
 from rung.data.example import Example, Ids, Spans
 from rung.data.remarks import Remark
 from rung.data.rows import Row

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.data.chats import CHATML, answer, chat, chat_tokenizer, text_and_learned, tokenize_one
 
-from rung.data.chat_render import chat_beginnings
+from rung.data.chat.render import chat_beginnings
 from rung.data.example import Example
 from rung.data.rows import Row
 from rung.data.schema import RecordReader

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.data.arrow_store import Examples, ExampleWriter
-from rung.data.contained_rows import (
+from rung.data.example import Example
+from rung.data.related.contained_rows import (
     MIN_LETTERS,
     MIN_LETTERS_AT_START,
     MIN_LETTERS_OF_FIRST_LINES,
     PIECE_LETTERS,
     find_contained_rows,
 )
-from rung.data.example import Example
 from rung.data.rows import Row
 
 Pairs = list[tuple[str, str]]

@@ -21,8 +21,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rung.data.arrow_store import SCHEMA, Examples
-from rung.data.contained_rows import find_contained_rows
-from rung.data.repeated_questions import Flags, RowNumbers, find_repeated_questions
+from rung.data.related.contained_rows import find_contained_rows
+from rung.data.related.repeated_questions import Flags, RowNumbers, find_repeated_questions
 
 _MAX_SHARE_OF_ROWS = 0.1
 """If more than this share of all rows had one source, the splits would be useless."""

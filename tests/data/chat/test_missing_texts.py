@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rung.data.missing_texts import missing_texts
+from rung.data.chat.missing_texts import missing_texts
 
 
 def subjects(text: str, *messages: dict[str, Any], hidden: frozenset[Any] = frozenset()) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rung.data.tool_calls import has_function_call, read_tool_calls
+from rung.data.chat.tool_calls import has_function_call, read_tool_calls
 
 FUNCTION: dict[str, Any] = {"name": "f", "arguments": {"from": "Oslo", "to": ["Rome"]}}
 CALL = {"type": "function", "function": FUNCTION}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from rung.data.chat.training_flags import take_training_flags
 from rung.data.row_errors import InvalidRowError
-from rung.data.training_flags import take_training_flags
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rung.data.letter_stream import LetterStream
+from rung.data.related.letter_stream import LetterStream
 
 
 def hash_of(text: str, before: str = "") -> int:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rung.data.chat_turns import ChatTurn, is_chat, read_turns
+from rung.data.chat.training_flags import FLAGS
+from rung.data.chat.turns import ChatTurn, is_chat, read_turns
 from rung.data.field_values import check_text, describe_kind, is_empty, list_names, parse_nested
 from rung.data.remarks import Remark
 from rung.data.row_errors import InvalidRowError
-from rung.data.training_flags import FLAGS
 
 CONTEXT_FIELDS = {
     "system",

@@ -1,0 +1,1 @@
+"""Rows that are not independent: they contain one another, or ask and answer the same."""
