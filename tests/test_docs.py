@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
@@ -15,8 +16,11 @@ import rung.data.audit
 import rung.data.schema
 from rung.cli import app
 from rung.metrics.registry import METRICS
+from rung.metrics.report import MetricsReport
 from rung.recipe import Recipe
 from rung.report.data import SHAPE_NAMES
+from rung.tuning.result import LadderStep, StudyResult
+from rung.types import Setting, Verdict
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -90,20 +94,16 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 
 def test_every_field_of_the_result_is_described() -> None:
-    from dataclasses import fields
-
-    from rung.tuning import result
-
-    page = PAGES["result.md"]
-    for kind in (
-        result.StudyResult,
-        result.Recommendation,
-        result.Baseline,
-        result.LadderStep,
-        result.SettingResult,
-        result.CandidateResult,
-        result.SeedNoise,
-        result.Cost,
-    ):
+    """Those of the study's result, and of the documents in it."""
+    for kind in documents(StudyResult):
         for field in fields(kind):
-            assert f"`{field.name}`" in page, field.name
+            assert f"`{field.name}`" in PAGES["result.md"], f"{kind.__name__}.{field.name}"
+    assert {StudyResult, Verdict, LadderStep, MetricsReport, Setting} <= documents(StudyResult)
+
+
+def documents(kind: Any) -> set[Any]:
+    """The dataclasses that a type is made of."""
+    if not is_dataclass(kind):
+        return set().union(*map(documents, get_args(kind)))
+    inner = get_type_hints(kind).values()
+    return {kind}.union(*(documents(one) for one in inner if one is not kind))
