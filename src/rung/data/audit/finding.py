@@ -36,7 +36,7 @@ def suggests_lm_head(findings: Iterable[Finding]) -> bool:
 
 
 class RowList:
-    """RemarkCounts rows, and names the first of them in a message.
+    """Counts rows, and names the first of them in a message.
 
     Args:
         names: the rows so far, such as their file and line.
