@@ -23,7 +23,7 @@ _MAX_SUBJECTS = 8
 
 
 class RemarkCounter:
-    """RemarkCounts the remarks on rows."""
+    """Counts the remarks on rows."""
 
     def __init__(self) -> None:
         self._rows: dict[Remark, int] = {}
