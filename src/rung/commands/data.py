@@ -85,9 +85,9 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class TrivialPredictor:
-    """The text that a trivial predictor always gives, and its metrics on the validation rows."""
+    """What a trivial predictor always writes, and its metrics on the validation rows."""
 
-    text: str
+    writes: str
     metrics: Mapping[str, float]
 
 

@@ -114,7 +114,7 @@ def _trivial(trivial: TrivialPredictor) -> str:
         f"{metric_name(name)} {metric_value(name, value)}"
         for name, value in trivial.metrics.items()
     )
-    text = shortened(trivial.text, MAX_TRIVIAL_TEXT)
+    text = shortened(trivial.writes, MAX_TRIVIAL_TEXT)
     return f"Always answering '{text}' gives {values} on the validation rows."
 
 
