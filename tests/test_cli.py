@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import os
 import re
 import signal
 import subprocess
@@ -267,6 +268,35 @@ def test_what_is_no_command_or_option_is_one_sentence_too(
     (message,) = ended.err.splitlines()
     assert message.startswith("rung: ")
     assert says in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full device")
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_answer_that_cannot_be_written_is_one_sentence(
+    tiny_folder: Path, tmp_path: Path, as_json: list[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*RUNG, "inspect", str(tiny_folder), *as_json]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    (message,) = ended.stderr.splitlines()
+    assert message.startswith("rung: Standard output cannot be written (No space left on device)")
+
+
+def test_a_code_page_without_every_character_is_enough(tiny_folder: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [*RUNG, "inspect", str(tiny_folder)]
+    page = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (page.returncode, page.stderr) == (0, "")
+    assert "?? q_proj" in page.stdout
+    document = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True)
+    assert "?" not in document.stdout
+    assert json.loads(document.stdout)["architecture"] == "LlamaForCausalLM"
+
+
+def test_the_folder_of_studies_is_not_the_current_one_by_an_empty_name(rung: CommandLine) -> None:
+    ended = rung("tune", "--studies", "")
+    assert ended == Ended(2, "", "rung: --studies: write a name, without control characters.\n")
 
 
 def test_rows_in_two_splits_stop_a_study(

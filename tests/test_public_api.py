@@ -109,6 +109,9 @@ def test_the_version_has_one_place() -> None:
         ({"ranks": 10**5000}, "--ranks: a number has thousands of digits"),
         ({"budget": 10**5000}, "--budget: a number has thousands of digits"),
         ({"recipe": 5}, "The recipe is a int; give a file's path or a rung.Recipe"),
+        ({"path": "a.yaml"}, "--path: there is no such key"),
+        ({"recipe": rung.Recipe(), "recipe_file": 1}, "--recipe-file: there is no such key"),
+        ({"recipe": rung.Recipe(), "targets": ["q_proj", "v_proj"]}, "write q_proj+v_proj for one"),
     ],
 )
 def test_what_tune_is_given_in_python_is_read_or_refused_in_one_sentence(
@@ -118,6 +121,39 @@ def test_what_tune_is_given_in_python_is_read_or_refused_in_one_sentence(
     with pytest.raises(rung.InputError, match=re.escape(says)):
         rung.tune(quiet=True, **given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"device": None}, "--device: give a device's name, or here; a value of the type NoneType"),
+        ({"device": "t4", "price": "0.35"}, "--price: '0.35' is not a price"),
+        ({"device": "t4", "price": float("nan")}, "--price: nan is not a price"),
+    ],
+)
+def test_what_plan_is_given_in_python_is_refused_in_one_sentence(
+    given: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(rung.InputError, match=re.escape(says)):
+        rung.plan(quiet=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": None}, "--model: give a hub id, or the path of a folder or a file"),
+        ({"model": ""}, "write a name, without control characters"),
+        ({"rank": "16"}, "--rank: '16' is not a rank"),
+        ({"rank": 4.5}, "--rank: 4.5 is not a rank"),
+        ({"alpha": None}, "--alpha: 'None' is no alpha"),
+        ({"targets": ["q_proj"]}, "--targets: give names of modules joined by plus signs"),
+    ],
+)
+def test_what_inspect_is_given_in_python_is_refused_in_one_sentence(
+    given: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(rung.InputError, match=re.escape(says)):
+        rung.inspect(**{"model": "smollm2-135m-instruct", **given})
 
 
 Tuned = list[tuple[rung.Recipe, StudyFolder]]

@@ -187,9 +187,10 @@ def plan(
     Raises:
         InputError: the input is wrong; the message says what, where, and the remedy.
     """
-    if price is not None and not 0 <= price < math.inf:
+    _text(device, "device", "a device's name, or here")
+    if price is not None and not (isinstance(price, int | float) and 0 <= price < math.inf):
         raise RecipeError(
-            f"--price: {price:g} is not a price; give what an hour costs, such as 0.35."
+            f"--price: {price!r} is not a price; give what an hour costs, such as 0.35."
         )
     whole = _recipe(recipe, options)
 
@@ -225,7 +226,7 @@ def audit(
 
 
 def inspect(
-    model: str,
+    model: Path | str,
     *,
     rank: int = 16,
     alpha: str | float = "2r",
@@ -250,12 +251,13 @@ def inspect(
     from rung.recipe import as_path
 
     try:
-        model = as_path(model)
+        name = as_path(_text(model, "model", "a hub id, or the path of a folder or a file"))
     except ValueError as error:
         raise RecipeError(f"The model {model!r}: {error}.") from None
-    if not 1 <= rank <= MAX_RANK:
+    if not (isinstance(rank, int) and 1 <= rank <= MAX_RANK):
         raise RecipeError(
-            f"--rank: {rank} is not a rank; give a whole number from 1 to {MAX_RANK:,}, such as 16."
+            f"--rank: {rank!r} is not a rank; give a whole number from 1 to {MAX_RANK:,}, such as "
+            "16."
         )
     try:
         number, scaled_by_root = read_alpha(str(alpha), rank)
@@ -266,8 +268,9 @@ def inspect(
         raise RecipeError(
             f"--alpha: {alpha} is out of range; give a number from {low:g} to {high:,.0f}."
         )
-    setting = Setting(rank, number, targets, 1e-3, use_rslora or scaled_by_root)
-    return Inspection(inspect_model(anatomy(model), setting), explain)
+    names = _text(targets, "targets", "names of modules joined by plus signs")
+    setting = Setting(rank, number, names, 1e-3, use_rslora or scaled_by_root)
+    return Inspection(inspect_model(anatomy(name), setting), explain)
 
 
 def _recipe(recipe: RecipeLike, options: dict[str, Any]) -> Recipe:
@@ -275,11 +278,6 @@ def _recipe(recipe: RecipeLike, options: dict[str, Any]) -> Recipe:
 
     if isinstance(recipe, Recipe):
         return with_options(recipe, **options) if options else recipe
-    if not isinstance(recipe, str | Path | None):
-        raise RecipeError(
-            f"The recipe is a {type(recipe).__name__}; give a file's path or a rung.Recipe, and "
-            "its fields as options."
-        )
     return read_recipe(recipe, **options)
 
 

@@ -7,13 +7,12 @@ the commands, so that `rung --help` answers at once.
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +21,9 @@ from rung.errors import RungError
 from rung.options import takes_recipe
 from rung.recipe import Recipe
 from rung.version import __version__
+
+if TYPE_CHECKING:
+    from rung.api import DataReport, Inspection, Plan, Result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +59,7 @@ Study = Annotated[
     ),
 ]
 Studies = Annotated[
-    Path,
+    str,  # and no Path: that would make a dot, the current folder, of an empty text
     typer.Option(
         help="The folder that holds all studies. (default: studies)",
         metavar="FOLDER",
@@ -86,7 +88,7 @@ def _rung(
 @app.command()
 @takes_recipe
 def tune(
-    recipe: Recipe, study: Study = None, studies: Studies = Path("studies"), as_json: AsJson = False
+    recipe: Recipe, study: Study = None, studies: Studies = "studies", as_json: AsJson = False
 ) -> None:
     """Race adapters over one frozen model, climb the rank ladder, say which setting to use.
 
@@ -95,10 +97,7 @@ def tune(
     from rung.api import tune as run
 
     result = run(recipe, study=study, studies=studies)
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        Console().print(result)
+    _show(result, as_json)
 
 
 @app.command()
@@ -125,7 +124,7 @@ def plan(
         ),
     ] = None,
     study: Study = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     as_json: AsJson = False,
 ) -> None:
     """Say what a study will take before it is run: time, memory, money, detectable gain.
@@ -136,10 +135,7 @@ def plan(
     from rung.api import plan as run
 
     estimate = run(recipe, device=device, price=price)
-    if as_json:
-        _print_json(estimate.to_json())
-    else:
-        Console().print(estimate)
+    _show(estimate, as_json)
 
 
 @app.command()
@@ -157,7 +153,7 @@ def data(
         ),
     ] = True,
     study: Study = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     as_json: AsJson = False,
 ) -> None:
     """Show the data as the model will see them: splits, a row, lengths, and an audit.
@@ -168,10 +164,7 @@ def data(
     from rung.api import audit
 
     report = audit(recipe, with_model=with_model)
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        Console().print(report)
+    _show(report, as_json)
 
 
 @app.command()
@@ -229,16 +222,34 @@ def inspect(
     inspection = look(
         model, rank=rank, alpha=alpha, targets=targets, use_rslora=rslora, explain=explain
     )
-    if as_json:
-        _print_json(inspection.to_json())
-    else:
-        Console().print(inspection)
-    sys.stdout.flush()
+    _show(inspection, as_json)
     os._exit(0)
 
 
-def _print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+def _show(answer: Result | Plan | DataReport | Inspection, as_json: bool) -> None:
+    """Print what a command found out, on standard output.
+
+    Raises:
+        RungError: it cannot be written, such as to a full disk.
+    """
+    try:
+        if as_json:
+            print(json.dumps(answer.to_json(), indent=2, ensure_ascii=not _prints_unicode()))
+        else:
+            Console().print(answer)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RungError(
+            f"Standard output cannot be written ({error.strerror}); give the same command again "
+            "with another."
+        ) from None
+
+
+def _prints_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def _given(error: Any) -> str:
@@ -256,6 +267,9 @@ def _given(error: Any) -> str:
 
 def main() -> None:
     """The entry point of `rung`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an old code page does not have every character
+            stream.reconfigure(errors="replace")
     errors = Console(stderr=True)
     try:
         code = app(standalone_mode=False)

@@ -76,6 +76,13 @@ def test_a_wrong_option_is_named_as_it_was_typed() -> None:
         read_recipe(None, batch_size=-1)
 
 
+def test_a_wrong_value_is_shown_as_it_was_typed() -> None:
+    with pytest.raises(RecipeError, match="such as q_proj[+]v_proj, but it says a,,b"):
+        read_recipe(None, targets=[["a,,b"]])
+    with pytest.raises(RecipeError, match="without control characters, but it says ''"):
+        read_recipe(None, metrics=[""])
+
+
 def test_an_option_may_be_a_number_of_python(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match="--passes: input should be a finite number, but it says inf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from tests.report.results import (
     grid_with_one_seed,
     judged_by_metric,
     setting,
+    setting_result,
     verdict,
     with_a_diverged_lever,
 )
@@ -183,3 +185,12 @@ def test_it_says_how_much_of_its_rank_the_adapter_uses() -> None:
     assert rank_use_sentence(replace(best, rank_use=RankUse(11.3, {}))) == (
         "The adapter uses 11.3 of its 32 ranks (effective rank)."
     )
+
+
+def test_a_rank_that_diverged_is_not_called_untried() -> None:
+    climb = with_a_diverged_lever()
+    diverged = setting_result(setting(8), None, seeds=1)
+    elsewhere = setting_result(setting(8, targets="mlp"), None, seeds=1)
+    for more, cell in ((diverged, "diverged"), (elsewhere, "not tried")):
+        page = printed(*ladder_part(replace(climb, settings=(*climb.settings, more))))
+        assert re.search(rf"^ +8 +{cell} +–", page, re.MULTILINE), page

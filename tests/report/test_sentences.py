@@ -241,6 +241,12 @@ def test_no_sentence_claims_more_than_its_verdict(
             "64 over 32 (all-linear, learning rate 0.001 → 0.0005, in full, 4 seeds): undecided, a "
             "gain of −0.032 to 0.048 (0.014 would be worth it)",
         ),
+        (
+            # The recommended setting has another rate, so the same ranks may stand elsewhere too.
+            verdict(setting(16, 5e-4), setting(32, 5e-4), "rank", 0.051, 0.03),
+            "32 over 16 (all-linear, learning rate 0.0005, in full, 4 seeds): better by 0.051 "
+            "(0.021 to 0.081)",
+        ),
     ],
 )
 def test_beside_its_lever_a_verdict_is_short(judged: Verdict, text: str) -> None:

@@ -102,6 +102,14 @@ def test_scores_and_texts_that_are_damaged_are_one_sentence(
         }[which]()
 
 
+def test_scores_that_are_gone_are_said_to_be_missing(recorded: StudyFolder) -> None:
+    recorded.scores().unlink()
+    with pytest.raises(
+        StudyError, match=r"untuned.parquet' of the study is damaged \(the file is "
+    ):
+        Ledger(recorded).baseline()
+
+
 def test_other_scores_than_were_measured_are_one_sentence(
     recorded: StudyFolder,
 ) -> None:

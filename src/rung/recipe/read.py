@@ -54,7 +54,7 @@ OTHER_TOOLS_KEYS = {
 """What other tools call a key, where the spelling alone would not tell."""
 
 
-def read_recipe(path: Path | str | None = None, **options: Any) -> Recipe:
+def read_recipe(path: Path | str | None = None, /, **options: Any) -> Recipe:
     """The recipe in a file, with the `options` that are not None laid over it.
 
     Files that the recipe names are looked for beside it, then in the current folder; files given
@@ -63,6 +63,11 @@ def read_recipe(path: Path | str | None = None, **options: Any) -> Recipe:
     Raises:
         RecipeError: the file is missing, is not a mapping, or has a wrong key or value.
     """
+    if not isinstance(path, str | Path | None):
+        raise RecipeError(
+            f"The recipe is a {type(path).__name__}; give a file's path or a rung.Recipe, and its "
+            "fields as options."
+        )
     path = None if path is None else Path(os.path.expanduser(path))
     written, lines = read_yaml(path) if path else ({}, {})
     for field in FILE_FIELDS:
@@ -79,13 +84,7 @@ def read_recipe(path: Path | str | None = None, **options: Any) -> Recipe:
             return _option(key)
         return f"{path}, line {lines.get(key, 1)}, '{key}'"
 
-    if names := _plain_module_names(values.get("targets")):
-        each = ", ".join(f"[{name}]" for name in names)
-        raise RecipeError(
-            f"{place_of('targets')}: a list holds sets to be tried one after the other, and "
-            f"[{', '.join(names)}] may be meant as one; write {'+'.join(names)} for one set of "
-            f"them all, or [{each}] for a set of each."
-        )
+    _check_targets(values, place_of)
     return _validated(values, place_of)
 
 
@@ -99,13 +98,14 @@ def read_kept(path: Path) -> Recipe:
     return _validated(written, lambda key: f"{path}, line {lines.get(key, 1)}, '{key}'")
 
 
-def with_options(recipe: Recipe, **options: Any) -> Recipe:
+def with_options(recipe: Recipe, /, **options: Any) -> Recipe:
     """The recipe with the `options` that are not None laid over it.
 
     Raises:
         RecipeError: an option is wrong.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    _check_targets(given, _option)
     kept = {name: getattr(recipe, name) for name in recipe.model_fields_set}
     return _validated({**kept, **given}, _option)
 
@@ -144,6 +144,16 @@ def _flat(value: Any, depth: int = 2) -> Iterator[Any]:
             yield from _flat(one, depth - 1)
     else:
         yield value
+
+
+def _check_targets(values: Mapping[str, Any], place_of: Callable[[str], str]) -> None:
+    if names := _plain_module_names(values.get("targets")):
+        each = ", ".join(f"[{name}]" for name in names)
+        raise RecipeError(
+            f"{place_of('targets')}: a list holds sets to be tried one after the other, and "
+            f"[{', '.join(names)}] may be meant as one; write {'+'.join(names)} for one set of "
+            f"them all, or [{each}] for a set of each."
+        )
 
 
 def _plain_module_names(targets: Any) -> list[str]:
@@ -197,7 +207,7 @@ def _shown(given: Any) -> str:
     if given is None:
         return "nothing"
     if isinstance(given, tuple | list):
-        text = ", ".join(map(str, given))
+        text = ", ".join(map(_shown, given))
     elif isinstance(given, str) and not (given.isprintable() and given.strip()):
         text = repr(given)
     else:

@@ -48,12 +48,18 @@ def _ladder_table(result: StudyResult, unit: Unit) -> Table:
         s.setting: s.validation_loss for s in result.settings if s.fraction == 1 and s.seeds
     }
     decimals = loss_decimals(result)
+    targets = result.recommendation.setting.targets
+    diverged = {
+        own.setting.rank
+        for own in result.settings
+        if own.status == "diverged" and own.setting.targets == targets
+    }
     for step in result.ladder:
         chosen = step.setting == result.recommendation.setting
         interval = intervals.get(step.setting) if step.setting and step.fraction == 1 else None
         table.add_row(
             f"{CHOSEN if chosen else ''}{step.rank}",
-            _trained(step),
+            "diverged" if step.fraction is None and step.rank in diverged else _trained(step),
             plus_minus(step.loss, interval.half_width if interval else None, decimals),
             _gain(step, unit),
             _outcome(step),

@@ -64,7 +64,7 @@ def lever_verdict(verdict: Verdict, recommended: Setting) -> str:
         )
     subject = f"{after} over {before}"
     if verdict.kind == "confirmation":
-        return f"{subject}{_conditions(verdict)}: {conclusion(verdict)}"
+        return f"{subject}{_conditions(verdict, recommended)}: {conclusion(verdict)}"
     if verdict.outcome != "undecided":
         return f"{subject}: {conclusion(verdict)}"
     if verdict.reason != "wide_interval":
@@ -134,8 +134,13 @@ def contrast(before: Setting, after: Setting) -> tuple[str, str]:
     return ", ".join(one), ", ".join(other)
 
 
-def _conditions(verdict: Verdict) -> str:
-    """Under which conditions two sides were compared, in brackets."""
+def _conditions(verdict: Verdict, recommended: Setting | None = None) -> str:
+    """Under which conditions two sides were compared, in brackets.
+
+    Args:
+        recommended: name the learning rate where it is another than this setting's, since the same
+            two values may be compared at several.
+    """
     parts = []
     before, after = verdict.before, verdict.after
     if before and verdict.kind == "matched_parameters":
@@ -144,6 +149,8 @@ def _conditions(verdict: Verdict) -> str:
         rates = [rate_words(side.learning_rate) for side in (before, after)]
         if rates[0] != rates[1]:
             parts.append(f"learning rate {rates[0]} → {rates[1]}")
+        elif recommended and after.learning_rate != recommended.learning_rate:
+            parts.append(f"learning rate {rates[1]}")
     if verdict.kind == "confirmation":
         parts = [*_context(verdict), *parts, f"in full, {count(verdict.seeds, 'seed')}"]
     elif verdict.fraction < 1:

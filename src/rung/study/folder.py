@@ -161,6 +161,8 @@ class StudyFolder:
             yield
         except RungError:
             raise
+        except FileNotFoundError as error:
+            raise self.damaged(path, "the file is missing") from error
         except Exception as error:  # a damaged file can hold anything, deep nesting too
             raise self.damaged(path, error) from error
 
