@@ -227,5 +227,6 @@ def _budget(
         tokens *= speed
     check_budget(tokens, runner.full_tokens)
     trainings = tokens / runner.full_tokens
-    observer.note(f"a budget of {recipe.budget} is {trainings:,.1f} full trainings")
+    amount, unit = recipe.budget
+    observer.note(f"a budget of {amount:,.0f} {unit} is {trainings:,.1f} full trainings")
     return trainings
