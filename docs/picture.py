@@ -1,4 +1,7 @@
-"""Draw the picture in the README: `python docs/picture.py studies/<name> docs/demo.svg`."""
+"""Draw the picture in the README.
+
+`python docs/picture.py studies/<name> docs/demo.svg "make demo"`
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from rung.report.tune import summary
 from rung.tuning.result import StudyResult
 
 
-def main(study: str, picture: str) -> None:
-    """Write the summary of the study as an SVG that fetches nothing."""
+def main(study: str, picture: str, command: str) -> None:
+    """Write the summary of the study, under its command, as an SVG that fetches nothing."""
     console = Console(
         width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print("[bold]$ make demo[/bold]")
+    console.print(f"[bold]$ {command}[/bold]")
     result = TypeAdapter(StudyResult).validate_json((Path(study) / "result.json").read_bytes())
     console.print(summary(result, Path(study)))
     # Rich's own format names a font on a server.

@@ -189,8 +189,9 @@ def plan(
     """
     _text(device, "device", "a device's name, or here")
     if price is not None and not (isinstance(price, int | float) and 0 <= price < math.inf):
+        shown = f"{price:g}" if isinstance(price, int | float) else repr(price)
         raise RecipeError(
-            f"--price: {price!r} is not a price; give what an hour costs, such as 0.35."
+            f"--price: {shown} is not a price; give what an hour costs, such as 0.35."
         )
     whole = _recipe(recipe, options)
 

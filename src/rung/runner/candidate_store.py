@@ -104,7 +104,7 @@ class CandidateStore:
         path = self.folder.cooldown_copy(candidate, 1.0)
         with self.folder.reading(path):
             if (state := load_checkpoint(path, self.steps.count)) is None:
-                raise FileNotFoundError("its last checkpoint is missing")
+                raise ValueError("its last checkpoint is missing")
         return state
 
     def save_adapter(self, candidate: Candidate, state: AdapterState) -> None:
